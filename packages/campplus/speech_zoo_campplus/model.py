@@ -1,0 +1,236 @@
+"""CAM++ speaker embeddings: a densely connected TDNN with context-aware masking behind a 2-D convolution head.
+
+Reference: Wang et al., "CAM++: A Fast and Efficient Network for Speaker Verification Using Context-Aware Masking",
+Interspeech 2023; speakerlab/models/campplus/DTDNN.py (3D-Speaker) and wespeaker/models/campplus.py.
+"""
+
+import re
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+from speech_zoo_core.errors import ConfigError
+from speech_zoo_core.layers import fold_batch_norm, pop_batch_norm, time_mask, to_mlx_layout, to_numpy
+from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+
+HEAD_CHANNELS = 32
+LAYERS, KERNEL, DILATIONS = (12, 24, 16), 3, (1, 2, 2)
+SEGMENT = 100  # frames of a context segment
+DROPPED = ("projection.",)  # the training loss
+
+# The BatchNorm after a layer folds into it; the others stand before a ReLU and stay as scale and shift.
+FOLDED = (
+    (r"(head\.(?:.*\.)?)bn(\d)", r"\1conv\2"),
+    (r"(head\..*\.shortcut)\.1", r"\1.0"),
+    (r"(xvector\.(?:tdnn|dense))\.nonlinear\.batchnorm", r"\1.linear"),
+    (r"(xvector\..*\.tdnnd\d+)\.nonlinear2\.batchnorm", r"\1.linear1"),
+    (r"xvector\.out_nonlinear\.batchnorm", "xvector.transit3.linear"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(SpeakerConfig):
+    """`pool_eps` is added to the variance before the root: 0 in 3D-Speaker, 1e-7 in WeSpeaker."""
+
+    feat_dim: int = 80
+    growth_rate: int = 32
+    bn_size: int = 4
+    init_channels: int = 128
+    pool_eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.growth_rate, self.bn_size, self.init_channels) < 1 or self.bn_size * self.growth_rate % 2:
+            raise ConfigError("growth_rate, bn_size and init_channels give no CAM++")
+        if self.feat_dim != self.front_end.n_mels or self.feat_dim % 8:
+            raise ConfigError(
+                f"feat_dim {self.feat_dim} must be a multiple of 8 and equal front_end.n_mels {self.front_end.n_mels}"
+            )
+
+
+class BasicResBlock(nn.Module):
+    """Two 3x3 convolutions; the stride acts on the frequency axis only."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, (stride, 1), 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.shortcut = [nn.Conv2d(channels, channels, 1, (stride, 1))] if stride != 1 else []
+
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        """(B, F, T, C) to (B, F', T, C); the mask (B, 1, T, 1) keeps padded frames at zero."""
+        out = self.conv2(_masked(nn.relu(self.conv1(x)), mask))
+        return _masked(nn.relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
+
+
+class FCM(nn.Module):
+    """The head: front-end convolution module, features (B, T, F) to frames (B, T, C * F/8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, HEAD_CHANNELS, 3, 1, 1)
+        self.layer1 = [BasicResBlock(HEAD_CHANNELS, stride) for stride in (2, 1)]
+        self.layer2 = [BasicResBlock(HEAD_CHANNELS, stride) for stride in (2, 1)]
+        self.conv2 = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, (2, 1), 1)
+
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        mask = None if mask is None else mask[:, None]
+        x = _masked(nn.relu(self.conv1(x.transpose(0, 2, 1)[..., None])), mask)  # F rows, T columns
+        for block in self.layer1 + self.layer2:
+            x = block(x, mask)
+        x = _masked(nn.relu(self.conv2(x)), mask)
+        return x.transpose(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1)  # channel outermost
+
+
+class ScaleShift(nn.Module):
+    """What is left of a BatchNorm at inference; the ReLU follows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = mx.ones((channels,))
+        self.bias = mx.zeros((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return nn.relu(x * self.weight + self.bias)
+
+
+class CAMLayer(nn.Module):
+    """Convolution whose output is masked by the context: the mean of the clip plus the mean of the segment."""
+
+    def __init__(self, bn_channels: int, out_channels: int, dilation: int) -> None:
+        super().__init__()
+        self.linear_local = nn.Conv1d(
+            bn_channels, out_channels, KERNEL, padding=(KERNEL - 1) // 2 * dilation, dilation=dilation, bias=False
+        )
+        self.linear1 = nn.Linear(bn_channels, bn_channels // 2)
+        self.linear2 = nn.Linear(bn_channels // 2, out_channels)
+
+    def __call__(self, x: mx.array, lengths: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, T, growth_rate); padded frames of x are zero."""
+        context = nn.relu(self.linear1(_segment_context(x, lengths)))
+        gate = mx.repeat(mx.sigmoid(self.linear2(context)), SEGMENT, axis=1)[:, : x.shape[1]]
+        return self.linear_local(x) * gate
+
+
+class CAMDenseTDNNLayer(nn.Module):
+    """Bottleneck and CAM layer; its output is appended to its input."""
+
+    def __init__(self, in_channels: int, config: ModelConfig, dilation: int) -> None:
+        super().__init__()
+        width = config.bn_size * config.growth_rate
+        self.nonlinear1 = {"batchnorm": ScaleShift(in_channels)}
+        self.linear1 = nn.Linear(in_channels, width)
+        self.cam_layer = CAMLayer(width, config.growth_rate, dilation)
+
+    def __call__(self, x: mx.array, mask: mx.array | None, lengths: mx.array | None) -> mx.array:
+        hidden = _masked(nn.relu(self.linear1(self.nonlinear1["batchnorm"](x))), mask)
+        return self.cam_layer(hidden, lengths)
+
+
+class Model(nn.Module, SpeakerEmbedding):
+    """Log-mel features to speaker embeddings."""
+
+    min_frames = 3  # two frames are left after the stride of 2: the least that has a variance
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head = FCM()
+        channels = config.init_channels
+        self.xvector: dict[str, dict[str, nn.Module]] = {
+            "tdnn": {"linear": nn.Conv1d(HEAD_CHANNELS * config.feat_dim // 8, channels, 5, 2, 2)}
+        }
+        for i, (layers, dilation) in enumerate(zip(LAYERS, DILATIONS, strict=True), 1):
+            block: dict[str, nn.Module] = {}
+            for j in range(1, layers + 1):
+                block[f"tdnnd{j}"] = CAMDenseTDNNLayer(channels, config, dilation)
+                channels += config.growth_rate
+            self.xvector[f"block{i}"] = block
+            self.xvector[f"transit{i}"] = {
+                "nonlinear": {"batchnorm": ScaleShift(channels)},  # type: ignore[dict-item]
+                "linear": nn.Linear(channels, channels // 2, bias=i == len(LAYERS)),
+            }
+            channels //= 2
+        self.xvector["dense"] = {"linear": nn.Linear(2 * channels, config.embed_dim)}
+
+    def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:
+        """Embeddings before normalisation.
+
+        Args:
+            x: features (B, T, F), or waveforms (N,) or (B, N) at the front end's rate.
+            lengths: (B,) frames of each clip, where clips were padded to T; None if all fill it.
+
+        Returns:
+            (B, D) in the type of the weights.
+        """
+        if x.ndim < 3:
+            x = self.waveform_features(x)
+        x = x.astype(self.head.conv1.weight.dtype)
+        x = self.head(x, _mask(x, lengths))
+        lengths = None if lengths is None else (lengths - 1) // 2 + 1
+        x = nn.relu(self.xvector["tdnn"]["linear"](x))
+        mask = _mask(x, lengths)
+        for i, layers in enumerate(LAYERS, 1):
+            for j in range(1, layers + 1):
+                layer = self.xvector[f"block{i}"][f"tdnnd{j}"]
+                x = mx.concatenate([x, layer(x, mask, lengths)], axis=-1)
+            transit = self.xvector[f"transit{i}"]
+            x = transit["linear"](transit["nonlinear"]["batchnorm"](x))  # type: ignore[index]
+        stats = _statistics(_masked(nn.relu(x), mask), lengths, self.config.pool_eps)
+        embedding: mx.array = self.xvector["dense"]["linear"](stats.astype(x.dtype))
+        return embedding
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Source or converted tensors to converted ones; a fixed point.
+
+        Folds every BatchNorm that follows a layer, turns the others into scale and shift, drops `DROPPED` and the
+        BatchNorm counters.
+        """
+        kept = {name: value for name, value in weights.items() if not name.startswith(DROPPED)}
+        if not any(name.endswith("running_var") for name in kept):
+            return to_mlx_layout(to_numpy(kept), self, source_layout=False)
+        arrays = to_numpy({name: x for name, x in kept.items() if not name.endswith("num_batches_tracked")})
+        for norm in sorted(name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")):
+            layer = next((re.sub(pattern, to, norm) for pattern, to in FOLDED if re.fullmatch(pattern, norm)), None)
+            if layer is None:
+                scale, shift = pop_batch_norm(arrays, norm)
+                arrays[f"{norm}.weight"], arrays[f"{norm}.bias"] = scale.astype("f4"), shift.astype("f4")
+            else:
+                fold_batch_norm(arrays, layer, norm)
+        return to_mlx_layout(arrays, self, source_layout=True)
+
+
+def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
+    return x if mask is None else x * mask
+
+
+def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:
+    """(B, T, 1) for frames (B, T, C)."""
+    return None if lengths is None else time_mask(lengths, x.shape[1], x.dtype)[..., None]
+
+
+def _segment_context(x: mx.array, lengths: mx.array | None) -> mx.array:
+    """Mean over the clip plus mean over each segment of 100 frames: (B, T, C) to (B, S, C).
+
+    The last segment is divided by the frames that it has.
+    """
+    batch, frames, channels = x.shape
+    segments = -(-frames // SEGMENT)
+    padded = mx.pad(x, ((0, 0), (0, segments * SEGMENT - frames), (0, 0)))
+    sums = mx.sum(padded.reshape(batch, segments, SEGMENT, channels).astype(mx.float32), axis=2)
+    sizes = mx.array([[frames]]) if lengths is None else lengths[:, None]
+    counts = mx.clip(sizes - SEGMENT * mx.arange(segments)[None], 1, SEGMENT)  # (B, S); 1 where all is padding
+    context = mx.sum(sums, axis=1, keepdims=True) / sizes[..., None] + sums / counts[..., None]
+    return context.astype(x.dtype)
+
+
+def _statistics(x: mx.array, lengths: mx.array | None, eps: float) -> mx.array:
+    """Mean and unbiased standard deviation over time in float32: (B, T, C) to (B, 2*C)."""
+    x = x.astype(mx.float32)
+    if lengths is None:
+        mean, variance = mx.mean(x, axis=1), mx.var(x, axis=1, ddof=1)
+    else:
+        n = lengths[:, None]
+        mean = mx.sum(x, axis=1) / n  # padded frames are zero
+        variance = mx.sum(_masked(mx.square(x - mean[:, None]), _mask(x, lengths)), axis=1) / (n - 1)
+    return mx.concatenate([mean, mx.sqrt(variance + eps)], axis=-1)

@@ -1,0 +1,58 @@
+"""Recognise CAM++ in its published forms: 3D-Speaker's state dict, WeSpeaker's `avg_model.pt` + `config.yaml`."""
+
+from typing import Any
+
+from speech_zoo_core.config import to_dict
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.front_end import THREE_D_SPEAKER
+from speech_zoo_core.source import Recognised, Source, expect
+from speech_zoo_core.wespeaker import front_end_of, wespeaker_settings
+
+from .model import HEAD_CHANNELS
+
+# The midpoint between the highest different-speaker cosine (0.39) and the lowest same-speaker cosine (0.56) of the
+# zh-en checkpoint on the bundled clips: `speech-zoo demo` prints them.
+THREE_D_SPEAKER_THRESHOLD = 0.47
+WESPEAKER_THRESHOLD = 0.30  # as for WeSpeaker's ResNets, see speech_zoo_resnet34/source.py; not measured
+POOL_EPS = 1e-7  # wespeaker/models/pooling_layers.py, TSTP
+
+
+def recognise(source: Source) -> Recognised | None:
+    """Tell whether a source is CAM++, by its tensor names.
+
+    Raises:
+        ConfigError: its `config.yaml` contradicts its tensors, or asks for something unsupported.
+        CheckpointError: it is WeSpeaker's but its `config.yaml` is missing.
+    """
+    weights = source.checkpoint.tensors
+    if not {"head.conv1.weight", "xvector.tdnn.linear.weight", "xvector.block1.tdnnd1.linear1.weight"} <= weights.keys():
+        return None
+    if "head.bn1.running_var" not in weights:
+        return None
+    bn_channels, init_channels = weights["xvector.block1.tdnnd1.linear1.weight"].shape[:2]
+    growth_rate = weights["xvector.block1.tdnnd1.cam_layer.linear_local.weight"].shape[0]
+    shape: dict[str, Any] = {
+        "feat_dim": weights["xvector.tdnn.linear.weight"].shape[1] // HEAD_CHANNELS * 8,
+        "embed_dim": weights["xvector.dense.linear.weight"].shape[0],
+        "growth_rate": growth_rate,
+        "bn_size": bn_channels // growth_rate,
+        "init_channels": init_channels,
+    }
+    settings = wespeaker_settings(source)
+    if settings is not None:
+        args = settings.get("model_args", {})
+        expect(settings, "config.yaml", {"model": "CAMPPlus"})
+        expect(args, "config.yaml model_args", {"pooling_func": "TSTP", "config_str": "batchnorm-relu", **shape})
+        if unknown := sorted(args.keys() - shape.keys() - {"pooling_func", "config_str"}):
+            raise ConfigError(f"config.yaml: model_args.{unknown[0]} is not supported")
+        facts = {"front_end": front_end_of(settings), "pool_eps": POOL_EPS, "threshold": WESPEAKER_THRESHOLD}
+        form = "WeSpeaker CAM++"
+    elif source.main_file.name == "avg_model.pt" or any(name.startswith("projection.") for name in weights):
+        raise CheckpointError(
+            f"{source.main_file} is a WeSpeaker CAM++; put its config.yaml beside it, which tells its features"
+        )
+    else:
+        facts = {"front_end": THREE_D_SPEAKER, "pool_eps": 0.0, "threshold": THREE_D_SPEAKER_THRESHOLD}
+        form = "3D-Speaker CAM++"
+    config = {"model_type": "campplus", **shape, **facts, "front_end": to_dict(facts["front_end"])}
+    return Recognised(config, weights, form)

@@ -1,0 +1,56 @@
+"""Audio in, features, checkpoint readers, the registry and the one loader of mlx-speech-zoo."""
+
+from typing import TYPE_CHECKING, Any
+
+from . import blas
+from .errors import AudioError, CheckpointError, ConfigError, HubError, RegistryError, SpeechZooError
+
+blas.preload()
+
+if TYPE_CHECKING:
+    from .conversion import convert
+    from .front_end import FrontEnd
+    from .loader import load
+    from .registry import ModelSpec
+    from .source import Recognised, Source
+    from .tasks import Quantization, SpeakerConfig, SpeakerEmbedding, Verification
+
+_LAZY = {
+    "convert": "conversion",
+    "load": "loader",
+    "ModelSpec": "registry",
+    "FrontEnd": "front_end",
+    "Recognised": "source",
+    "Source": "source",
+    "Quantization": "tasks",
+    "SpeakerConfig": "tasks",
+    "SpeakerEmbedding": "tasks",
+    "Verification": "tasks",
+}
+
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "FrontEnd",
+    "HubError",
+    "ModelSpec",
+    "Quantization",
+    "Recognised",
+    "RegistryError",
+    "Source",
+    "SpeakerConfig",
+    "SpeakerEmbedding",
+    "SpeechZooError",
+    "Verification",
+    "convert",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

@@ -1,0 +1,163 @@
+"""Audio in: a path or samples of any rate, channel count and type to a mono waveform at the model's rate."""
+
+import os
+import struct
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+import numpy as np
+
+from .errors import AudioError
+
+Samples: TypeAlias = "np.ndarray[Any, Any] | mx.array"
+Audio: TypeAlias = "str | os.PathLike[str] | Samples | tuple[Samples, int]"
+
+MAX_CHANNELS = 64  # more columns than this means that the array is (channels, n)
+SILENCE_PEAK = 1e-4  # -80 dBFS, three steps of 16-bit audio: below it nobody speaks
+FULL_SCALE = {"uint8": (128.0, 128.0), "int8": (0.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
+UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # what a WAV says that was written to a pipe
+
+
+def load_audio(audio: Audio, sample_rate: int, source_rate: int | None = None) -> mx.array:
+    """Decode, mix down and resample.
+
+    Args:
+        audio: a path; samples, (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
+        sample_rate: the rate wanted, in Hz.
+        source_rate: the rate of samples that come without one, in Hz.
+
+    Returns:
+        (N,) float32 in [-1, 1].
+
+    Raises:
+        AudioError: nothing that could be used; says why.
+    """
+    if isinstance(audio, (str, os.PathLike)):
+        if source_rate is not None:
+            raise AudioError(f"{os.fspath(audio)} has a sample rate of its own; leave sample_rate out")
+        name = os.fspath(audio)
+        samples, rate = _decode(Path(audio))
+    else:
+        name = "the clip"
+        if isinstance(audio, tuple):
+            if len(audio) != 2:
+                raise AudioError(f"expected a pair (samples, sample_rate), got a tuple of {len(audio)}")
+            audio, source_rate = audio[0], audio[1] if source_rate is None else _same(audio[1], source_rate)
+        if source_rate is None:
+            raise AudioError("samples need their rate: pass sample_rate=… or a pair (samples, sample_rate)")
+        rate = _rate(source_rate)
+        samples = _to_float(audio)
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float64).astype(np.float32)
+    if mono.size == 0:
+        raise AudioError(f"{name} is empty: it holds no samples")
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name} holds NaN or infinite samples; clean it before use")
+    if rate != sample_rate:
+        from mlx_audio.resample import resample_audio_array
+
+        mono = resample_audio_array(mono, rate, sample_rate)
+    return mx.array(np.ascontiguousarray(mono, dtype=np.float32))
+
+
+def check_speech(waveform: mx.array, name: str = "the clip") -> None:
+    """Refuse silence, which every model turns into a confident answer.
+
+    Raises:
+        AudioError: the waveform never leaves its mean by more than -80 dBFS.
+    """
+    if mx.abs(waveform - mx.mean(waveform)).max().item() < SILENCE_PEAK:
+        raise AudioError(f"{name} is silent (its peak is below -80 dBFS); there is no voice to work on")
+
+
+def describe(audio: Audio) -> str:
+    """How error messages name an input."""
+    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else "the clip"
+
+
+def _same(rate: Any, other: int) -> int:
+    if rate != other:
+        raise AudioError(f"the pair says {rate} Hz and sample_rate says {other} Hz; give one of them")
+    return other
+
+
+def _rate(rate: Any) -> int:
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate != int(rate):
+        raise AudioError(f"a sample rate is a whole number of Hz, not {rate!r}")
+    if not 1000 <= rate <= 768_000:
+        raise AudioError(f"a sample rate of {int(rate)} Hz is outside 1000 to 768000 Hz")
+    return int(rate)
+
+
+def _to_float(samples: Any) -> "np.ndarray[Any, Any]":
+    """Samples as float32 at full scale 1, (N,) or (N, channels)."""
+    if isinstance(samples, mx.array) and samples.dtype == mx.bfloat16:
+        samples = samples.astype(mx.float32)
+    if not isinstance(samples, (np.ndarray, mx.array)):
+        raise AudioError(f"audio is a path, an array or a pair (samples, sample_rate), not {type(samples).__name__}")
+    x = np.asarray(samples)
+    if x.ndim not in (1, 2):
+        raise AudioError(f"samples must have shape (n,) or (n, channels), not {x.shape}")
+    if x.ndim == 2 and (x.shape[1] == 0 or x.shape[1] > MAX_CHANNELS):
+        raise AudioError(f"samples of shape {x.shape} are not (n, channels); transpose them if they are (channels, n)")
+    if x.dtype.kind == "f":
+        return x.astype(np.float32)
+    if x.dtype.name not in FULL_SCALE:
+        raise AudioError(
+            f"samples of type {x.dtype.name} have no full scale; use float, uint8, int8, int16 or int32"
+        )
+    offset, scale = FULL_SCALE[x.dtype.name]
+    return ((x.astype(np.float64) - offset) / scale).astype(np.float32)
+
+
+def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
+    """Samples and rate of a file, through mlx-audio."""
+    if not path.exists():
+        raise AudioError(f"{path} does not exist")
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file")
+    try:
+        with path.open("rb") as file:
+            header = file.read(12)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror}") from error
+    if not header:
+        raise AudioError(f"{path} is empty")
+    _check_complete(path, header)
+    import miniaudio
+    from mlx_audio import audio_io
+
+    try:
+        samples, rate = audio_io.read(path, dtype="float32")
+        if header[:4] == b"fLaC" and len(samples) < miniaudio.flac_get_file_info(str(path)).num_frames:
+            raise AudioError(f"{path} is truncated: it ends before the length that its header gives")
+    except miniaudio.MiniaudioError as error:
+        raise AudioError(f"{path} is not audio that can be decoded ({error})") from error
+    except RuntimeError as error:
+        reason = str(error).strip(" =\n").splitlines()[0].strip()
+        if "ffmpeg not found" in str(error):
+            reason = "this format needs ffmpeg; install it (brew install ffmpeg, apt install ffmpeg) or use WAV or FLAC"
+        raise AudioError(f"{path} cannot be decoded: {reason}") from error
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path} cannot be decoded: {error}") from error
+    return samples, rate
+
+
+def _check_complete(path: Path, header: bytes) -> None:
+    """A WAV whose data chunk is longer than the file was cut off; the decoder would take what is left."""
+    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        position = 12
+        while position + 8 <= size:
+            file.seek(position)
+            name, length = struct.unpack("<4sI", file.read(8))
+            if name == b"data":
+                if length not in UNKNOWN_SIZES and position + 8 + length > size:
+                    raise AudioError(
+                        f"{path} is truncated: its header gives {length} bytes of audio, {size - position - 8} are there"
+                    )
+                return
+            position += 8 + length + length % 2
+    raise AudioError(f"{path} is truncated: it has no audio data")

@@ -1,0 +1,147 @@
+"""One way in for every file form; the form is told by the first bytes, not by the name."""
+
+import json
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import read_json
+from ..errors import CheckpointError
+from . import torch_pickle
+
+if TYPE_CHECKING:
+    from .onnx_graph import Graph
+
+STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where training frameworks put the tensors
+MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        tensors: the state dict, by name, in the layout of the source.
+        extra: what lay beside the state dict (a Lightning checkpoint's hyper-parameters, say).
+        graph: the graph, if the file is ONNX; then `tensors` is empty.
+    """
+
+    tensors: dict[str, mx.array]
+    extra: dict[str, Any] = field(default_factory=dict)
+    graph: "Graph | None" = None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read `.safetensors` (single, or by its index `.json`), `.npz`, PyTorch files (zip and legacy) and `.onnx`.
+
+    float64 becomes float32. No code from the file runs.
+
+    Raises:
+        CheckpointError: the file is damaged, unsafe, or of another kind.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
+    if path.suffix == ".json":
+        return Checkpoint(_read_sharded(path))
+    if path.suffix == ".onnx":
+        from .onnx_graph import read_graph
+
+        return Checkpoint({}, graph=read_graph(path))
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return Checkpoint(_read_safetensors(path))
+    if head[:4] == b"PK\x03\x04":
+        if path.suffix == ".npz" or _is_npz(path):
+            return Checkpoint(_read_npz(path))
+        return _state_dict(path, torch_pickle.read_zip(path))
+    if head[:1] == b"\x80":
+        return _state_dict(path, torch_pickle.read_legacy(path))
+    raise CheckpointError(f"{path} is not a checkpoint (expected safetensors, npz, PyTorch or ONNX)")
+
+
+def _state_dict(path: Path, content: Any) -> Checkpoint:
+    """The tensors of a PyTorch file, wherever in it they are."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    extra: dict[str, Any] = {}
+    for key in STATE_KEYS:
+        if isinstance(content.get(key), dict):
+            extra = {str(name): value for name, value in content.items() if name != key}
+            content = content[key]
+            break
+    odd = [str(name) for name, value in content.items() if not isinstance(value, torch_pickle.TensorRef)]
+    if odd or not content:
+        raise CheckpointError(
+            f"{path} holds no state dict" + (f" (not tensors: {', '.join(odd[:5])})" if odd else "")
+        )
+    return Checkpoint({str(name): to_mlx(value.numpy(), value.dtype) for name, value in content.items()}, extra)
+
+
+def to_mlx(x: "np.ndarray[Any, Any]", dtype: str = "") -> mx.array:
+    """NumPy to MLX; bfloat16 comes as uint16 and is named by `dtype`, float64 becomes float32."""
+    if dtype == "bfloat16":
+        return mx.array(x).view(mx.bfloat16)
+    return mx.array(x.astype(np.float32) if x.dtype == np.float64 else x)
+
+
+def _is_npz(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is damaged or cut off: {error}") from error
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _read_npz(path: Path) -> dict[str, mx.array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: to_mlx(archive[name]) for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, mx.array]:
+    """Tensors of one file, loaded lazily."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
+        if length > min(size - 8, MAX_HEADER):
+            raise CheckpointError(f"{path} is cut off or is not a safetensors file")
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            needed = 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from error
+    if size < needed:
+        raise CheckpointError(f"{path} is cut off: it has {size} bytes, its header gives {needed}")
+    try:
+        tensors = mx.load(str(path), format="safetensors")
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return dict(tensors)  # type: ignore[arg-type]
+
+
+def _read_sharded(index: Path) -> dict[str, mx.array]:
+    """Tensors of every shard that a `*.safetensors.index.json` or `*.bin.index.json` names."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} has no weight_map")
+    tensors: dict[str, mx.array] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} names a shard outside its folder: {name}")
+        tensors.update(read_checkpoint(index.parent / name).tensors)
+    if missing := sorted(set(weight_map) - set(tensors)):
+        raise CheckpointError(f"the shards of {index} lack {len(missing)} tensors: {', '.join(missing[:5])}")
+    return tensors

@@ -1,0 +1,49 @@
+"""`config.json` to dataclass, strictly: an unknown key or a wrong value is an error, never ignored."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+
+from .errors import ConfigError
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
+    """Build the config dataclass `cls` from parsed JSON.
+
+    Raises:
+        ConfigError: for an unknown key, a missing one, or a value of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} must be a JSON object, not {type(data).__name__}")
+    try:
+        return dacite.from_dict(cls, data, dacite.Config(strict=True))  # type: ignore[type-var]
+    except dacite.DaciteError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain data, without the entries that are None."""
+    plain: dict[str, Any] = dataclasses.asdict(config, dict_factory=_drop_none)
+    return plain
+
+
+def _drop_none(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in items if value is not None}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that must hold an object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not {type(data).__name__}")
+    return data

@@ -1,0 +1,78 @@
+"""Source checkpoint to converted folder: `config.json` and `model.safetensors`, plain inference weights in MLX layout."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .config import to_dict
+from .errors import CheckpointError, ConfigError
+from .layers import quantize
+from .loader import build, find, parse_dtype, read_model, with_source
+from .tasks import Quantization
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    dtype: str = "float32",
+    bits: int | None = None,
+    *,
+    revision: str | None = None,
+) -> Path:
+    """Convert a checkpoint.
+
+    Args:
+        source: what `load` takes.
+        out_dir: a folder that does not exist yet or is empty; it appears whole or not at all.
+        dtype: "float32", "float16" or "bfloat16".
+        bits: 8 or 4 quantizes the linear layers; None keeps them in `dtype`.
+        revision: branch, tag or commit of a Hub repo.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        SpeechZooError: the source cannot be read, or the folder cannot be written; nothing is left half-written.
+    """
+    out = Path(out_dir).expanduser()
+    parse_dtype(dtype)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists already; give a new or empty folder")
+    origin = find(source, revision)
+    spec, config, weights, form = read_model(origin)
+    model = build(spec, config, weights, str(origin.path))
+    model.set_dtype(parse_dtype(dtype))
+    if bits is not None:
+        if config.quantization is not None:
+            raise ConfigError(f"{origin.path} is quantized already; convert from its source")
+        quantize(model, bits)
+        config = replace(config, quantization=Quantization(bits))
+    config = with_source(config, origin, form, f"mlx-speech-zoo {version('mlx-speech-zoo-core')}")
+    tensors = dict(sorted(tree_flatten(model.parameters())))
+    _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
+    return out
+
+
+def _write(out: Path, texts: dict[str, str], tensors: dict[str, mx.array]) -> None:
+    """Write beside, then rename."""
+    beside: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        mx.save_safetensors(str(beside / "model.safetensors"), tensors, metadata={"format": "mlx"})
+        for name, text in texts.items():
+            (beside / name).write_text(text, encoding="utf-8")
+        beside.chmod(0o755)
+        beside.replace(out)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{out} cannot be written: {error}") from error
+    finally:
+        if beside is not None and beside.exists():
+            shutil.rmtree(beside)

@@ -1,0 +1,82 @@
+"""Features in MLX: the Kaldi fbank.
+
+Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011; compute-fbank-feats.
+"""
+
+import math
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+LOW_FREQ = 20.0  # Hz, lower edge of the first mel filter; the last one ends at the Nyquist frequency
+PREEMPHASIS = 0.97
+LOG_FLOOR = float(np.finfo(np.float32).eps)  # smallest mel energy before the logarithm
+BLOCK_FRAMES = 6000  # frames per pass, to bound memory: one minute at a shift of 10 ms
+
+WINDOWS = {
+    "hamming": lambda phase: 0.54 - 0.46 * np.cos(phase),
+    "hanning": lambda phase: 0.5 - 0.5 * np.cos(phase),
+    "povey": lambda phase: (0.5 - 0.5 * np.cos(phase)) ** 0.85,
+    "rectangular": lambda phase: np.ones_like(phase),
+}
+
+
+@lru_cache(maxsize=16)
+def _window(kind: str, size: int) -> mx.array:
+    """A symmetric window of `size` samples."""
+    return mx.array(WINDOWS[kind](2 * math.pi * np.arange(size) / (size - 1)).astype(np.float32))
+
+
+@lru_cache(maxsize=16)
+def _mel_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
+    """Triangular filters in the mel domain, (n_fft // 2 + 1, n_mels), float32."""
+
+    def mel(freq: np.ndarray | float) -> np.ndarray:
+        return 1127.0 * np.log1p(np.asarray(freq, np.float64) / 700.0)
+
+    edges = np.linspace(mel(LOW_FREQ), mel(sample_rate / 2), n_mels + 2)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    bins = mel(np.arange(n_fft // 2) * sample_rate / n_fft)[:, None]
+    banks = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+    return mx.array(np.pad(banks, ((0, 1), (0, 0))).astype(np.float32))  # Kaldi gives the Nyquist bin no weight
+
+
+def num_frames(n_samples: int, frame: int, shift: int) -> int:
+    """Frames that fit whole into `n_samples` (Kaldi's `snip_edges=true`)."""
+    return 0 if n_samples < frame else 1 + (n_samples - frame) // shift
+
+
+def kaldi_fbank(
+    waveform: mx.array, sample_rate: int, n_mels: int, window: str, frame_length: float, frame_shift: float
+) -> mx.array:
+    """Log-mel filterbank energies as Kaldi computes them, without dither.
+
+    Args:
+        waveform: (N,) float32, at least one frame long, at the scale that the model expects.
+        sample_rate: in Hz.
+        n_mels: number of mel filters, F.
+        window: a key of `WINDOWS`.
+        frame_length: in ms.
+        frame_shift: in ms.
+
+    Returns:
+        (T, F) float32, natural logarithm.
+    """
+    frame, shift = round(sample_rate * frame_length / 1000), round(sample_rate * frame_shift / 1000)
+    n_fft = 1 << (frame - 1).bit_length()
+    n_frames = num_frames(waveform.size, frame, shift)
+    frames = mx.as_strided(mx.contiguous(waveform), (n_frames, frame), (shift, 1))
+    blocks = []
+    for start in range(0, n_frames, BLOCK_FRAMES):
+        x = frames[start : start + BLOCK_FRAMES]
+        x = x - mx.mean(x, axis=1, keepdims=True)
+        x = x - PREEMPHASIS * mx.concatenate([x[:, :1], x[:, :-1]], axis=1)
+        power = mx.square(mx.abs(mx.fft.rfft(x * _window(window, frame), n=n_fft, axis=1)))
+        blocks.append(mx.log(mx.maximum(power @ _mel_banks(n_mels, n_fft, sample_rate), LOG_FLOOR)))
+    return mx.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+
+
+def cmn(features: mx.array) -> mx.array:
+    """Cepstral mean normalisation: subtract each feature's mean over time. (T, F) to (T, F)."""
+    return features - mx.mean(features, axis=0, keepdims=True)

@@ -1,0 +1,58 @@
+"""The front end: the features that a checkpoint was trained on, as a part of its config."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+
+from . import dsp
+from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Kaldi fbank with CMN; times in ms, `scale` multiplies the waveform in [-1, 1] first."""
+
+    kind: Literal["kaldi_fbank"] = "kaldi_fbank"
+    sample_rate: int = 16000
+    n_mels: int = 80
+    window: Literal["hamming", "hanning", "povey", "rectangular"] = "hamming"
+    frame_length: float = 25.0
+    frame_shift: float = 10.0
+    scale: float = 32768.0
+    cmn: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = (self.sample_rate, self.n_mels, self.frame_length, self.frame_shift, self.scale)
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise ConfigError("front_end: sample_rate, n_mels, frame_length, frame_shift and scale must be positive")
+        if self._frame < 2 or self._shift < 1:
+            raise ConfigError("front_end: frame_length or frame_shift is shorter than a sample")
+
+    @property
+    def _frame(self) -> int:
+        return round(self.sample_rate * self.frame_length / 1000)
+
+    @property
+    def _shift(self) -> int:
+        return round(self.sample_rate * self.frame_shift / 1000)
+
+    def num_frames(self, n_samples: int) -> int:
+        """Feature frames of a waveform of `n_samples`."""
+        return dsp.num_frames(n_samples, self._frame, self._shift)
+
+    def seconds(self, n_frames: int) -> float:
+        """The shortest duration that gives `n_frames` feature frames."""
+        return (self._frame + (n_frames - 1) * self._shift) / self.sample_rate
+
+    def __call__(self, waveform: mx.array) -> mx.array:
+        """Features of one waveform: (N,) float32 in [-1, 1] to (T, F) float32."""
+        features = dsp.kaldi_fbank(
+            waveform * self.scale, self.sample_rate, self.n_mels, self.window, self.frame_length, self.frame_shift
+        )
+        return dsp.cmn(features) if self.cmn else features
+
+
+WESPEAKER = FrontEnd()  # wespeaker/dataset/processor.py and cli/speaker.py, compute_fbank
+THREE_D_SPEAKER = FrontEnd(window="povey", scale=1.0)  # speakerlab/process/processor.py, FBank

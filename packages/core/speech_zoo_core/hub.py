@@ -1,0 +1,50 @@
+"""Fetch a checkpoint from the Hugging Face Hub: only the files of the best form that the repo offers."""
+
+import re
+from pathlib import Path
+
+from .errors import HubError
+from .source import SETTINGS, checkpoint_names
+
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
+    """The local folder of a repo and the commit that it is at; uses the cache when the Hub is out of reach.
+
+    Raises:
+        HubError: no such repo or revision, no access, or no connection and no cached copy.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import errors as hf
+
+    no_connection = hf.HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever the Hub client uses
+    at = f"{repo} at revision {revision}" if revision else repo
+    try:
+        try:
+            info = HfApi().model_info(repo, revision=revision)
+        except hf.HfHubHTTPError:
+            raise
+        except (no_connection, OSError):
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+            return folder, folder.name
+        names = [item.rfilename for item in info.siblings or []]
+        wanted = checkpoint_names(names)
+        if not wanted:
+            raise HubError(f"{at} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
+        wanted += [name for name in names if name.endswith(SETTINGS) and "/" not in name]
+        wanted += [name for name in names if "-of-" in name and name.endswith((".safetensors", ".bin"))]
+        folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
+        return folder, info.sha or folder.name
+    except hf.GatedRepoError as error:
+        raise HubError(f"{repo} is gated: accept its terms on the Hub, then log in with: hf auth login") from error
+    except hf.RevisionNotFoundError as error:
+        raise HubError(f"{repo} has no revision {revision!r}") from error
+    except hf.RepositoryNotFoundError as error:
+        raise HubError(f"{repo} does not exist on the Hub, or is private: check the name, or hf auth login") from error
+    except hf.LocalEntryNotFoundError as error:
+        raise HubError(f"the Hub cannot be reached and {at} is not in the local cache: check the connection") from error
+    except hf.HFValidationError as error:
+        raise HubError(f"{repo!r} is not a valid repo name: {error}") from error
+    except (no_connection, OSError) as error:
+        raise HubError(f"{at} could not be fetched from the Hub: {error}") from error

@@ -1,0 +1,130 @@
+"""What the model packages share: layout, BatchNorm folding, quantization, masks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from .errors import CheckpointError, ConfigError
+
+BATCH_NORM_EPS = 1e-5  # PyTorch's default, which every supported checkpoint was trained with
+GROUP_SIZE = 32  # of quantization; divides every width of the models here
+
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+
+
+def to_numpy(weights: Mapping[str, mx.array]) -> Arrays:
+    """A state dict as NumPy arrays, bfloat16 as float32."""
+    return {
+        name: np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value)
+        for name, value in weights.items()
+    }
+
+
+def pop_batch_norm(weights: Arrays, name: str) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
+    """Take a BatchNorm's statistics out of `weights` as the float64 pair (scale, shift): y = x * scale + shift.
+
+    Raises:
+        CheckpointError: a part is missing.
+    """
+    try:
+        mean = weights.pop(f"{name}.running_mean").astype(np.float64)
+        var = weights.pop(f"{name}.running_var").astype(np.float64)
+    except KeyError as error:
+        raise CheckpointError(f"the checkpoint lacks {error.args[0]}") from error
+    weight, bias = weights.pop(f"{name}.weight", None), weights.pop(f"{name}.bias", None)
+    if (weight is None) != (bias is None):
+        raise CheckpointError(f"the checkpoint has only one of {name}.weight and {name}.bias")
+    scale = 1 / np.sqrt(var + BATCH_NORM_EPS)
+    if weight is None or bias is None:  # affine=False
+        return scale, -mean * scale
+    return scale * weight, bias - mean * scale * weight
+
+
+def fold_batch_norm(weights: Arrays, layer: str, norm: str) -> None:
+    """Fold the BatchNorm `norm` into the convolution or linear `layer` that precedes it, in place.
+
+    Raises:
+        CheckpointError: a part is missing or their widths differ.
+    """
+    if f"{layer}.weight" not in weights:
+        raise CheckpointError(f"the checkpoint lacks {layer}.weight")
+    scale, shift = pop_batch_norm(weights, norm)
+    weight = weights[f"{layer}.weight"].astype(np.float64)
+    if len(scale) != len(weight):
+        raise CheckpointError(f"{norm} has {len(scale)} channels, {layer} has {len(weight)}")
+    bias = weights.get(f"{layer}.bias", np.zeros(len(scale)))
+    weights[f"{layer}.weight"] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
+    weights[f"{layer}.bias"] = (bias * scale + shift).astype(np.float32)
+
+
+def to_mlx_layout(weights: Arrays, model: nn.Module, source_layout: bool) -> dict[str, mx.array]:
+    """Bring every tensor into the shape that the model's parameter of that name has.
+
+    PyTorch keeps the input channels second, MLX last. Where both orders give the parameter's shape, `source_layout`
+    tells whether the tensors come from a source checkpoint. Tensors that fit in neither order stay as they are, for
+    the strict loader to name.
+    """
+    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    fitted = {}
+    for name, x in weights.items():
+        shape = shapes.get(name, x.shape)
+        moved = np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+        if len(shape) == 2 and x.ndim > 2 and set(moved.shape[1:-1]) == {1}:  # a 1x1 convolution that is a Linear here
+            moved = moved.reshape(x.shape[0], -1)
+        order = (moved, x) if source_layout else (x, moved)
+        fitted[name] = mx.array(next((y for y in order if y.shape == shape), x))
+    return fitted
+
+
+def load_strict(model: nn.Module, weights: Mapping[str, mx.array], where: str) -> None:
+    """Load weights that match the model's parameters exactly.
+
+    Raises:
+        CheckpointError: tensors are missing, left over or of another shape; names them.
+    """
+    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    problems = []
+    for what, names in (
+        ("missing", [name for name in shapes if name not in weights]),
+        ("unexpected", [name for name in weights if name not in shapes]),
+        (
+            "of another shape",
+            [
+                f"{name} {tuple(value.shape)} instead of {tuple(shapes[name])}"
+                for name, value in weights.items()
+                if name in shapes and value.shape != shapes[name]
+            ],
+        ),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            problems.append(f"{len(names)} {what}: {', '.join(names[:5])}{more}")
+    if problems:
+        raise CheckpointError(f"{where} does not fit the model: {'; '.join(problems)}")
+    model.load_weights(list(weights.items()))
+
+
+def quantize(model: nn.Module, bits: int, group_size: int = GROUP_SIZE) -> None:
+    """Quantize the linear layers (pointwise convolutions among them); convolutions stay in floating point.
+
+    Raises:
+        ConfigError: MLX has no such quantization, or the model has no layer to quantize.
+    """
+    if bits not in (4, 8) or group_size not in (32, 64, 128):
+        raise ConfigError(f"cannot quantize to {bits} bits in groups of {group_size}; use 8 or 4 bits, groups of 32")
+
+    def fits(_: str, module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear) and module.weight.shape[-1] % group_size == 0
+
+    if not any(fits(name, module) for name, module in model.named_modules()):
+        raise ConfigError("the model has no linear layer to quantize")
+    nn.quantize(model, group_size=group_size, bits=bits, class_predicate=fits)
+
+
+def time_mask(lengths: mx.array, size: int, dtype: mx.Dtype) -> mx.array:
+    """1 where a frame belongs to its clip, 0 where it is padding: lengths (B,) to (B, size)."""
+    return (mx.arange(size)[None] < lengths[:, None]).astype(dtype)

@@ -1,0 +1,139 @@
+"""The one loader: bundled name, folder, file or Hub repo; converted or original; always strict."""
+
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from . import blas, hub, registry
+from .config import from_dict
+from .errors import CheckpointError, ConfigError, RegistryError
+from .layers import load_strict, quantize
+from .registry import ModelSpec
+from .source import Source
+
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str | None = None) -> Any:
+    """Load a model, ready to use.
+
+    Args:
+        ref: a bundled name (it wins over a folder of that name; write `./name` for the folder), a folder, a checkpoint
+            file, or a Hub repo `org/name`. Original checkpoints are converted in memory.
+        revision: branch, tag or commit of a Hub repo.
+        dtype: "float32", "float16" or "bfloat16" to compute in. Default: as stored, but float32 on a CPU, where half
+            precision is slower.
+
+    Returns:
+        The model of the registered type, strictly loaded.
+
+    Raises:
+        SpeechZooError: see the subclasses; nothing is ever left randomly initialised.
+    """
+    source = find(ref, revision)
+    spec, config, weights, _ = read_model(source)
+    model = build(spec, config, weights, str(source.path))
+    if dtype is not None:
+        model.set_dtype(parse_dtype(dtype))
+    elif mx.default_device().type == mx.DeviceType.cpu:
+        model.set_dtype(mx.float32)
+    mx.eval(model.parameters())
+    blas.warn_if_slow()
+    return model
+
+
+def parse_dtype(dtype: str) -> mx.Dtype:
+    """Raises ConfigError for a type that models cannot be stored in."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; use {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def find(ref: str | os.PathLike[str], revision: str | None = None) -> Source:
+    """Turn what the user names into a local source.
+
+    Raises:
+        CheckpointError: no such file, folder or name.
+        HubError: see `hub.download`.
+    """
+    name = os.fspath(ref)
+    local = registry.bundled().get(name) or Path(name).expanduser()
+    if local.exists():
+        if revision is not None:
+            raise ConfigError(f"{name} is local; a revision goes with a Hub repo only")
+        return Source(local)
+    if hub.REPO_ID.fullmatch(name) and not name.startswith((".", "/")) and not Path(name).parent.is_dir():
+        folder, commit = hub.download(name, revision)
+        return Source(folder, repo=name, revision=commit)
+    near = difflib.get_close_matches(name, registry.bundled(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; give a bundled name, a path or a Hub repo (org/name)"
+    raise CheckpointError(f"{name} does not exist{hint}")
+
+
+def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str]:
+    """Find out what a source is.
+
+    Returns:
+        Its type, its config, its tensors for `sanitize`, and its form for people.
+
+    Raises:
+        RegistryError: its config names an unknown model_type.
+        CheckpointError, ConfigError: it cannot be read, or nobody recognises it.
+    """
+    settings = source.settings("config.json") or {}
+    model_type = settings.get("model_type")
+    where = str(source.folder / "config.json")
+    if model_type is not None and not isinstance(model_type, str):
+        raise ConfigError(f"{where}: model_type must be a string, not {model_type!r}")
+    if model_type in registry.model_types():
+        spec = registry.get(str(model_type))
+        config = from_dict(spec.config, settings, where)
+        return spec, config, source.checkpoint.tensors, "converted"
+    for spec in registry.specs():
+        if found := spec.recognise(source):
+            return spec, from_dict(spec.config, found.config, str(source.path)), found.weights, found.form
+    known = ", ".join(registry.model_types())
+    if model_type is not None:
+        raise RegistryError(f"{where} has the unknown model_type {model_type!r}; known: {known}")
+    raise CheckpointError(
+        f"{source.main_file} is not a source checkpoint that is known, and no config.json says what it is "
+        f"(known types: {known})"
+    )
+
+
+def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str) -> Any:
+    """Build the model and load the weights strictly; lazy, nothing is evaluated yet."""
+    model = spec.model(config)
+    if config.quantization is not None:
+        quantize(model, config.quantization.bits, config.quantization.group_size)
+    load_strict(model, model.sanitize(weights), where)
+    model.eval()
+    return model
+
+
+def with_source(config: Any, source: Source, form: str, converter: str) -> Any:
+    """The config with its provenance; a converted checkpoint keeps the one it has."""
+    if form == "converted" and config.source is not None:
+        return config
+    facts = {
+        "form": form,
+        "repo": source.repo,
+        "revision": source.revision,
+        "sha256": {path.name: _sha256(path) for path in sorted(source.files)},
+        "converter": converter,
+    }
+    return replace(config, source={key: value for key, value in facts.items() if value is not None})
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+"""Model types: who implements which, found through the entry-point group `speech_zoo.models`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import RegistryError
+
+if TYPE_CHECKING:
+    from .source import Recognised, Source
+
+GROUP = "speech_zoo.models"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a package registers for one `model_type`.
+
+    Attributes:
+        model_type: the key, as in `config.json`.
+        task: "speaker-embedding" or "language-identification".
+        model: the `mlx.nn.Module`, built from an instance of `config`; has `sanitize(weights)`.
+        config: the config dataclass.
+        recognise: tells whether a source checkpoint is of this type, and with which config; None if it is not.
+    """
+
+    model_type: str
+    task: str
+    model: type[Any]
+    config: type[Any]
+    recognise: "Callable[[Source], Recognised | None]"
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise RegistryError(
+                f"two packages register the model type {point.name!r}: {_package(other)} and {_package(point)}; "
+                "uninstall one of them"
+            )
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def model_types() -> list[str]:
+    """The registered model types, sorted; imports none of them."""
+    return sorted(_entry_points())
+
+
+def get(model_type: str) -> ModelSpec:
+    """Import and return one model type.
+
+    Raises:
+        RegistryError: nobody registered it (lists the known ones), or two packages did.
+    """
+    points = _entry_points()
+    if model_type not in points:
+        raise RegistryError(f"unknown model_type {model_type!r}; known: {', '.join(sorted(points)) or 'none'}")
+    spec = points[model_type].load()
+    if not isinstance(spec, ModelSpec) or spec.model_type != model_type:
+        raise RegistryError(f"{_package(points[model_type])} registers {model_type!r} with something else")
+    return spec
+
+
+def specs() -> Iterator[ModelSpec]:
+    """Every registered model type, imported."""
+    return (get(model_type) for model_type in model_types())
+
+
+def bundled() -> dict[str, Path]:
+    """Checkpoints that ship inside a registered package, in its folder `bundled/`: name to folder."""
+    found: dict[str, Path] = {}
+    for point in _entry_points().values():
+        spec = find_spec(point.value.split(":")[0].split(".")[0])  # finds a top-level package without importing it
+        for root in (spec.submodule_search_locations if spec else None) or []:
+            found.update({config.parent.name: config.parent for config in Path(root).glob("bundled/*/config.json")})
+    return found

@@ -1,0 +1,125 @@
+"""A source checkpoint: a folder or a single file, with the settings that lie beside it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import mlx.core as mx
+import yaml
+
+from .checkpoint import Checkpoint, read_checkpoint
+from .config import read_json
+from .errors import CheckpointError, ConfigError
+
+# Best first: where a folder holds the same weights in several forms, the first one is read.
+FORMS = (
+    (".safetensors.index.json",),
+    (".safetensors",),
+    (".npz",),
+    (".bin.index.json",),
+    (".pt", ".pth", ".bin", ".ckpt"),
+    (".onnx",),
+)
+SETTINGS = (".json", ".yaml", ".yml", ".txt")
+USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin")
+
+
+def checkpoint_names(names: list[str]) -> list[str]:
+    """The checkpoint files of a folder in its best form; shards are left to their index."""
+    top = [name for name in names if len(PurePosixPath(name).parts) == 1]
+    for endings in FORMS:
+        if found := sorted(name for name in top if name.endswith(endings)):
+            return found
+    return []
+
+
+@dataclass
+class Recognised:
+    """What a package made of a source.
+
+    Attributes:
+        config: the plain `config.json`, without provenance.
+        weights: tensors that `Model.sanitize` understands.
+        form: what it was, for people: "WeSpeaker avg_model.pt", say.
+    """
+
+    config: dict[str, Any]
+    weights: dict[str, mx.array]
+    form: str
+
+
+@dataclass
+class Source:
+    """A folder, or one file of it.
+
+    Attributes:
+        path: what the user named.
+        folder: where it is.
+        files: every checkpoint and settings file that was read.
+    """
+
+    path: Path
+    repo: str | None = None
+    revision: str | None = None
+    files: set[Path] = field(default_factory=set)
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def main_file(self) -> Path:
+        """The checkpoint file.
+
+        Raises:
+            CheckpointError: there is none, or there are several and none has a usual name.
+        """
+        if not self.path.is_dir():
+            return self.path
+        names = checkpoint_names([item.name for item in self.path.iterdir() if item.is_file()])
+        if not names:
+            raise CheckpointError(f"{self.path} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
+        usual = [name for name in names if name in USUAL_NAMES]
+        if len(names) > 1 and len(usual) != 1:
+            raise CheckpointError(f"{self.path} holds several checkpoints ({', '.join(names)}); name the file itself")
+        return self.path / (usual[0] if usual else names[0])
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The content of `main_file`."""
+        self.files.add(self.main_file)
+        return read_checkpoint(self.main_file)
+
+    def settings(self, name: str) -> dict[str, Any] | None:
+        """A JSON or YAML file beside the checkpoint as plain data; None if there is none.
+
+        Raises:
+            ConfigError: it is there but cannot be read.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        self.files.add(path)
+        if path.suffix == ".json":
+            return read_json(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path} must hold a mapping, not {type(data).__name__}")
+        return data
+
+
+def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None:
+    """Refuse settings that differ from the only values that are supported; absent ones are fine.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    for key, value in values.items():
+        if key in settings and settings[key] != value:
+            raise ConfigError(f"{where}: {key} = {settings[key]!r} is not supported (only {value!r})")
+
+

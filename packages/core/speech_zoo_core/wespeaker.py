@@ -1,0 +1,83 @@
+"""What WeSpeaker's `config.yaml` and pyannote's hyper-parameters say about the features.
+
+Reference: wespeaker/cli/speaker.py and its recipes' conf/*.yaml; pyannote/audio/models/embedding/wespeaker.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from .errors import ConfigError
+from .front_end import WESPEAKER, FrontEnd
+from .source import Source, expect
+
+FBANK_KEYS = {"num_mel_bins", "frame_length", "frame_shift", "dither", "use_energy"}  # dither: training only
+PYANNOTE_KEYS = {"sample_rate", "num_channels", "window_type", "fbank_centering_span"}
+
+
+def wespeaker_settings(source: Source) -> dict[str, Any] | None:
+    """WeSpeaker's `config.yaml` beside the checkpoint; None if there is none that names a model."""
+    settings = source.settings("config.yaml")
+    return settings if settings is not None and isinstance(settings.get("model"), str) else None
+
+
+def front_end_of(settings: dict[str, Any]) -> FrontEnd:
+    """The front end that a WeSpeaker `config.yaml` describes; absent settings have WeSpeaker's defaults.
+
+    Raises:
+        ConfigError: it asks for features that are not supported.
+    """
+    data = settings.get("dataset_args") or {}
+    fbank, cmvn = data.get("fbank_args") or {}, data.get("cmvn_args") or {}
+    if not all(isinstance(part, dict) for part in (data, fbank, cmvn)):
+        raise ConfigError("config.yaml: dataset_args, fbank_args and cmvn_args must be mappings")
+    expect(data, "config.yaml", {"frontend": "fbank", "feat_type": "fbank", "wavform_norm": False})
+    expect(cmvn, "config.yaml cmvn_args", {"norm_var": False, "window_size": None})
+    expect(fbank, "config.yaml fbank_args", {"use_energy": False})
+    _only(fbank, "config.yaml fbank_args", FBANK_KEYS)
+    return _number_fields(
+        {
+            "sample_rate": data.get("resample_rate", WESPEAKER.sample_rate),
+            "n_mels": fbank.get("num_mel_bins", WESPEAKER.n_mels),
+            "frame_length": fbank.get("frame_length", WESPEAKER.frame_length),
+            "frame_shift": fbank.get("frame_shift", WESPEAKER.frame_shift),
+        },
+        cmn=bool(data.get("cmvn", True)) and bool(cmvn.get("norm_mean", True)),
+    )
+
+
+def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
+    """The front end that pyannote's hyper-parameters describe; absent ones have its defaults.
+
+    Raises:
+        ConfigError: they ask for features that are not supported.
+    """
+    params = extra.get("hyper_parameters") or {}
+    if not isinstance(params, dict):
+        raise ConfigError("the checkpoint's hyper_parameters are not a mapping")
+    expect(
+        params,
+        "the checkpoint's hyper_parameters",
+        {"num_channels": 1, "use_energy": False, "window_type": "hamming", "fbank_centering_span": None},
+    )
+    _only(params, "the checkpoint's hyper_parameters", FBANK_KEYS | PYANNOTE_KEYS)
+    return _number_fields(
+        {
+            "sample_rate": params.get("sample_rate", WESPEAKER.sample_rate),
+            "n_mels": params.get("num_mel_bins", WESPEAKER.n_mels),
+            "frame_length": params.get("frame_length", WESPEAKER.frame_length),
+            "frame_shift": params.get("frame_shift", WESPEAKER.frame_shift),
+        },
+        cmn=True,
+    )
+
+
+def _number_fields(fields: dict[str, Any], cmn: bool) -> FrontEnd:
+    for key, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{key} must be a number, not {value!r}")
+    return replace(WESPEAKER, **{key: type(getattr(WESPEAKER, key))(fields[key]) for key in fields}, cmn=cmn)
+
+
+def _only(settings: dict[str, Any], where: str, known: set[str]) -> None:
+    if unknown := sorted(settings.keys() - known):
+        raise ConfigError(f"{where}: {', '.join(unknown)} is not supported")

@@ -1,0 +1,10 @@
+"""The WeSpeaker ResNet family for mlx-speech-zoo."""
+
+from speech_zoo_core.registry import ModelSpec
+
+from .model import Model, ModelConfig
+from .source import recognise
+
+SPEC = ModelSpec("resnet34", "speaker-embedding", Model, ModelConfig, recognise)
+
+__all__ = ["SPEC", "Model", "ModelConfig"]

@@ -1,0 +1,241 @@
+"""Recognise the WeSpeaker ResNet family in its published forms: `avg_model.pt`, ONNX, pyannote's Lightning checkpoint."""
+
+import re
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from speech_zoo_core.checkpoint.onnx_graph import Graph, Node
+from speech_zoo_core.config import to_dict
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.front_end import FrontEnd
+from speech_zoo_core.source import Recognised, Source
+from speech_zoo_core.wespeaker import front_end_of, lightning_front_end, wespeaker_settings
+
+from .model import EXPANSION, STRIDES
+
+# Not measured here (no published weights within reach of the tests): pyannote's diarization pipeline, tuned with the
+# ResNet34-LM weights, joins speakers up to a cosine distance of 0.7046.
+THRESHOLD = 0.30
+NAMES = {
+    "ResNet18": ("basic", [2, 2, 2, 2]),
+    "ResNet34": ("basic", [3, 4, 6, 3]),
+    "ResNet50": ("bottleneck", [3, 4, 6, 3]),
+    "ResNet101": ("bottleneck", [3, 4, 23, 3]),
+    "ResNet152": ("bottleneck", [3, 8, 36, 3]),
+    "ResNet221": ("bottleneck", [6, 16, 48, 3]),
+    "ResNet293": ("bottleneck", [10, 20, 64, 3]),
+}
+PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
+
+
+def recognise(source: Source) -> Recognised | None:
+    """Tell whether a source is a WeSpeaker ResNet, by its graph or its tensor names.
+
+    Raises:
+        ConfigError: its `config.yaml` contradicts its tensors, or asks for something unsupported.
+        CheckpointError: its graph is a ResNet but not one of this family.
+    """
+    checkpoint = source.checkpoint
+    if checkpoint.graph is not None:
+        return _from_graph(checkpoint.graph)
+    weights = _without_prefix(checkpoint.tensors)
+    if not {"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "seg_1.weight"} <= weights.keys():
+        return None
+    shape = _shape(weights)
+    settings = wespeaker_settings(source)
+    if settings is not None:
+        _compare(shape, settings)
+        front_end, form = front_end_of(settings), f"WeSpeaker {settings['model']}"
+    elif checkpoint.extra:
+        front_end, form = lightning_front_end(checkpoint.extra), "Lightning checkpoint (pyannote)"
+    else:
+        front_end, form = FrontEnd(n_mels=shape["feat_dim"]), "WeSpeaker ResNet state dict"
+    return Recognised(_config(shape, front_end), weights, form)
+
+
+def _without_prefix(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    for prefix in PREFIXES:
+        if f"{prefix}conv1.weight" in weights and f"{prefix}seg_1.weight" in weights:
+            return {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _config(shape: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
+    return {"model_type": "resnet34", **shape, "front_end": to_dict(front_end), "threshold": THRESHOLD}
+
+
+def _shape(weights: dict[str, mx.array]) -> dict[str, Any]:
+    """The architecture that tensors of these names and shapes belong to."""
+    block = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
+    counts = [
+        1 + max((int(m[1]) for name in weights if (m := re.match(rf"layer{i}\.(\d+)\.", name))), default=-1)
+        for i in range(1, len(STRIDES) + 1)
+    ]
+    width = weights["conv1.weight"].shape[0]
+    embed_dim, pooled = weights["seg_1.weight"].shape
+    rows, rest = divmod(pooled, 2 * width * 8 * EXPANSION[block])
+    if rest or not rows:
+        raise CheckpointError(
+            f"seg_1 takes {pooled} values, which TSTP pooling (mean and deviation) of {width * 8 * EXPANSION[block]} "
+            "channels cannot give; other poolings are not supported"
+        )
+    return {
+        "block": block,
+        "num_blocks": counts,
+        "m_channels": width,
+        "feat_dim": rows * 8,
+        "embed_dim": embed_dim,
+        "two_emb_layer": "seg_2.weight" in weights,
+    }
+
+
+def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Hold the architecture in `config.yaml` against the tensors."""
+    name, args = settings["model"], settings.get("model_args", {})
+    if name not in NAMES:
+        raise ConfigError(f"config.yaml: model {name!r} is not in this family ({', '.join(NAMES)})")
+    claimed = dict(zip(("block", "num_blocks"), NAMES[name], strict=True)) | args
+    if claimed.pop("pooling_func", "TSTP") != "TSTP":
+        raise ConfigError(f"config.yaml: pooling_func {args['pooling_func']!r} is not supported (only 'TSTP')")
+    for key, value in claimed.items():
+        if key not in shape:
+            raise ConfigError(f"config.yaml: model_args.{key} is not supported")
+        if shape[key] != value:
+            raise ConfigError(f"config.yaml says {key} = {value}, the tensors say {shape[key]}")
+
+
+class _Walk:
+    """Follows the data from the input of an exported graph to its output, whatever the initialisers are called."""
+
+    SKIPPED = ("Transpose", "Unsqueeze", "Identity", "Cast")
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.weights: dict[str, np.ndarray[Any, Any]] = {}
+
+    def next(self, value: str, *ops: str) -> Node | None:
+        """The only consumer of a value, if it is one of `ops`; passes over operations that only rearrange."""
+        found = self.graph.consumers(value)
+        while len(found) == 1 and found[0].op in self.SKIPPED:
+            value = found[0].outputs[0]
+            found = self.graph.consumers(value)
+        return found[0] if len(found) == 1 and found[0].op in ops else None
+
+    def constant(self, name: str) -> "np.ndarray[Any, Any]":
+        if name not in self.graph.constants:
+            raise CheckpointError(f"the graph computes {name}, where a weight was expected")
+        return self.graph.constants[name]
+
+    def convolution(self, node: Node, name: str) -> str:
+        """Record a convolution, with its BatchNorm where the exporter left one; returns the value that it gives."""
+        weight = self.constant(node.inputs[1])
+        self.weights[f"{name}.weight"] = weight
+        bias = np.zeros(len(weight), np.float32)
+        if len(node.inputs) > 2:
+            bias = self.constant(node.inputs[2])
+        value = node.outputs[0]
+        if norm := self.next(value, "BatchNormalization"):
+            scale, shift, mean, var = (self.constant(part).astype(np.float64) for part in norm.inputs[1:5])
+            scale = scale / np.sqrt(var + norm.attributes.get("epsilon", 1e-5))
+            self.weights[f"{name}.weight"] = (weight * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
+            bias = ((bias - mean) * scale + shift).astype(np.float32)
+            value = norm.outputs[0]
+        self.weights[f"{name}.bias"] = bias
+        return value
+
+    def branches(self, value: str) -> list[list[Node]]:
+        """The convolutions of each branch of the residual block that starts at `value`, shortest branch first."""
+        starts = [node for node in self.graph.consumers(value) if node.op == "Conv"]
+        return sorted((self._branch(node) for node in starts), key=len)
+
+    def block(self, branches: list[list[Node]], name: str) -> str:
+        """Record a residual block; returns the value after its last ReLU."""
+        main = branches[-1]
+        for i, node in enumerate(main):
+            end = self.convolution(node, f"{name}.conv{i + 1}")
+        if len(branches) == 2:
+            self.convolution(branches[0][0], f"{name}.shortcut.0")
+        add = self.next(end, "Add")
+        relu = add and self.next(add.outputs[0], "Relu")
+        if relu is None or [len(branch) for branch in branches[:-1]] not in ([], [1]) or len(main) not in (2, 3):
+            raise CheckpointError(f"{name} of the graph is not a residual block")
+        return relu.outputs[0]
+
+    def _branch(self, node: Node) -> list[Node]:
+        """The convolutions from `node` on, up to the addition."""
+        chain: list[Node] = []
+        following: Node | None = node
+        while following is not None and following.op != "Add":
+            if following.op == "Conv":
+                chain.append(following)
+            following = self.next(following.outputs[0], "Conv", "BatchNormalization", "Relu", "Add")
+        return chain
+
+    def linear(self, node: Node, name: str) -> str:
+        """Record a Gemm, or a MatMul with the addition that follows; returns the value that it gives."""
+        weight = self.constant(node.inputs[1])
+        if node.op == "Gemm":
+            if node.attributes.get("alpha", 1.0) != 1.0 or node.attributes.get("beta", 1.0) != 1.0:
+                raise CheckpointError(f"{name} of the graph is scaled, which is not supported")
+            self.weights[f"{name}.weight"] = weight if node.attributes.get("transB", 0) else weight.T
+            self.weights[f"{name}.bias"] = self.constant(node.inputs[2])
+            return node.outputs[0]
+        self.weights[f"{name}.weight"] = weight.T
+        add = self.next(node.outputs[0], "Add")
+        if add is None:
+            raise CheckpointError(f"{name} of the graph has no bias")
+        self.weights[f"{name}.bias"] = self.constant(next(i for i in add.inputs if i in self.graph.constants))
+        return add.outputs[0]
+
+    def head(self) -> None:
+        """Record the one or two embedding layers, with what is subtracted at the end."""
+        gemms = [n for n in self.graph.nodes if n.op in ("Gemm", "MatMul") and n.inputs[1] in self.graph.constants]
+        if len(gemms) not in (1, 2):
+            raise CheckpointError(f"the graph has {len(gemms)} linear layers, one or two were expected")
+        value = self.linear(gemms[0], "seg_1")
+        if len(gemms) == 2:
+            relu = self.next(value, "Relu")
+            norm = relu and self.next(relu.outputs[0], "BatchNormalization")
+            if norm is None or self.next(norm.outputs[0], "Gemm", "MatMul") is not gemms[1]:
+                raise CheckpointError("the second embedding layer of the graph is not ReLU, BatchNorm, linear")
+            scale, shift, mean, var = (self.constant(part).astype(np.float64) for part in norm.inputs[1:5])
+            scale = scale / np.sqrt(var + norm.attributes.get("epsilon", 1e-5))
+            value = self.linear(gemms[1], "seg_2")
+            weight = self.weights["seg_2.weight"].astype(np.float64)
+            self.weights["seg_2.bias"] = (self.weights["seg_2.bias"] + weight @ (shift - mean * scale)).astype("f4")
+            self.weights["seg_2.weight"] = (weight * scale).astype(np.float32)
+        while value not in self.graph.outputs:
+            node = self.next(value, "Sub")  # the mean embedding of the training set
+            if node is None or node.inputs[0] != value:
+                raise CheckpointError("the graph goes on after its last linear layer in an unknown way")
+            name = f"seg_{len(gemms)}.bias"
+            self.weights[name] = (self.weights[name] - self.constant(node.inputs[1])).astype(np.float32)
+            value = node.outputs[0]
+
+
+def _from_graph(graph: Graph) -> Recognised | None:
+    """Map an exported ResNet by its structure; BatchNorm may be folded already, names may be anything."""
+    walk = _Walk(graph)
+    first = walk.next(graph.inputs[0], "Conv") if len(graph.inputs) == 1 else None
+    if first is None or walk.constant(first.inputs[1]).shape[1:] != (1, 3, 3):
+        return None
+    relu = walk.next(walk.convolution(first, "conv1"), "Relu")
+    if relu is None:
+        return None
+    value, counts, kinds = relu.outputs[0], [0], set()
+    while branches := walk.branches(value):
+        if max(max(node.attributes.get("strides", [1])) for node in branches[-1]) > 1:  # opens a stage
+            counts.append(0)
+        value = walk.block(branches, f"layer{len(counts)}.{counts[-1]}")
+        kinds.add(len(branches[-1]))
+        counts[-1] += 1
+    if len(counts) != len(STRIDES) or len(kinds) != 1:
+        raise CheckpointError(f"the graph has stages of {counts} blocks; a WeSpeaker ResNet has four of one kind")
+    forbidden = {node.op for node in graph.nodes} & {"Softmax", "Tanh", "LSTM", "GRU", "Sigmoid"}
+    if forbidden:
+        raise CheckpointError(f"the graph pools with {', '.join(sorted(forbidden))}; only TSTP pooling is supported")
+    walk.head()
+    weights = {name: mx.array(np.ascontiguousarray(value, np.float32)) for name, value in walk.weights.items()}
+    shape = _shape(weights)
+    return Recognised(_config(shape, FrontEnd(n_mels=shape["feat_dim"])), weights, "WeSpeaker ONNX")

@@ -1,0 +1,45 @@
+"""The catalogue: facts about every checkpoint that is known by name, from `catalogue.yaml`."""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+from speech_zoo_core import registry
+from speech_zoo_core.config import from_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Facts about one checkpoint.
+
+    Attributes:
+        repo: where the original is published on the Hub; None if elsewhere.
+        origin: the original, for people.
+        threshold_from: how the checkpoint's verification threshold was chosen.
+    """
+
+    model_type: str
+    task: str
+    summary: str
+    origin: str
+    licence: str
+    training_data: str
+    citation: str
+    threshold_from: str
+    repo: str | None = None
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Every entry, by name, in the order of the file."""
+    text = Path(__file__).with_name("catalogue.yaml").read_text(encoding="utf-8")
+    return {name: from_dict(Entry, facts, f"catalogue.yaml: {name}") for name, facts in yaml.safe_load(text).items()}
+
+
+def resolve(ref: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """A catalogue name becomes the repo to fetch; bundled names and everything else stay as they are."""
+    if isinstance(ref, str) and ref not in registry.bundled() and (entry := entries().get(ref)) and entry.repo:
+        return entry.repo
+    return ref

@@ -1,0 +1,200 @@
+"""The command `speech-zoo`. Imports of MLX wait until a command needs them, so that `--help` answers at once."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from speech_zoo_core.errors import CheckpointError, SpeechZooError
+
+DEFAULT_MODEL = "campplus-zh-en"
+
+app = typer.Typer(
+    help="Who is speaking and in which language, in pure MLX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FileArgument = Annotated[Path, typer.Argument(help="Audio file (WAV, FLAC, MP3; more with ffmpeg).")]
+
+
+@app.command("list")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the checkpoints that are known by name."""
+    from speech_zoo_core import registry
+
+    from .catalogue import entries
+
+    bundled = registry.bundled()
+    if as_json:
+        _print_json({name: {**vars(entry), "bundled": name in bundled} for name, entry in entries().items()})
+        return
+    for name, entry in entries().items():
+        typer.echo(f"{name:24} {'bundled' if name in bundled else 'Hub':8} {entry.summary}")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder, file or Hub repo.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is known about a checkpoint; one that is only on the Hub is not fetched."""
+    from speech_zoo_core import registry
+
+    from .catalogue import entries
+
+    facts: dict[str, Any] = {"name": model}
+    entry = entries().get(model)
+    if entry is not None:
+        facts |= {key: value for key, value in vars(entry).items() if value is not None}
+    if entry is None or model in registry.bundled():
+        facts |= _checkpoint_facts(model)
+    if as_json:
+        _print_json(facts)
+        return
+    for key, value in facts.items():
+        for name, part in value.items() if isinstance(value, dict) else [("", value)]:
+            typer.echo(f"{f'{key} {name}'.strip().replace('_', ' '):24} {part}")
+
+
+@app.command()
+def embed(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")],
+    model: ModelOption = DEFAULT_MODEL,
+    as_json: JsonOption = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the vectors to this .safetensors, one tensor a file.")
+    ] = None,
+) -> None:
+    """Print or save the speaker embedding of each file (unit length)."""
+    if output is not None and output.suffix != ".safetensors":
+        raise typer.BadParameter("--output must end in .safetensors")
+    if output is not None and len(set(map(str, files))) < len(files):
+        raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
+    import numpy as np
+
+    vectors = np.array(_load(model).embed_batch(files))
+    if output is not None:
+        _save({str(file): row for file, row in zip(files, vectors, strict=True)}, model, output)
+    if as_json:
+        rows = zip(files, vectors.tolist(), strict=True)
+        _print_json([{"file": str(file), "model": model, "embedding": row} for file, row in rows])
+    elif output is not None:
+        typer.echo(f"{output}: {len(files)} vectors of {vectors.shape[1]} values")
+    else:
+        for file, row in zip(files, vectors, strict=True):
+            typer.echo(f"{file}  {len(row)}-d  [{', '.join(f'{x:.4f}' for x in row[:6])}, …]")
+
+
+@app.command()
+def verify(
+    a: FileArgument,
+    b: FileArgument,
+    model: ModelOption = DEFAULT_MODEL,
+    threshold: Annotated[
+        float | None, typer.Option(help="Cosine that counts as the same speaker; default: the checkpoint's own.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether two files are of the same speaker."""
+    result = _load(model).verify(a, b, threshold=threshold)
+    if as_json:
+        _print_json(vars(result) | {"model": model, "files": [str(a), str(b)]})
+        return
+    sign, verdict = (">=", "the same speaker") if result.same_speaker else ("<", "different speakers")
+    typer.echo(f"score {result.score:.4f} {sign} threshold {result.threshold:.4f}: {verdict}")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Catalogue name, folder, checkpoint file or Hub repo.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    bits: Annotated[int | None, typer.Option(help="8 or 4 quantizes the linear layers.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repo.")] = None,
+) -> None:
+    """Convert a checkpoint to config.json and model.safetensors."""
+    from . import convert as convert_checkpoint
+
+    folder = convert_checkpoint(source, out, dtype, bits, revision=revision)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = (folder / "model.safetensors").stat().st_size
+    typer.echo(f"{folder}: {config['model_type']} from {config['source']['form']}, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The heat map.")] = Path("speech-zoo-demo.png"),
+) -> None:
+    """Compare nine real voices with the bundled checkpoint; needs no network."""
+    from .demo import run
+
+    run(output)
+
+
+def _load(model: str) -> Any:
+    from . import load
+
+    return load(model)
+
+
+def _checkpoint_facts(model: str) -> dict[str, Any]:
+    """Facts that stand in a checkpoint itself."""
+    from mlx.utils import tree_flatten
+    from speech_zoo_core.config import to_dict
+
+    loaded = _load(model)
+    tensors = [value for _, value in tree_flatten(loaded.parameters())]
+    return {
+        **to_dict(loaded.config),
+        "parameters": sum(value.size for value in tensors),
+        "shortest_clip_seconds": loaded.config.front_end.seconds(loaded.min_frames),
+    }
+
+
+def _save(vectors: dict[str, Any], model: str, output: Path) -> None:
+    """Write beside, then rename."""
+    from safetensors.numpy import save
+
+    beside = output.with_name(f".{output.name}.part")
+    try:
+        beside.write_bytes(save(vectors, metadata={"model": model}))
+        beside.replace(output)
+    except OSError as error:
+        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the command: one line on stderr and status 1 for an error, 2 for wrong usage."""
+    try:
+        status = app(standalone_mode=False)
+    except SpeechZooError as error:
+        status = _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _fail("interrupted", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for wrong usage
+            raise
+        message = error.format_message().rstrip(".")
+        status = _fail(f"{message}; see speech-zoo --help", 2) if message else 2  # no command: the help was printed
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`speech-zoo demo`: nine real voices, each in two halves, compared with the bundled checkpoint."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from speech_zoo_core.audio import load_audio
+from speech_zoo_core.errors import SpeechZooError
+
+from . import load
+
+MODEL = "campplus-zh-en"
+VOICES = Path(__file__).parent / "data" / "voices"
+
+
+def halves(path: Path, rate: int) -> list[tuple[Any, int]]:
+    """The two halves of a clip, as pairs (samples, rate)."""
+    samples = load_audio(path, rate)
+    middle = samples.size // 2
+    return [(samples[:middle], rate), (samples[middle:], rate)]
+
+
+def similarity(model: Any, files: list[Path]) -> "np.ndarray[Any, Any]":
+    """Cosines of every first half (rows) with every second half (columns), (N, N); the diagonal is one speaker."""
+    rate = model.config.front_end.sample_rate
+    vectors = np.array(model.embed_batch([half for file in files for half in halves(file, rate)]))
+    return vectors[0::2] @ vectors[1::2].T  # type: ignore[no-any-return]
+
+
+def run(output: Path) -> None:
+    """Print the matrix, write the heat map to `output`, and say what passes the threshold."""
+    from rich.console import Console
+    from rich.table import Table
+
+    files = sorted(VOICES.glob("*.wav"))
+    names = [file.stem.rsplit("spk", 1)[-1] for file in files]
+    model = load(MODEL)
+    threshold = model.config.threshold
+    console = Console(highlight=False)
+    console.print(
+        f"Nine LibriSpeech speakers, {MODEL}. Cosine of each clip's first half (rows) with each second half (columns);"
+        " [bold]\\[same speaker][/bold], * passes the threshold.\n"
+    )
+    scores = similarity(model, files)
+    table = Table(box=None, padding=(0, 0, 0, 1), header_style="dim")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for i, name in enumerate(names):
+        table.add_row(f"[dim]{name}[/dim]", *(_cell(score, i == j, threshold) for j, score in enumerate(scores[i])))
+    console.print(table)
+    same, different = np.diag(scores), scores[~np.eye(len(scores), dtype=bool)]
+    console.print(
+        f"\nThreshold {threshold}: {(same >= threshold).sum()} of {same.size} same-speaker pairs pass "
+        f"(lowest {same.min():.3f}), {(different >= threshold).sum()} of {different.size} different-speaker pairs pass "
+        f"(highest {different.max():.3f})."
+    )
+    console.print(_heat_map(scores, names, threshold, output), soft_wrap=True)
+    command = shlex.quote(sys.argv[0]) if shutil.which("speech-zoo") is None else "speech-zoo"
+    console.print("\nTry next:", style="bold")
+    for line in (
+        f"{command} verify {shlex.quote(str(files[0]))} {shlex.quote(str(files[1]))}",
+        f"{command} embed YOUR.wav OTHER.wav --output vectors.safetensors",
+        f"{command} convert wespeaker-resnet34-lm wespeaker-resnet34-lm-mlx",
+    ):
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _cell(score: float, same: bool, threshold: float) -> str:
+    text = f"{score:.2f}{'*' if score >= threshold else ' '}"
+    return f"[bold]\\[{text}][/bold]" if same else f"{text} "
+
+
+def _heat_map(scores: "np.ndarray[Any, Any]", names: list[str], threshold: float, output: Path) -> str:
+    """Write the PNG beside and rename it; returns the line that says so."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "Heat map: not written, it needs matplotlib: pip install 'mlx-speech-zoo[plot]'"
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(scores, cmap="cividis", vmin=min(0.0, scores.min()), vmax=1.0)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("second half, LibriSpeech speaker")
+    axes.set_ylabel("first half, LibriSpeech speaker")
+    axes.set_title(f"Cosine similarity, {MODEL}\ndiagonal: same speaker; bold: at or above the threshold {threshold}")
+    for i, row in enumerate(scores):
+        for j, score in enumerate(row):
+            colour, weight = ("black", "bold") if score >= threshold else ("white", "normal")
+            axes.text(j, i, f"{score:.2f}", ha="center", va="center", color=colour, weight=weight, fontsize=9)
+    figure.colorbar(image, label="cosine")
+    beside = output.with_name(f".{output.name}.part")
+    try:
+        figure.savefig(beside, dpi=120, format="png")
+        beside.replace(output)
+    except OSError as error:
+        raise SpeechZooError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return f"Heat map: {output}"
