@@ -145,14 +145,13 @@ def _load(model: str) -> Any:
 
 def _checkpoint_facts(model: str) -> dict[str, Any]:
     """Facts that stand in a checkpoint itself."""
-    from mlx.utils import tree_flatten
     from speech_zoo_core.config import to_dict
+    from speech_zoo_core.layers import parameters
 
     loaded = _load(model)
-    tensors = [value for _, value in tree_flatten(loaded.parameters())]
     return {
         **to_dict(loaded.config),
-        "parameters": sum(value.size for value in tensors),
+        "parameters": sum(value.size for value in parameters(loaded).values()),
         "shortest_clip_seconds": loaded.config.front_end.seconds(loaded.min_frames),
     }
 

@@ -216,7 +216,7 @@ def _segment_context(x: mx.array, lengths: mx.array | None) -> mx.array:
     """
     batch, frames, channels = x.shape
     segments = -(-frames // SEGMENT)
-    padded = mx.pad(x, ((0, 0), (0, segments * SEGMENT - frames), (0, 0)))
+    padded = mx.pad(x, [(0, 0), (0, segments * SEGMENT - frames), (0, 0)])
     sums = mx.sum(padded.reshape(batch, segments, SEGMENT, channels).astype(mx.float32), axis=2)
     sizes = mx.array([[frames]]) if lengths is None else lengths[:, None]
     counts = mx.clip(sizes - SEGMENT * mx.arange(segments)[None], 1, SEGMENT)  # (B, S); 1 where all is padding

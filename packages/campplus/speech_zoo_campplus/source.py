@@ -25,7 +25,10 @@ def recognise(source: Source) -> Recognised | None:
         CheckpointError: it is WeSpeaker's but its `config.yaml` is missing.
     """
     weights = source.checkpoint.tensors
-    if not {"head.conv1.weight", "xvector.tdnn.linear.weight", "xvector.block1.tdnnd1.linear1.weight"} <= weights.keys():
+    if (
+        not {"head.conv1.weight", "xvector.tdnn.linear.weight", "xvector.block1.tdnnd1.linear1.weight"}
+        <= weights.keys()
+    ):
         return None
     if "head.bn1.running_var" not in weights:
         return None

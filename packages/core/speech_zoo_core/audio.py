@@ -43,7 +43,8 @@ def load_audio(audio: Audio, sample_rate: int, source_rate: int | None = None) -
         if isinstance(audio, tuple):
             if len(audio) != 2:
                 raise AudioError(f"expected a pair (samples, sample_rate), got a tuple of {len(audio)}")
-            audio, source_rate = audio[0], audio[1] if source_rate is None else _same(audio[1], source_rate)
+            audio, rate = audio
+            source_rate = rate if source_rate is None else _same(rate, source_rate)
         if source_rate is None:
             raise AudioError("samples need their rate: pass sample_rate=… or a pair (samples, sample_rate)")
         rate = _rate(source_rate)
@@ -66,7 +67,7 @@ def check_speech(waveform: mx.array, name: str = "the clip") -> None:
     Raises:
         AudioError: the waveform never leaves its mean by more than -80 dBFS.
     """
-    if mx.abs(waveform - mx.mean(waveform)).max().item() < SILENCE_PEAK:
+    if bool(mx.abs(waveform - mx.mean(waveform)).max() < SILENCE_PEAK):
         raise AudioError(f"{name} is silent (its peak is below -80 dBFS); there is no voice to work on")
 
 
@@ -103,9 +104,7 @@ def _to_float(samples: Any) -> "np.ndarray[Any, Any]":
     if x.dtype.kind == "f":
         return x.astype(np.float32)
     if x.dtype.name not in FULL_SCALE:
-        raise AudioError(
-            f"samples of type {x.dtype.name} have no full scale; use float, uint8, int8, int16 or int32"
-        )
+        raise AudioError(f"samples of type {x.dtype.name} have no full scale; use float, uint8, int8, int16 or int32")
     offset, scale = FULL_SCALE[x.dtype.name]
     return ((x.astype(np.float64) - offset) / scale).astype(np.float32)
 
@@ -156,7 +155,7 @@ def _check_complete(path: Path, header: bytes) -> None:
             if name == b"data":
                 if length not in UNKNOWN_SIZES and position + 8 + length > size:
                     raise AudioError(
-                        f"{path} is truncated: its header gives {length} bytes of audio, {size - position - 8} are there"
+                        f"{path} is truncated: its header gives {length} bytes of audio, it has {size - position - 8}"
                     )
                 return
             position += 8 + length + length % 2

@@ -6,7 +6,6 @@ globally before `mlx.core` is first imported replaces it.
 """
 
 import ctypes
-import glob
 import logging
 import os
 import sys
@@ -14,35 +13,34 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SLOW = "MLX computes with its reference BLAS here, which is many times slower: "
-_problem: str | None = None
+_problems: list[str] = []  # what warn_if_slow has still to say
 
 
 def preload() -> None:
     """Open OpenBLAS for MLX; call before `mlx.core` is imported. Does nothing where MLX has a good BLAS or a GPU."""
-    global _problem
     if sys.platform != "linux":
         return
     if "mlx.core" in sys.modules:
         if not _openblas_is_loaded():
-            _problem = SLOW + "mlx was imported before speech_zoo; import speech_zoo first"
+            _problems.append(SLOW + "mlx was imported before speech_zoo; import speech_zoo first")
             warn_if_slow()
         return
     try:
-        _problem = _open()
+        problem = _open()
     except OSError as error:
-        _problem = SLOW + f"OpenBLAS could not be opened ({error})"
+        problem = SLOW + f"OpenBLAS could not be opened ({error})"
+    if problem:
+        _problems.append(problem)
 
 
 def warn_if_slow() -> None:
     """Warn once, in one line, if models will run on a CPU with the reference BLAS."""
-    global _problem
-    if _problem is None:
+    if not _problems:
         return
     import mlx.core as mx
 
     if mx.default_device().type == mx.DeviceType.cpu:
-        logging.getLogger("speech_zoo").warning("warning: %s", _problem)
-        _problem = None
+        logging.getLogger("speech_zoo").warning("warning: %s", _problems.pop())
 
 
 def _open() -> str | None:
@@ -66,7 +64,7 @@ def _open() -> str | None:
 def _openblas() -> str | None:
     spec = find_spec("ngsolve_openblas")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return next((path for folder in folders for path in glob.glob(f"{folder}/libopenblas*.so*")), None)
+    return next((str(path) for folder in folders for path in Path(folder).glob("libopenblas*.so*")), None)
 
 
 def _lend_gfortran() -> None:

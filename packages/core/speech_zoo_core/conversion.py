@@ -1,4 +1,4 @@
-"""Source checkpoint to converted folder: `config.json` and `model.safetensors`, plain inference weights in MLX layout."""
+"""Source checkpoint to converted folder: `config.json` and `model.safetensors`, inference weights in MLX layout."""
 
 import json
 import os
@@ -9,11 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from .config import to_dict
 from .errors import CheckpointError, ConfigError
-from .layers import quantize
+from .layers import parameters, quantize
 from .loader import build, find, parse_dtype, read_model, with_source
 from .tasks import Quantization
 
@@ -55,8 +54,8 @@ def convert(
         quantize(model, bits)
         config = replace(config, quantization=Quantization(bits))
     config = with_source(config, origin, form, f"mlx-speech-zoo {version('mlx-speech-zoo-core')}")
-    tensors = dict(sorted(tree_flatten(model.parameters())))
-    _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
+    text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+    _write(out, {"config.json": text}, parameters(model))
     return out
 
 

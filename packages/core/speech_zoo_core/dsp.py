@@ -4,7 +4,9 @@ Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011; comp
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,11 +16,11 @@ PREEMPHASIS = 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # smallest mel energy before the logarithm
 BLOCK_FRAMES = 6000  # frames per pass, to bound memory: one minute at a shift of 10 ms
 
-WINDOWS = {
+WINDOWS: dict[str, Callable[[Any], Any]] = {
     "hamming": lambda phase: 0.54 - 0.46 * np.cos(phase),
     "hanning": lambda phase: 0.5 - 0.5 * np.cos(phase),
     "povey": lambda phase: (0.5 - 0.5 * np.cos(phase)) ** 0.85,
-    "rectangular": lambda phase: np.ones_like(phase),
+    "rectangular": np.ones_like,
 }
 
 
@@ -32,7 +34,7 @@ def _window(kind: str, size: int) -> mx.array:
 def _mel_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
     """Triangular filters in the mel domain, (n_fft // 2 + 1, n_mels), float32."""
 
-    def mel(freq: np.ndarray | float) -> np.ndarray:
+    def mel(freq: Any) -> Any:
         return 1127.0 * np.log1p(np.asarray(freq, np.float64) / 700.0)
 
     edges = np.linspace(mel(LOW_FREQ), mel(sample_rate / 2), n_mels + 2)

@@ -1,7 +1,7 @@
 """What the model packages share: layout, BatchNorm folding, quantization, masks."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +13,12 @@ from .errors import CheckpointError, ConfigError
 BATCH_NORM_EPS = 1e-5  # PyTorch's default, which every supported checkpoint was trained with
 GROUP_SIZE = 32  # of quantization; divides every width of the models here
 
-Arrays = dict[str, "np.ndarray[Any, Any]"]
+Arrays: TypeAlias = dict[str, "np.ndarray[Any, Any]"]
+
+
+def parameters(model: nn.Module) -> dict[str, mx.array]:
+    """Every parameter by its full name, sorted."""
+    return dict(sorted(tree_flatten(model.parameters(), destination={}).items()))  # type: ignore[union-attr]
 
 
 def to_numpy(weights: Mapping[str, mx.array]) -> Arrays:
@@ -35,13 +40,10 @@ def pop_batch_norm(weights: Arrays, name: str) -> tuple["np.ndarray[Any, Any]", 
         var = weights.pop(f"{name}.running_var").astype(np.float64)
     except KeyError as error:
         raise CheckpointError(f"the checkpoint lacks {error.args[0]}") from error
-    weight, bias = weights.pop(f"{name}.weight", None), weights.pop(f"{name}.bias", None)
-    if (weight is None) != (bias is None):
+    if (f"{name}.weight" in weights) != (f"{name}.bias" in weights):
         raise CheckpointError(f"the checkpoint has only one of {name}.weight and {name}.bias")
-    scale = 1 / np.sqrt(var + BATCH_NORM_EPS)
-    if weight is None or bias is None:  # affine=False
-        return scale, -mean * scale
-    return scale * weight, bias - mean * scale * weight
+    scale = weights.pop(f"{name}.weight", 1.0) / np.sqrt(var + BATCH_NORM_EPS)  # no weight and bias: affine=False
+    return scale, weights.pop(f"{name}.bias", 0.0) - mean * scale
 
 
 def fold_batch_norm(weights: Arrays, layer: str, norm: str) -> None:
@@ -54,9 +56,9 @@ def fold_batch_norm(weights: Arrays, layer: str, norm: str) -> None:
         raise CheckpointError(f"the checkpoint lacks {layer}.weight")
     scale, shift = pop_batch_norm(weights, norm)
     weight = weights[f"{layer}.weight"].astype(np.float64)
-    if len(scale) != len(weight):
-        raise CheckpointError(f"{norm} has {len(scale)} channels, {layer} has {len(weight)}")
-    bias = weights.get(f"{layer}.bias", np.zeros(len(scale)))
+    if scale.size != len(weight):
+        raise CheckpointError(f"{norm} has {scale.size} channels, {layer} has {len(weight)}")
+    bias = weights.get(f"{layer}.bias", np.zeros(scale.size))
     weights[f"{layer}.weight"] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
     weights[f"{layer}.bias"] = (bias * scale + shift).astype(np.float32)
 
@@ -68,10 +70,10 @@ def to_mlx_layout(weights: Arrays, model: nn.Module, source_layout: bool) -> dic
     tells whether the tensors come from a source checkpoint. Tensors that fit in neither order stay as they are, for
     the strict loader to name.
     """
-    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    shapes = {name: value.shape for name, value in parameters(model).items()}
     fitted = {}
     for name, x in weights.items():
-        shape = shapes.get(name, x.shape)
+        shape: tuple[int, ...] = shapes.get(name, x.shape)
         moved = np.moveaxis(x, 1, -1) if x.ndim > 2 else x
         if len(shape) == 2 and x.ndim > 2 and set(moved.shape[1:-1]) == {1}:  # a 1x1 convolution that is a Linear here
             moved = moved.reshape(x.shape[0], -1)
@@ -86,7 +88,7 @@ def load_strict(model: nn.Module, weights: Mapping[str, mx.array], where: str) -
     Raises:
         CheckpointError: tensors are missing, left over or of another shape; names them.
     """
-    shapes = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    shapes = {name: value.shape for name, value in parameters(model).items()}
     problems = []
     for what, names in (
         ("missing", [name for name in shapes if name not in weights]),

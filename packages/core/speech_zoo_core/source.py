@@ -121,5 +121,3 @@ def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None
     for key, value in values.items():
         if key in settings and settings[key] != value:
             raise ConfigError(f"{where}: {key} = {settings[key]!r} is not supported (only {value!r})")
-
-

@@ -167,7 +167,7 @@ class SpeakerEmbedding:
                 "this checkpoint names no threshold: pass threshold=… (--threshold), or set it in its config.json"
             )
         threshold = check_threshold(threshold)
-        score = float((self.embed(a, sample_rate) @ self.embed(b, sample_rate)).item())
+        score = float(self.embed(a, sample_rate) @ self.embed(b, sample_rate))
         return Verification(score, score >= threshold, threshold)
 
     def _embed_padded(self, clips: list[mx.array]) -> mx.array:
@@ -175,7 +175,7 @@ class SpeakerEmbedding:
         sizes = [len(clip) for clip in clips]
         if len(set(sizes)) == 1:
             return _unit(self(mx.stack(clips)))
-        padded = mx.stack([mx.pad(clip, ((0, max(sizes) - len(clip)), (0, 0))) for clip in clips])
+        padded = mx.stack([mx.pad(clip, [(0, max(sizes) - len(clip)), (0, 0)]) for clip in clips])
         return _unit(self(padded, mx.array(sizes)))
 
 
@@ -199,6 +199,6 @@ def _unit(embeddings: mx.array) -> mx.array:
     """Rows scaled to unit length, float32, evaluated."""
     embeddings = embeddings.astype(mx.float32)
     unit = embeddings / mx.linalg.norm(embeddings, axis=-1, keepdims=True)
-    if not math.isfinite(mx.sum(unit).item()):
+    if not math.isfinite(float(mx.sum(unit))):
         raise AudioError("the embedding is not finite; load the model with dtype='float32'")
     return unit

@@ -59,13 +59,10 @@ class Block(nn.Module):
         """(B, F, T, C) to (B, F', T', C'); the masks (B, 1, T, 1) keep padded frames at zero."""
         out = nn.relu(self.conv1(x))
         if "conv3" in self:
-            if mask is not None:
-                out = out * mask
-            out = self.conv3(nn.relu(self.conv2(out)))
+            out = self.conv3(nn.relu(self.conv2(_masked(out, mask))))
         else:
-            out = self.conv2(out if mask_out is None else out * mask_out)
-        out = nn.relu(out + (self.shortcut[0](x) if self.shortcut else x))
-        return out if mask_out is None else out * mask_out
+            out = self.conv2(_masked(out, mask_out))
+        return _masked(nn.relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask_out)
 
 
 class Model(nn.Module, SpeakerEmbedding):
@@ -104,9 +101,7 @@ class Model(nn.Module, SpeakerEmbedding):
             x = self.waveform_features(x)
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
         mask = _mask(x, lengths)
-        x = nn.relu(self.conv1(x))
-        if mask is not None:
-            x = x * mask
+        x = _masked(nn.relu(self.conv1(x)), mask)
         for i, stride in enumerate(STRIDES):
             for block in self[f"layer{i + 1}"]:
                 if stride == 2 and block is self[f"layer{i + 1}"][0] and lengths is not None:
@@ -146,6 +141,10 @@ def _convolution(norm: str) -> str:
     return f"{head}.{last}" if head else last
 
 
+def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
+    return x if mask is None else x * mask
+
+
 def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:
     """(B, 1, T, 1) for an image (B, F, T, C)."""
     return None if lengths is None else time_mask(lengths, x.shape[2], x.dtype)[:, None, :, None]
@@ -158,8 +157,8 @@ def _tstp(x: mx.array, lengths: mx.array | None) -> mx.array:
         mean = mx.mean(x, axis=2)
         variance = mx.var(x, axis=2, ddof=1)
     else:
-        mask, n = _mask(x, lengths), lengths[:, None, None]
+        n = lengths[:, None, None]
         mean = mx.sum(x, axis=2) / n  # padded frames are zero
-        variance = mx.sum(mx.square((x - mean[:, :, None]) * mask), axis=2) / (n - 1)
+        variance = mx.sum(_masked(mx.square(x - mean[:, :, None]), _mask(x, lengths)), axis=2) / (n - 1)
     stats = [mean, mx.sqrt(variance + VARIANCE_FLOOR)]
     return mx.concatenate([s.transpose(0, 2, 1).reshape(len(s), -1) for s in stats], axis=1)

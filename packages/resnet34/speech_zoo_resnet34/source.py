@@ -1,4 +1,4 @@
-"""Recognise the WeSpeaker ResNet family in its published forms: `avg_model.pt`, ONNX, pyannote's Lightning checkpoint."""
+"""Recognise the WeSpeaker ResNet family as published: `avg_model.pt`, ONNX, pyannote's Lightning checkpoint."""
 
 import re
 from typing import Any

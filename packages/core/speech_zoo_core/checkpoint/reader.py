@@ -80,9 +80,7 @@ def _state_dict(path: Path, content: Any) -> Checkpoint:
             break
     odd = [str(name) for name, value in content.items() if not isinstance(value, torch_pickle.TensorRef)]
     if odd or not content:
-        raise CheckpointError(
-            f"{path} holds no state dict" + (f" (not tensors: {', '.join(odd[:5])})" if odd else "")
-        )
+        raise CheckpointError(f"{path} holds no state dict" + (f" (not tensors: {', '.join(odd[:5])})" if odd else ""))
     return Checkpoint({str(name): to_mlx(value.numpy(), value.dtype) for name, value in content.items()}, extra)
 
 

@@ -1,0 +1,62 @@
+"""Every task of the project; each session does all of its own set-up with pip."""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "virtualenv"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
+BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
+
+
+def install(session: nox.Session, extras: str, *more: str) -> None:
+    """Install the workspace as wheels, as a user would get it."""
+    session.install(*PACKAGES, f"./zoo[{BACKEND}{extras}]", *more)
+
+
+def group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Compare nine real voices with the bundled checkpoint."""
+    install(session, "plot")
+    session.run("speech-zoo", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests, goldens and end-to-end tests; no PyTorch."""
+    install(session, "onnx,plot", *group("test"))
+    session.run("pytest", "--ignore=tests/parity", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Compare with the original implementations, live; needs PyTorch."""
+    install(session, "onnx", *group("test"), *group("oracles"))
+    session.install("--no-deps", *group("oracles-no-deps"))
+    session.run("pytest", "tests/parity", *session.posargs)
+
+
+@nox.session
+def goldens(session: nox.Session) -> None:
+    """Write tests/goldens anew from the original implementations."""
+    install(session, "onnx", *group("test"), *group("oracles"))
+    session.install("--no-deps", *group("oracles-no-deps"))
+    session.run("python", "tests/goldens/make_goldens.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff and mypy."""
+    install(session, "plot", *group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
