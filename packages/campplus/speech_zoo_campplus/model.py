@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
+from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import fold_batch_norm, pop_batch_norm, time_mask, to_mlx_layout, to_numpy
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
@@ -53,9 +54,9 @@ class BasicResBlock(nn.Module):
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, (stride, 1), 1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
-        self.shortcut = [nn.Conv2d(channels, channels, 1, (stride, 1))] if stride != 1 else []
+        self.conv1 = Conv2d(channels, channels, 3, (stride, 1), 1)
+        self.conv2 = Conv2d(channels, channels, 3, 1, 1)
+        self.shortcut = [Conv2d(channels, channels, 1, (stride, 1))] if stride != 1 else []
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T, C); the mask (B, 1, T, 1) keeps padded frames at zero."""
@@ -68,10 +69,10 @@ class FCM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, HEAD_CHANNELS, 3, 1, 1)
+        self.conv1 = Conv2d(1, HEAD_CHANNELS, 3, 1, 1)
         self.layer1 = [BasicResBlock(HEAD_CHANNELS, stride) for stride in (2, 1)]
         self.layer2 = [BasicResBlock(HEAD_CHANNELS, stride) for stride in (2, 1)]
-        self.conv2 = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, (2, 1), 1)
+        self.conv2 = Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, (2, 1), 1)
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         mask = None if mask is None else mask[:, None]
@@ -99,7 +100,7 @@ class CAMLayer(nn.Module):
 
     def __init__(self, bn_channels: int, out_channels: int, dilation: int) -> None:
         super().__init__()
-        self.linear_local = nn.Conv1d(
+        self.linear_local = Conv1d(
             bn_channels, out_channels, KERNEL, padding=(KERNEL - 1) // 2 * dilation, dilation=dilation, bias=False
         )
         self.linear1 = nn.Linear(bn_channels, bn_channels // 2)
@@ -138,7 +139,7 @@ class Model(nn.Module, SpeakerEmbedding):
         self.head = FCM()
         channels = config.init_channels
         self.xvector: dict[str, dict[str, nn.Module]] = {
-            "tdnn": {"linear": nn.Conv1d(HEAD_CHANNELS * config.feat_dim // 8, channels, 5, 2, 2)}
+            "tdnn": {"linear": Conv1d(HEAD_CHANNELS * config.feat_dim // 8, channels, 5, 2, 2)}
         }
         for i, (layers, dilation) in enumerate(zip(LAYERS, DILATIONS, strict=True), 1):
             block: dict[str, nn.Module] = {}

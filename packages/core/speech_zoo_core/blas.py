@@ -37,9 +37,9 @@ def warn_if_slow() -> None:
     """Warn once, in one line, if models will run on a CPU with the reference BLAS."""
     if not _problems:
         return
-    import mlx.core as mx
+    from .conv import on_cpu
 
-    if mx.default_device().type == mx.DeviceType.cpu:
+    if on_cpu():
         logging.getLogger("speech_zoo").warning("warning: %s", _problems.pop())
 
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from . import blas, hub, registry
 from .config import from_dict
+from .conv import on_cpu
 from .errors import CheckpointError, ConfigError, RegistryError
 from .layers import load_strict, quantize
 from .registry import ModelSpec
@@ -39,7 +40,7 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     model = build(spec, config, weights, str(source.path))
     if dtype is not None:
         model.set_dtype(parse_dtype(dtype))
-    elif mx.default_device().type == mx.DeviceType.cpu:
+    elif on_cpu():
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     blas.warn_if_slow()

@@ -9,6 +9,7 @@ from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import fold_batch_norm, pop_batch_norm, time_mask, to_mlx_layout, to_numpy
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
@@ -47,13 +48,13 @@ class Block(nn.Module):
         super().__init__()
         out = planes * EXPANSION[kind]
         if kind == "basic":
-            self.conv1 = nn.Conv2d(in_planes, planes, 3, stride, 1)
-            self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1)
+            self.conv1 = Conv2d(in_planes, planes, 3, stride, 1)
+            self.conv2 = Conv2d(planes, planes, 3, 1, 1)
         else:
-            self.conv1 = nn.Conv2d(in_planes, planes, 1)
-            self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1)
-            self.conv3 = nn.Conv2d(planes, out, 1)
-        self.shortcut = [nn.Conv2d(in_planes, out, 1, stride)] if stride != 1 or in_planes != out else []
+            self.conv1 = Conv2d(in_planes, planes, 1)
+            self.conv2 = Conv2d(planes, planes, 3, stride, 1)
+            self.conv3 = Conv2d(planes, out, 1)
+        self.shortcut = [Conv2d(in_planes, out, 1, stride)] if stride != 1 or in_planes != out else []
 
     def __call__(self, x: mx.array, mask: mx.array | None, mask_out: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T', C'); the masks (B, 1, T, 1) keep padded frames at zero."""
@@ -74,7 +75,7 @@ class Model(nn.Module, SpeakerEmbedding):
         super().__init__()
         self.config = config
         width = config.m_channels
-        self.conv1 = nn.Conv2d(1, width, 3, 1, 1)
+        self.conv1 = Conv2d(1, width, 3, 1, 1)
         in_planes = width
         for i, (count, stride) in enumerate(zip(config.num_blocks, STRIDES, strict=True)):
             planes = width * 2**i
