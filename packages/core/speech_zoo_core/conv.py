@@ -1,7 +1,7 @@
 """Convolutions of stride 1 as sums of shifted matrix products on a CPU, where MLX's own are slow; MLX's elsewhere.
 
-MLX's CPU backend copies every patch on one thread, and takes a naive loop for dilated 1-D convolutions. A product for each
-tap, on a shifted view of the input, needs neither. Parameters and results are those of `mlx.nn`.
+MLX's CPU backend copies every patch on one thread, and takes a naive loop for dilated 1-D convolutions. A product for
+each tap, on a shifted view of the input, needs neither. Parameters and results are those of `mlx.nn`.
 """
 
 from typing import Any

@@ -73,7 +73,7 @@ def to_mlx_layout(weights: Arrays, model: nn.Module, source_layout: bool) -> dic
     shapes = {name: value.shape for name, value in parameters(model).items()}
     fitted = {}
     for name, x in weights.items():
-        shape = shapes[name] if name in shapes else x.shape
+        shape: Any = shapes.get(name, x.shape)
         moved = np.moveaxis(x, 1, -1) if x.ndim > 2 else x
         if len(shape) == 2 and x.ndim > 2 and set(moved.shape[1:-1]) == {1}:  # a 1x1 convolution that is a Linear here
             moved = moved.reshape(x.shape[0], -1)
