@@ -1,5 +1,6 @@
 """Every task of the project; each session does all of its own set-up with pip."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def group(name: str) -> tuple[str, ...]:
 def demo(session: nox.Session) -> None:
     """Compare nine real voices with the bundled checkpoint."""
     install(session, "plot")
-    session.run("speech-zoo", "demo", *session.posargs)
+    # With the caller's PATH, so that the commands it suggests are spelled as the caller can run them.
+    session.run(f"{session.bin}/speech-zoo", "demo", *session.posargs, env={"PATH": os.environ["PATH"]})
 
 
 @nox.session

@@ -59,14 +59,19 @@ def run(output: Path) -> None:
         f"(highest {different.max():.3f})."
     )
     console.print(_heat_map(scores, names, threshold, output), soft_wrap=True)
-    command = shlex.quote(sys.argv[0]) if shutil.which("speech-zoo") is None else "speech-zoo"
+    command = "speech-zoo" if shutil.which("speech-zoo") else _shown(Path(sys.argv[0]))
     console.print("\nTry next:", style="bold")
     for line in (
-        f"{command} verify {shlex.quote(str(files[0]))} {shlex.quote(str(files[1]))}",
+        f"{command} verify {_shown(files[0])} {_shown(files[1])}",
         f"{command} embed YOUR.wav OTHER.wav --output vectors.safetensors",
         f"{command} convert wespeaker-resnet34-lm wespeaker-resnet34-lm-mlx",
     ):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _shown(path: Path) -> str:
+    """A path as one types it here: relative if it is below the current folder."""
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def _cell(score: float, same: bool, threshold: float) -> str:
