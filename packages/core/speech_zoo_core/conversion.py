@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
+from tqdm import tqdm
 
 from .config import to_dict
 from .errors import CheckpointError, ConfigError
@@ -54,8 +55,10 @@ def convert(
         quantize(model, bits)
         config = replace(config, quantization=Quantization(bits))
     config = with_source(config, origin, form, f"mlx-speech-zoo {version('mlx-speech-zoo-core')}")
-    text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
-    _write(out, {"config.json": text}, parameters(model))
+    tensors = parameters(model)
+    for tensor in tqdm(tensors.values(), desc="converting", unit="tensor", disable=None, leave=False):
+        mx.eval(tensor)
+    _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
     return out
 
 

@@ -137,7 +137,7 @@ class SpeakerEmbedding:
         from tqdm import tqdm
 
         rows: list[mx.array] = []
-        with tqdm(total=len(audios), desc="embedding", unit="clip", disable=None, delay=1, leave=False) as bar:
+        with tqdm(total=len(audios), desc="embedding", unit="clip", disable=None, leave=False) as bar:
             for start in range(0, len(audios), CHUNK_CLIPS):
                 clips = [self.features(audio, sample_rate) for audio in audios[start : start + CHUNK_CLIPS]]
                 found: dict[int, mx.array] = {}
@@ -168,7 +168,8 @@ class SpeakerEmbedding:
                 "this checkpoint names no threshold: pass threshold=… (--threshold), or set it in its config.json"
             )
         threshold = check_threshold(threshold)
-        score = float(self.embed(a, sample_rate) @ self.embed(b, sample_rate))
+        first, second = self.embed_batch([a, b], sample_rate)
+        score = float(first @ second)
         return Verification(score, score >= threshold, threshold)
 
     def _embed_padded(self, clips: list[mx.array]) -> mx.array:
