@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from .errors import HubError
-from .source import SETTINGS, checkpoint_names
+from .source import needed_names
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -28,12 +28,9 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
         except (no_connection, OSError):
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
             return folder, folder.name
-        names = [item.rfilename for item in info.siblings or []]
-        wanted = checkpoint_names(names)
+        wanted = needed_names([item.rfilename for item in info.siblings or []])
         if not wanted:
             raise HubError(f"{at} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
-        wanted += [name for name in names if name.endswith(SETTINGS) and "/" not in name]
-        wanted += [name for name in names if "-of-" in name and name.endswith((".safetensors", ".bin"))]
         folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
         return folder, info.sha or folder.name
     except hf.GatedRepoError as error:

@@ -21,7 +21,7 @@ FORMS = (
     (".pt", ".pth", ".bin", ".ckpt"),
     (".onnx",),
 )
-SETTINGS = (".json", ".yaml", ".yml", ".txt")
+SETTINGS: tuple[str, ...] = (".json", ".yaml", ".yml", ".txt")
 USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin")
 
 
@@ -32,6 +32,17 @@ def checkpoint_names(names: list[str]) -> list[str]:
         if found := sorted(name for name in top if name.endswith(endings)):
             return found
     return []
+
+
+def needed_names(names: list[str]) -> list[str]:
+    """The files of a repo to fetch: its best form, with its shards, and the settings; none without a checkpoint."""
+    best = checkpoint_names(names)
+    if not best:
+        return []
+    endings = SETTINGS
+    if best[0].endswith(".index.json"):  # model.safetensors.index.json: the shards end in .safetensors
+        endings += (Path(best[0].removesuffix(".index.json")).suffix,)
+    return best + [name for name in names if "/" not in name and name not in best and name.endswith(endings)]
 
 
 @dataclass
@@ -88,8 +99,9 @@ class Source:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The content of `main_file`."""
-        self.files.add(self.main_file)
-        return read_checkpoint(self.main_file)
+        checkpoint = read_checkpoint(self.main_file)
+        self.files.update([self.main_file, *checkpoint.shards])
+        return checkpoint
 
     def settings(self, name: str) -> dict[str, Any] | None:
         """A JSON or YAML file beside the checkpoint as plain data; None if there is none.

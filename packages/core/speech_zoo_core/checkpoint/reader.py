@@ -29,11 +29,13 @@ class Checkpoint:
         tensors: the state dict, by name, in the layout of the source.
         extra: what lay beside the state dict (a Lightning checkpoint's hyper-parameters, say).
         graph: the graph, if the file is ONNX; then `tensors` is empty.
+        shards: the files that an index names.
     """
 
     tensors: dict[str, mx.array]
     extra: dict[str, Any] = field(default_factory=dict)
     graph: "Graph | None" = None
+    shards: list[Path] = field(default_factory=list)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -47,7 +49,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
     if path.suffix == ".json":
-        return Checkpoint(_read_sharded(path))
+        return _read_sharded(path)
     if path.suffix == ".onnx":
         from .onnx_graph import read_graph
 
@@ -130,16 +132,18 @@ def _read_safetensors(path: Path) -> dict[str, mx.array]:
     return dict(tensors)  # type: ignore[arg-type]
 
 
-def _read_sharded(index: Path) -> dict[str, mx.array]:
+def _read_sharded(index: Path) -> Checkpoint:
     """Tensors of every shard that a `*.safetensors.index.json` or `*.bin.index.json` names."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index} has no weight_map")
     tensors: dict[str, mx.array] = {}
+    shards = []
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{index} names a shard outside its folder: {name}")
-        tensors.update(read_checkpoint(index.parent / name).tensors)
+        shards.append(index.parent / name)
+        tensors.update(read_checkpoint(shards[-1]).tensors)
     if missing := sorted(set(weight_map) - set(tensors)):
         raise CheckpointError(f"the shards of {index} lack {len(missing)} tensors: {', '.join(missing[:5])}")
-    return tensors
+    return Checkpoint(tensors, shards=shards)
