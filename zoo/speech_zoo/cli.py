@@ -1,12 +1,13 @@
 """The command `speech-zoo`. Imports of MLX wait until a command needs them, so that `--help` answers at once."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from speech_zoo_core.errors import CheckpointError, SpeechZooError
+from speech_zoo_core.errors import SpeechZooError
 
 DEFAULT_MODEL = "campplus-zh-en"
 
@@ -80,7 +81,13 @@ def embed(
 
     vectors = np.array(_load(model).embed_batch(files))
     if output is not None:
-        _save({str(file): row for file, row in zip(files, vectors, strict=True)}, model, output)
+        from safetensors.numpy import save
+
+        from .files import written_beside
+
+        named = {str(file): row for file, row in zip(files, vectors, strict=True)}
+        with written_beside(output) as beside:
+            beside.write_bytes(save(named, metadata={"model": model}))
     if as_json:
         rows = zip(files, vectors.tolist(), strict=True)
         _print_json([{"file": str(file), "model": model, "embedding": row} for file, row in rows])
@@ -156,20 +163,6 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     }
 
 
-def _save(vectors: dict[str, Any], model: str, output: Path) -> None:
-    """Write beside, then rename."""
-    from safetensors.numpy import save
-
-    beside = output.with_name(f".{output.name}.part")
-    try:
-        beside.write_bytes(save(vectors, metadata={"model": model}))
-        beside.replace(output)
-    except OSError as error:
-        raise CheckpointError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _print_json(data: Any) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
 
@@ -178,10 +171,14 @@ def main() -> None:
     """Run the command: one line on stderr and status 1 for an error, 2 for wrong usage."""
     try:
         status = app(standalone_mode=False)
+        sys.stdout.flush()
     except SpeechZooError as error:
         status = _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         status = _fail("interrupted", 130)
+    except OSError as error:  # of printing: a closed pipe, a full disk
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for Python's own flush at exit)
+        status = 1 if isinstance(error, BrokenPipeError) else _fail(f"cannot write the output: {error.strerror}", 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for wrong usage
             raise

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_core.audio import load_audio
-from speech_zoo_core.errors import SpeechZooError
 
 from . import load
+from .files import written_beside
 
 MODEL = "campplus-zh-en"
 VOICES = Path(__file__).parent / "data" / "voices"
@@ -98,12 +98,6 @@ def _heat_map(scores: "np.ndarray[Any, Any]", names: list[str], threshold: float
             colour, weight = ("black", "bold") if score >= threshold else ("white", "normal")
             axes.text(j, i, f"{score:.2f}", ha="center", va="center", color=colour, weight=weight, fontsize=9)
     figure.colorbar(image, label="cosine")
-    beside = output.with_name(f".{output.name}.part")
-    try:
+    with written_beside(output) as beside:
         figure.savefig(beside, dpi=120, format="png")
-        beside.replace(output)
-    except OSError as error:
-        raise SpeechZooError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return f"Heat map: {output}"

@@ -197,7 +197,7 @@ class Model(nn.Module, SpeakerEmbedding):
                 scale, shift = pop_batch_norm(arrays, norm)
                 arrays[f"{norm}.weight"], arrays[f"{norm}.bias"] = scale.astype("f4"), shift.astype("f4")
             else:
-                fold_batch_norm(arrays, layer, norm)
+                fold_batch_norm(arrays, layer, norm, affine=not norm.startswith("xvector.dense."))
         return to_mlx_layout(arrays, self, source_layout=True)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.front_end import THREE_D_SPEAKER
-from speech_zoo_core.source import Recognised, Source, expect
+from speech_zoo_core.source import Recognised, Source, expect, mapping, shape_of
 from speech_zoo_core.wespeaker import front_end_of, wespeaker_settings
 
 from .model import HEAD_CHANNELS
@@ -32,18 +32,18 @@ def recognise(source: Source) -> Recognised | None:
         return None
     if "head.bn1.running_var" not in weights:
         return None
-    bn_channels, init_channels = weights["xvector.block1.tdnnd1.linear1.weight"].shape[:2]
-    growth_rate = weights["xvector.block1.tdnnd1.cam_layer.linear_local.weight"].shape[0]
+    bn_channels, init_channels, _ = shape_of(weights, "xvector.block1.tdnnd1.linear1.weight", 3)
+    growth_rate = shape_of(weights, "xvector.block1.tdnnd1.cam_layer.linear_local.weight", 3)[0]
     shape: dict[str, Any] = {
-        "feat_dim": weights["xvector.tdnn.linear.weight"].shape[1] // HEAD_CHANNELS * 8,
-        "embed_dim": weights["xvector.dense.linear.weight"].shape[0],
+        "feat_dim": shape_of(weights, "xvector.tdnn.linear.weight", 3)[1] // HEAD_CHANNELS * 8,
+        "embed_dim": shape_of(weights, "xvector.dense.linear.weight", 3)[0],
         "growth_rate": growth_rate,
         "bn_size": bn_channels // growth_rate,
         "init_channels": init_channels,
     }
     settings = wespeaker_settings(source)
     if settings is not None:
-        args = settings.get("model_args", {})
+        args = mapping(settings, "model_args", "config.yaml")
         expect(settings, "config.yaml", {"model": "CAMPPlus"})
         expect(args, "config.yaml model_args", {"pooling_func": "TSTP", "config_str": "batchnorm-relu", **shape})
         if unknown := sorted(args.keys() - shape.keys() - {"pooling_func", "config_str"}):

@@ -16,6 +16,7 @@ Audio: TypeAlias = "str | os.PathLike[str] | Samples | tuple[Samples, int]"
 MAX_CHANNELS = 64  # more columns than this means that the array is (channels, n)
 SILENCE_PEAK = 1e-4  # -80 dBFS, three steps of 16-bit audio: below it nobody speaks
 FULL_SCALE = {"uint8": (128.0, 128.0), "int8": (0.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
+FLOAT_TAG, EXTENSIBLE_TAG = 3, 0xFFFE  # WAVE_FORMAT_IEEE_FLOAT, WAVE_FORMAT_EXTENSIBLE
 UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # what a WAV says that was written to a pipe
 
 
@@ -83,7 +84,8 @@ def _same(rate: Any, other: int) -> int:
 
 
 def _rate(rate: Any) -> int:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate != int(rate):
+    number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not number or not np.isfinite(rate) or rate != int(rate):
         raise AudioError(f"a sample rate is a whole number of Hz, not {rate!r}")
     if not 1000 <= rate <= 768_000:
         raise AudioError(f"a sample rate of {int(rate)} Hz is outside 1000 to 768000 Hz")
@@ -102,7 +104,8 @@ def _to_float(samples: Any) -> "np.ndarray[Any, Any]":
     if x.ndim == 2 and (x.shape[1] == 0 or x.shape[1] > MAX_CHANNELS):
         raise AudioError(f"samples of shape {x.shape} are not (n, channels); transpose them if they are (channels, n)")
     if x.dtype.kind == "f":
-        return x.astype(np.float32)
+        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused
+            return x.astype(np.float32)
     if x.dtype.name not in FULL_SCALE:
         raise AudioError(f"samples of type {x.dtype.name} have no full scale; use float, uint8, int8, int16 or int32")
     offset, scale = FULL_SCALE[x.dtype.name]
@@ -111,18 +114,19 @@ def _to_float(samples: Any) -> "np.ndarray[Any, Any]":
 
 def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
     """Samples and rate of a file, through mlx-audio."""
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
         raise AudioError(f"{path} does not exist")
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder, not an audio file")
+    if not path.is_file():
+        raise AudioError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not an audio file")
     try:
         with path.open("rb") as file:
             header = file.read(12)
+        if header[:4] == b"RIFF" and header[8:12] == b"WAVE":
+            _check_wav(path)
     except OSError as error:
         raise AudioError(f"{path} cannot be read: {error.strerror}") from error
     if not header:
         raise AudioError(f"{path} is empty")
-    _check_complete(path, header)
     import miniaudio
     from mlx_audio import audio_io
 
@@ -139,24 +143,31 @@ def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
         raise AudioError(f"{path} cannot be decoded: {reason}") from error
     except (OSError, ValueError) as error:
         raise AudioError(f"{path} cannot be decoded: {error}") from error
-    return samples, rate
+    return samples, _rate(rate)
 
 
-def _check_complete(path: Path, header: bytes) -> None:
-    """A WAV whose data chunk is longer than the file was cut off; the decoder would take what is left."""
-    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-        return
+def _check_wav(path: Path) -> None:
+    """Refuse a WAV that was cut off or holds NaN; the decoder would take what is left, and make samples of NaN."""
     size = path.stat().st_size
+    is_float, bits, position = False, 0, 12
     with path.open("rb") as file:
-        position = 12
         while position + 8 <= size:
             file.seek(position)
             name, length = struct.unpack("<4sI", file.read(8))
-            if name == b"data":
-                if length not in UNKNOWN_SIZES and position + 8 + length > size:
+            position += 8
+            if name == b"fmt ":
+                fmt = file.read(26).ljust(26, b"\0")
+                tag, bits, subtype = (int.from_bytes(fmt[i : i + 2], "little") for i in (0, 14, 24))
+                is_float = FLOAT_TAG in (tag, subtype if tag == EXTENSIBLE_TAG else tag)
+            elif name == b"data":
+                if length not in UNKNOWN_SIZES and position + length > size:
                     raise AudioError(
-                        f"{path} is truncated: its header gives {length} bytes of audio, it has {size - position - 8}"
+                        f"{path} is truncated: its header gives {length} bytes of audio, {size - position} are left"
                     )
+                if is_float and bits in (32, 64):
+                    count = min(length or size, size - position) // (bits // 8)
+                    if not np.isfinite(np.fromfile(file, f"<f{bits // 8}", count)).all():
+                        raise AudioError(f"{path} holds NaN or infinite samples; clean it before use")
                 return
-            position += 8 + length + length % 2
+            position += length + length % 2
     raise AudioError(f"{path} is truncated: it has no audio data")

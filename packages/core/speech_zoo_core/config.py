@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import dacite
 
@@ -20,10 +20,25 @@ def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where} must be a JSON object, not {type(data).__name__}")
+    _refuse_bools(cls, data, where)
     try:
         return dacite.from_dict(cls, data, dacite.Config(strict=True))  # type: ignore[type-var]
-    except dacite.DaciteError as error:
+    except (dacite.DaciteError, OverflowError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _refuse_bools(cls: type[Any], data: dict[str, Any], where: str) -> None:
+    """Python takes true for the number 1; a config does not."""
+    hints = get_type_hints(cls)
+    for key, value in data.items():
+        hint = hints.get(key)
+        nested = next((kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)), None)
+        if isinstance(nested, type) and isinstance(value, dict):
+            _refuse_bools(nested, value, f"{where}: {key}")
+        elif hint is not bool and any(
+            isinstance(item, bool) for item in (value if isinstance(value, list) else [value])
+        ):
+            raise ConfigError(f"{where}: wrong value for {key}: {value!r}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -42,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {type(data).__name__}")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,10 +42,10 @@ def convert(
     Raises:
         SpeechZooError: the source cannot be read, or the folder cannot be written; nothing is left half-written.
     """
-    out = Path(out_dir).expanduser()
+    out = Path(out_dir).expanduser().resolve()
     parse_dtype(dtype)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists already; give a new or empty folder")
+    if os.path.exists(out) and (not out.is_dir() or any(out.iterdir())):  # noqa: PTH110
+        raise CheckpointError(f"{out_dir} exists already; give a new or empty folder")
     origin = find(source, revision)
     spec, config, weights, form = read_model(origin)
     model = build(spec, config, weights, str(origin.path))
@@ -59,12 +60,13 @@ def convert(
     for tensor in tqdm(tensors.values(), desc="converting", unit="tensor", disable=None, leave=False):
         mx.eval(tensor)
     _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
-    return out
+    return Path(out_dir)
 
 
 def _write(out: Path, texts: dict[str, str], tensors: dict[str, mx.array]) -> None:
     """Write beside, then rename."""
     beside: Path | None = None
+    missing = [folder for folder in out.parents if not folder.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -78,3 +80,6 @@ def _write(out: Path, texts: dict[str, str], tensors: dict[str, mx.array]) -> No
     finally:
         if beside is not None and beside.exists():
             shutil.rmtree(beside)
+        for folder in missing:  # those that were made for a folder that could not be written
+            with suppress(OSError):
+                folder.rmdir()

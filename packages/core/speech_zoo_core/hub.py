@@ -1,6 +1,7 @@
 """Fetch a checkpoint from the Hugging Face Hub: only the files of the best form that the repo offers."""
 
 import re
+import sys
 from pathlib import Path
 
 from .errors import HubError
@@ -17,22 +18,25 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import errors as hf
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     no_connection = hf.HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever the Hub client uses
     at = f"{repo} at revision {revision}" if revision else repo
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         try:
             info = HfApi().model_info(repo, revision=revision)
         except hf.HfHubHTTPError:
             raise
         except (no_connection, OSError):
-            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-            return folder, folder.name
-        wanted = needed_names([item.rfilename for item in info.siblings or []])
-        if not wanted:
-            raise HubError(f"{at} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
-        folder = Path(snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
-        return folder, info.sha or folder.name
+            folder = _cached(repo, revision)
+        else:
+            wanted = needed_names([item.rfilename for item in info.siblings or []])
+            if not wanted:
+                raise HubError(f"{at} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        return folder, folder.name
     except hf.GatedRepoError as error:
         raise HubError(f"{repo} is gated: accept its terms on the Hub, then log in with: hf auth login") from error
     except hf.RevisionNotFoundError as error:
@@ -45,3 +49,17 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
         raise HubError(f"{repo!r} is not a valid repo name: {error}") from error
     except (no_connection, OSError) as error:
         raise HubError(f"{at} could not be fetched from the Hub: {error}") from error
+
+
+def _cached(repo: str, revision: str | None) -> Path:
+    """The folder of a repo in the local cache; only the files that were wanted lie in it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        folder = getattr(error, "snapshot_path", None)  # newer clients refuse a folder without the unwanted files
+        if folder is None or not needed_names([path.name for path in Path(folder).iterdir()]):
+            raise
+        return Path(folder)

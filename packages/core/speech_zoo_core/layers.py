@@ -29,24 +29,30 @@ def to_numpy(weights: Mapping[str, mx.array]) -> Arrays:
     }
 
 
-def pop_batch_norm(weights: Arrays, name: str) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
-    """Take a BatchNorm's statistics out of `weights` as the float64 pair (scale, shift): y = x * scale + shift.
+def pop_batch_norm(
+    weights: Arrays, name: str, affine: bool = True
+) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
+    """Take a BatchNorm out of `weights` as the float64 pair (scale, shift): y = x * scale + shift.
+
+    Args:
+        affine: whether it has a weight and a bias.
 
     Raises:
-        CheckpointError: a part is missing.
+        CheckpointError: a part is missing or of another shape.
     """
-    try:
-        mean = weights.pop(f"{name}.running_mean").astype(np.float64)
-        var = weights.pop(f"{name}.running_var").astype(np.float64)
-    except KeyError as error:
-        raise CheckpointError(f"the checkpoint lacks {error.args[0]}") from error
-    if (f"{name}.weight" in weights) != (f"{name}.bias" in weights):
-        raise CheckpointError(f"the checkpoint has only one of {name}.weight and {name}.bias")
-    scale = weights.pop(f"{name}.weight", 1.0) / np.sqrt(var + BATCH_NORM_EPS)  # no weight and bias: affine=False
-    return scale, weights.pop(f"{name}.bias", 0.0) - mean * scale
+    parts: list[Any] = []
+    for part in ("running_mean", "running_var", "weight", "bias")[: 4 if affine else 2]:
+        if f"{name}.{part}" not in weights:
+            raise CheckpointError(f"the checkpoint lacks {name}.{part}")
+        parts.append(weights.pop(f"{name}.{part}").astype(np.float64))
+        if parts[-1].ndim != 1 or parts[-1].shape != parts[0].shape:
+            raise CheckpointError(f"{name}.{part} has shape {parts[-1].shape}, running_mean has {parts[0].shape}")
+    mean, var, weight, bias = parts if affine else (*parts, 1.0, 0.0)
+    scale = weight / np.sqrt(var + BATCH_NORM_EPS)
+    return scale, bias - mean * scale
 
 
-def fold_batch_norm(weights: Arrays, layer: str, norm: str) -> None:
+def fold_batch_norm(weights: Arrays, layer: str, norm: str, affine: bool = True) -> None:
     """Fold the BatchNorm `norm` into the convolution or linear `layer` that precedes it, in place.
 
     Raises:
@@ -54,13 +60,32 @@ def fold_batch_norm(weights: Arrays, layer: str, norm: str) -> None:
     """
     if f"{layer}.weight" not in weights:
         raise CheckpointError(f"the checkpoint lacks {layer}.weight")
-    scale, shift = pop_batch_norm(weights, norm)
+    scale, shift = pop_batch_norm(weights, norm, affine)
     weight = weights[f"{layer}.weight"].astype(np.float64)
-    if scale.size != len(weight):
-        raise CheckpointError(f"{norm} has {scale.size} channels, {layer} has {len(weight)}")
-    bias = weights.get(f"{layer}.bias", np.zeros(scale.size))
+    bias = weights.get(f"{layer}.bias", np.zeros(scale.shape))
+    if weight.shape[:1] != scale.shape or bias.shape != scale.shape:
+        raise CheckpointError(
+            f"{norm} has {scale.size} channels, {layer} has a weight of shape {weight.shape} and a bias of {bias.shape}"
+        )
     weights[f"{layer}.weight"] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
     weights[f"{layer}.bias"] = (bias * scale + shift).astype(np.float32)
+
+
+def fold_into_next(weights: Arrays, norm: str, layer: str) -> None:
+    """Fold the BatchNorm `norm` (without weight and bias) into the linear `layer` that follows it, in place.
+
+    Raises:
+        CheckpointError: a part is missing or their widths differ.
+    """
+    scale, shift = pop_batch_norm(weights, norm, affine=False)
+    for part in ("weight", "bias"):
+        if f"{layer}.{part}" not in weights:
+            raise CheckpointError(f"the checkpoint lacks {layer}.{part}")
+    weight = weights[f"{layer}.weight"].astype(np.float64)
+    if weight.shape[1:] != scale.shape:
+        raise CheckpointError(f"{norm} has {scale.size} channels, {layer}.weight has shape {weight.shape}")
+    weights[f"{layer}.bias"] = (weights[f"{layer}.bias"] + weight @ shift).astype(np.float32)
+    weights[f"{layer}.weight"] = (weight * scale).astype(np.float32)
 
 
 def to_mlx_layout(weights: Arrays, model: nn.Module, source_layout: bool) -> dict[str, mx.array]:

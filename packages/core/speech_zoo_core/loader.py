@@ -63,7 +63,7 @@ def find(ref: str | os.PathLike[str], revision: str | None = None) -> Source:
     """
     name = os.fspath(ref)
     local = registry.bundled().get(name) or Path(name).expanduser()
-    if local.exists():
+    if os.path.exists(local):  # noqa: PTH110 (Path.exists raises for a name that is too long)
         if revision is not None:
             raise ConfigError(f"{name} is local; a revision goes with a Hub repo only")
         return Source(local)

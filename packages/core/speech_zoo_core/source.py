@@ -117,11 +117,39 @@ class Source:
             return read_json(path)
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path} must hold a mapping, not {type(data).__name__}")
         return data
+
+
+def mapping(settings: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """A part of settings that must be a mapping with names as keys; empty if it is absent.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    part = settings.get(key)
+    if part is None:
+        return {}
+    if not isinstance(part, dict) or not all(isinstance(name, str) for name in part):
+        raise ConfigError(f"{where}: {key} must be a mapping")
+    return part
+
+
+def shape_of(weights: dict[str, mx.array], name: str, rank: int) -> tuple[int, ...]:
+    """The shape of a tensor that a source must have.
+
+    Raises:
+        CheckpointError: it is missing, empty or of another rank.
+    """
+    if name not in weights:
+        raise CheckpointError(f"the checkpoint lacks {name}")
+    shape = weights[name].shape
+    if len(shape) != rank or 0 in shape:
+        raise CheckpointError(f"{name} has shape {shape}, {rank} dimensions were expected")
+    return shape
 
 
 def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None:

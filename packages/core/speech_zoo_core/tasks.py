@@ -131,7 +131,7 @@ class SpeakerEmbedding:
         Raises:
             AudioError: as `embed`, for the first clip that cannot be used.
         """
-        pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], int)
+        pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
         if pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape"):
             raise AudioError("embed_batch takes a list of clips; use embed for one")
         from tqdm import tqdm

@@ -3,12 +3,13 @@
 Reference: wespeaker/cli/speaker.py and its recipes' conf/*.yaml; pyannote/audio/models/embedding/wespeaker.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from .errors import ConfigError
 from .front_end import WESPEAKER, FrontEnd
-from .source import Source, expect
+from .source import Source, expect, mapping
 
 FBANK_KEYS = {"num_mel_bins", "frame_length", "frame_shift", "dither", "use_energy"}  # dither: training only
 PYANNOTE_KEYS = {"sample_rate", "num_channels", "window_type", "fbank_centering_span"}
@@ -26,10 +27,8 @@ def front_end_of(settings: dict[str, Any]) -> FrontEnd:
     Raises:
         ConfigError: it asks for features that are not supported.
     """
-    data = settings.get("dataset_args") or {}
-    fbank, cmvn = data.get("fbank_args") or {}, data.get("cmvn_args") or {}
-    if not all(isinstance(part, dict) for part in (data, fbank, cmvn)):
-        raise ConfigError("config.yaml: dataset_args, fbank_args and cmvn_args must be mappings")
+    data = mapping(settings, "dataset_args", "config.yaml")
+    fbank, cmvn = mapping(data, "fbank_args", "config.yaml"), mapping(data, "cmvn_args", "config.yaml")
     expect(data, "config.yaml", {"frontend": "fbank", "feat_type": "fbank", "wavform_norm": False})
     expect(cmvn, "config.yaml cmvn_args", {"norm_var": False, "window_size": None})
     expect(fbank, "config.yaml fbank_args", {"use_energy": False})
@@ -51,9 +50,7 @@ def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
     Raises:
         ConfigError: they ask for features that are not supported.
     """
-    params = extra.get("hyper_parameters") or {}
-    if not isinstance(params, dict):
-        raise ConfigError("the checkpoint's hyper_parameters are not a mapping")
+    params = mapping(extra, "hyper_parameters", "the checkpoint")
     expect(
         params,
         "the checkpoint's hyper_parameters",
@@ -73,9 +70,12 @@ def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
 
 def _number_fields(fields: dict[str, Any], cmn: bool) -> FrontEnd:
     for key, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ConfigError(f"{key} must be a number, not {value!r}")
-    return replace(WESPEAKER, **{key: type(getattr(WESPEAKER, key))(fields[key]) for key in fields}, cmn=cmn)
+        fields[key] = type(getattr(WESPEAKER, key))(value)
+        if fields[key] != value:
+            raise ConfigError(f"{key} must be a whole number, not {value!r}")
+    return replace(WESPEAKER, **fields, cmn=cmn)
 
 
 def _only(settings: dict[str, Any], where: str, known: set[str]) -> None:

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import fold_batch_norm, pop_batch_norm, time_mask, to_mlx_layout, to_numpy
+from speech_zoo_core.layers import fold_batch_norm, fold_into_next, time_mask, to_mlx_layout, to_numpy
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
 
 STRIDES = (1, 2, 2, 2)
@@ -126,10 +126,7 @@ class Model(nn.Module, SpeakerEmbedding):
         arrays = to_numpy({name: x for name, x in kept.items() if not name.endswith("num_batches_tracked")})
         for norm in sorted(name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")):
             if norm == "seg_bn_1":  # ReLU -> BatchNorm -> seg_2: folds into the layer that follows
-                scale, shift = pop_batch_norm(arrays, norm)
-                weight = arrays["seg_2.weight"].astype("float64")
-                arrays["seg_2.bias"] = (arrays["seg_2.bias"] + weight @ shift).astype("float32")
-                arrays["seg_2.weight"] = (weight * scale).astype("float32")
+                fold_into_next(arrays, norm, "seg_2")
             else:
                 fold_batch_norm(arrays, _convolution(norm), norm)
         return to_mlx_layout(arrays, self, source_layout=True)

@@ -9,7 +9,7 @@ from speech_zoo_core.checkpoint.onnx_graph import Graph, Node
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.front_end import FrontEnd
-from speech_zoo_core.source import Recognised, Source
+from speech_zoo_core.source import Recognised, Source, mapping, shape_of
 from speech_zoo_core.wespeaker import front_end_of, lightning_front_end, wespeaker_settings
 
 from .model import EXPANSION, STRIDES
@@ -69,11 +69,11 @@ def _shape(weights: dict[str, mx.array]) -> dict[str, Any]:
     """The architecture that tensors of these names and shapes belong to."""
     block = "bottleneck" if "layer1.0.conv3.weight" in weights else "basic"
     counts = [
-        1 + max((int(m[1]) for name in weights if (m := re.match(rf"layer{i}\.(\d+)\.", name))), default=-1)
+        len({m[1] for name in weights if (m := re.match(rf"layer{i}\.(\d+)\.", name))})
         for i in range(1, len(STRIDES) + 1)
     ]
-    width = weights["conv1.weight"].shape[0]
-    embed_dim, pooled = weights["seg_1.weight"].shape
+    width = shape_of(weights, "conv1.weight", 4)[0]
+    embed_dim, pooled = shape_of(weights, "seg_1.weight", 2)
     rows, rest = divmod(pooled, 2 * width * 8 * EXPANSION[block])
     if rest or not rows:
         raise CheckpointError(
@@ -92,7 +92,7 @@ def _shape(weights: dict[str, mx.array]) -> dict[str, Any]:
 
 def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
     """Hold the architecture in `config.yaml` against the tensors."""
-    name, args = settings["model"], settings.get("model_args", {})
+    name, args = settings["model"], mapping(settings, "model_args", "config.yaml")
     if name not in NAMES:
         raise ConfigError(f"config.yaml: model {name!r} is not in this family ({', '.join(NAMES)})")
     claimed = dict(zip(("block", "num_blocks"), NAMES[name], strict=True)) | args
@@ -130,6 +130,8 @@ class _Walk:
     def convolution(self, node: Node, name: str) -> str:
         """Record a convolution, with its BatchNorm where the exporter left one; returns the value that it gives."""
         weight = self.constant(node.inputs[1])
+        if weight.ndim != 4:
+            raise CheckpointError(f"{name} of the graph is not a 2-D convolution")
         self.weights[f"{name}.weight"] = weight
         bias = np.zeros(len(weight), np.float32)
         if len(node.inputs) > 2:

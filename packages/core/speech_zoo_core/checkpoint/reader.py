@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .onnx_graph import Graph
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where training frameworks put the tensors
+SAFETENSORS_TYPES = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64"}
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 
@@ -90,7 +91,10 @@ def to_mlx(x: "np.ndarray[Any, Any]", dtype: str = "") -> mx.array:
     """NumPy to MLX; bfloat16 comes as uint16 and is named by `dtype`, float64 becomes float32."""
     if dtype == "bfloat16":
         return mx.array(x).view(mx.bfloat16)
-    return mx.array(x.astype(np.float32) if x.dtype == np.float64 else x)
+    if x.dtype.kind not in "fiub" or x.dtype.itemsize > 8:
+        raise CheckpointError(f"tensors of type {x.dtype} are not supported")
+    native = x.dtype.newbyteorder("=") if x.dtype != np.float64 else np.dtype(np.float32)
+    return mx.array(np.ascontiguousarray(x, native))
 
 
 def _is_npz(path: Path) -> bool:
@@ -106,8 +110,10 @@ def _read_npz(path: Path) -> dict[str, mx.array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: to_mlx(archive[name]) for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # NumPy's reader raises nearly anything on a damaged file
+        raise CheckpointError(f"{path} cannot be read: {error or type(error).__name__}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, mx.array]:
@@ -119,17 +125,23 @@ def _read_safetensors(path: Path) -> dict[str, mx.array]:
             raise CheckpointError(f"{path} is cut off or is not a safetensors file")
         try:
             header = json.loads(file.read(length))
+            kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             needed = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
             raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from error
     if size < needed:
         raise CheckpointError(f"{path} is cut off: it has {size} bytes, its header gives {needed}")
     try:
-        tensors = mx.load(str(path), format="safetensors")
+        tensors: Any = mx.load(str(path), format="safetensors")
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return dict(tensors)  # type: ignore[arg-type]
+    if odd := kinds - SAFETENSORS_TYPES:
+        raise CheckpointError(f"{path} has tensors of type {', '.join(sorted(map(str, odd)))}, which are not supported")
+    return {
+        name: value.astype(mx.float32, stream=mx.cpu) if value.dtype == mx.float64 else value
+        for name, value in tensors.items()
+    }
 
 
 def _read_sharded(index: Path) -> Checkpoint:
@@ -140,7 +152,7 @@ def _read_sharded(index: Path) -> Checkpoint:
     tensors: dict[str, mx.array] = {}
     shards = []
     for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
+        if Path(name).name != name or name.endswith(".json"):
             raise CheckpointError(f"{index} names a shard outside its folder: {name}")
         shards.append(index.parent / name)
         tensors.update(read_checkpoint(shards[-1]).tensors)
