@@ -43,6 +43,8 @@ class ModelConfig(SpeakerConfig):
         super().__post_init__()
         if min(self.growth_rate, self.bn_size, self.init_channels) < 1 or self.bn_size * self.growth_rate % 2:
             raise ConfigError("growth_rate, bn_size and init_channels give no CAM++")
+        if not 0 <= self.pool_eps < 1:
+            raise ConfigError(f"pool_eps is a small variance, not {self.pool_eps}")
         if self.feat_dim != self.front_end.n_mels or self.feat_dim % 8:
             raise ConfigError(
                 f"feat_dim {self.feat_dim} must be a multiple of 8 and equal front_end.n_mels {self.front_end.n_mels}"

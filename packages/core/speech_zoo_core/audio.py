@@ -83,12 +83,12 @@ def _same(rate: Any, other: int) -> int:
     return other
 
 
-def _rate(rate: Any) -> int:
+def _rate(rate: Any, where: str = "") -> int:
     number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
     if not number or not np.isfinite(rate) or rate != int(rate):
-        raise AudioError(f"a sample rate is a whole number of Hz, not {rate!r}")
+        raise AudioError(f"{where}a sample rate is a whole number of Hz, not {rate!r}")
     if not 1000 <= rate <= 768_000:
-        raise AudioError(f"a sample rate of {int(rate)} Hz is outside 1000 to 768000 Hz")
+        raise AudioError(f"{where}a sample rate of {int(rate)} Hz is outside 1000 to 768000 Hz")
     return int(rate)
 
 
@@ -143,7 +143,7 @@ def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
         raise AudioError(f"{path} cannot be decoded: {reason}") from error
     except (OSError, ValueError) as error:
         raise AudioError(f"{path} cannot be decoded: {error}") from error
-    return samples, _rate(rate)
+    return samples, _rate(rate, f"{path}: ")
 
 
 def _check_wav(path: Path) -> None:
@@ -156,7 +156,11 @@ def _check_wav(path: Path) -> None:
             name, length = struct.unpack("<4sI", file.read(8))
             position += 8
             if name == b"fmt ":
-                fmt = file.read(26).ljust(26, b"\0")
+                fmt = file.read(26)
+                if len(fmt) < 16:
+                    break
+                # The decoder takes a rate that it does not know for another.
+                _rate(int.from_bytes(fmt[4:8], "little"), f"{path}: ")
                 tag, bits, subtype = (int.from_bytes(fmt[i : i + 2], "little") for i in (0, 14, 24))
                 is_float = FLOAT_TAG in (tag, subtype if tag == EXTENSIBLE_TAG else tag)
             elif name == b"data":

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import dacite
 
@@ -20,21 +20,23 @@ def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where} must be a JSON object, not {type(data).__name__}")
-    _refuse_bools(cls, data, where)
+    _check(cls, data, where)
     try:
         return dacite.from_dict(cls, data, dacite.Config(strict=True))  # type: ignore[type-var]
-    except (dacite.DaciteError, OverflowError) as error:
+    except (dacite.DaciteError, ConfigError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _refuse_bools(cls: type[Any], data: dict[str, Any], where: str) -> None:
-    """Python takes true for the number 1; a config does not."""
+def _check(cls: type[Any], data: dict[str, Any], where: str) -> None:
+    """Refuse what dacite lets pass: true for the number 1, a mapping for a list."""
     hints = get_type_hints(cls)
     for key, value in data.items():
         hint = hints.get(key)
         nested = next((kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)), None)
         if isinstance(nested, type) and isinstance(value, dict):
-            _refuse_bools(nested, value, f"{where}: {key}")
+            _check(nested, value, f"{where}: {key}")
+        elif get_origin(hint) is list and not isinstance(value, list):
+            raise ConfigError(f"{where}: {key} must be a list, not {value!r}")
         elif hint is not bool and any(
             isinstance(item, bool) for item in (value if isinstance(value, list) else [value])
         ):

@@ -1,6 +1,5 @@
 """The front end: the features that a checkpoint was trained on, as a part of its config."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +7,8 @@ import mlx.core as mx
 
 from . import dsp
 from .errors import ConfigError
+
+MAX_NUMBER = 1e9
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class FrontEnd:
 
     def __post_init__(self) -> None:
         numbers = (self.sample_rate, self.n_mels, self.frame_length, self.frame_shift, self.scale)
-        if not all(math.isfinite(number) and number > 0 for number in numbers):
-            raise ConfigError("front_end: sample_rate, n_mels, frame_length, frame_shift and scale must be positive")
+        if not all(0 < number < MAX_NUMBER for number in numbers):
+            raise ConfigError("front_end: sample_rate, n_mels, frame_length, frame_shift and scale are out of range")
         if self._frame < 2 or self._shift < 1:
             raise ConfigError("front_end: frame_length or frame_shift is shorter than a sample")
 

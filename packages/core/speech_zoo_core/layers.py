@@ -113,7 +113,8 @@ def load_strict(model: nn.Module, weights: Mapping[str, mx.array], where: str) -
     Raises:
         CheckpointError: tensors are missing, left over or of another shape; names them.
     """
-    shapes = {name: value.shape for name, value in parameters(model).items()}
+    own = parameters(model)
+    shapes = {name: value.shape for name, value in own.items()}
     problems = []
     for what, names in (
         ("missing", [name for name in shapes if name not in weights]),
@@ -124,6 +125,15 @@ def load_strict(model: nn.Module, weights: Mapping[str, mx.array], where: str) -
                 f"{name} {tuple(value.shape)} instead of {tuple(shapes[name])}"
                 for name, value in weights.items()
                 if name in shapes and value.shape != shapes[name]
+            ],
+        ),
+        (
+            "of another type",
+            [
+                f"{name} {value.dtype}"
+                for name, value in weights.items()
+                if name in own
+                and mx.issubdtype(value.dtype, mx.floating) != mx.issubdtype(own[name].dtype, mx.floating)
             ],
         ),
     ):

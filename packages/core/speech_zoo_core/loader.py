@@ -62,7 +62,7 @@ def find(ref: str | os.PathLike[str], revision: str | None = None) -> Source:
         HubError: see `hub.download`.
     """
     name = os.fspath(ref)
-    local = registry.bundled().get(name) or Path(name).expanduser()
+    local = registry.bundled().get(name) or Path(os.path.expanduser(name))  # noqa: PTH111 (Path raises for ~nobody)
     if os.path.exists(local):  # noqa: PTH110 (Path.exists raises for a name that is too long)
         if revision is not None:
             raise ConfigError(f"{name} is local; a revision goes with a Hub repo only")

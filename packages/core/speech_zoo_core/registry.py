@@ -64,7 +64,10 @@ def get(model_type: str) -> ModelSpec:
     points = _entry_points()
     if model_type not in points:
         raise RegistryError(f"unknown model_type {model_type!r}; known: {', '.join(sorted(points)) or 'none'}")
-    spec = points[model_type].load()
+    try:
+        spec = points[model_type].load()
+    except (ImportError, AttributeError) as error:
+        raise RegistryError(f"{_package(points[model_type])} registers {model_type!r} but fails: {error}") from error
     if not isinstance(spec, ModelSpec) or spec.model_type != model_type:
         raise RegistryError(f"{_package(points[model_type])} registers {model_type!r} with something else")
     return spec

@@ -122,26 +122,34 @@ class _Walk:
             found = self.graph.consumers(value)
         return found[0] if len(found) == 1 and found[0].op in ops else None
 
-    def constant(self, name: str) -> "np.ndarray[Any, Any]":
+    def constant(self, node: Node, index: int) -> "np.ndarray[Any, Any]":
+        name = node.inputs[index] if index < len(node.inputs) else ""
         if name not in self.graph.constants:
-            raise CheckpointError(f"the graph computes {name}, where a weight was expected")
+            raise CheckpointError(
+                f"input {index} of a {node.op} of the graph is {name or 'left out'}, where a weight was expected"
+            )
         return self.graph.constants[name]
+
+    def scale_shift(self, norm: Node) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
+        """A BatchNormalization as y = x * scale + shift, float64."""
+        weight, bias, mean, var = (self.constant(norm, i).astype(np.float64) for i in range(1, 5))
+        scale = weight / np.sqrt(var + norm.attributes.get("epsilon", 1e-5))
+        return scale, bias - mean * scale
 
     def convolution(self, node: Node, name: str) -> str:
         """Record a convolution, with its BatchNorm where the exporter left one; returns the value that it gives."""
-        weight = self.constant(node.inputs[1])
+        weight = self.constant(node, 1)
         if weight.ndim != 4:
             raise CheckpointError(f"{name} of the graph is not a 2-D convolution")
         self.weights[f"{name}.weight"] = weight
         bias = np.zeros(len(weight), np.float32)
         if len(node.inputs) > 2:
-            bias = self.constant(node.inputs[2])
+            bias = self.constant(node, 2)
         value = node.outputs[0]
         if norm := self.next(value, "BatchNormalization"):
-            scale, shift, mean, var = (self.constant(part).astype(np.float64) for part in norm.inputs[1:5])
-            scale = scale / np.sqrt(var + norm.attributes.get("epsilon", 1e-5))
+            scale, shift = self.scale_shift(norm)
             self.weights[f"{name}.weight"] = (weight * scale.reshape(-1, 1, 1, 1)).astype(np.float32)
-            bias = ((bias - mean) * scale + shift).astype(np.float32)
+            bias = (bias * scale + shift).astype(np.float32)
             value = norm.outputs[0]
         self.weights[f"{name}.bias"] = bias
         return value
@@ -176,18 +184,18 @@ class _Walk:
 
     def linear(self, node: Node, name: str) -> str:
         """Record a Gemm, or a MatMul with the addition that follows; returns the value that it gives."""
-        weight = self.constant(node.inputs[1])
+        weight = self.constant(node, 1)
         if node.op == "Gemm":
             if node.attributes.get("alpha", 1.0) != 1.0 or node.attributes.get("beta", 1.0) != 1.0:
                 raise CheckpointError(f"{name} of the graph is scaled, which is not supported")
             self.weights[f"{name}.weight"] = weight if node.attributes.get("transB", 0) else weight.T
-            self.weights[f"{name}.bias"] = self.constant(node.inputs[2])
+            self.weights[f"{name}.bias"] = self.constant(node, 2)
             return node.outputs[0]
         self.weights[f"{name}.weight"] = weight.T
         add = self.next(node.outputs[0], "Add")
         if add is None:
             raise CheckpointError(f"{name} of the graph has no bias")
-        self.weights[f"{name}.bias"] = self.constant(next(i for i in add.inputs if i in self.graph.constants))
+        self.weights[f"{name}.bias"] = self.constant(add, 1 if add.inputs[0] == node.outputs[0] else 0)
         return add.outputs[0]
 
     def head(self) -> None:
@@ -201,18 +209,17 @@ class _Walk:
             norm = relu and self.next(relu.outputs[0], "BatchNormalization")
             if norm is None or self.next(norm.outputs[0], "Gemm", "MatMul") is not gemms[1]:
                 raise CheckpointError("the second embedding layer of the graph is not ReLU, BatchNorm, linear")
-            scale, shift, mean, var = (self.constant(part).astype(np.float64) for part in norm.inputs[1:5])
-            scale = scale / np.sqrt(var + norm.attributes.get("epsilon", 1e-5))
+            scale, shift = self.scale_shift(norm)
             value = self.linear(gemms[1], "seg_2")
             weight = self.weights["seg_2.weight"].astype(np.float64)
-            self.weights["seg_2.bias"] = (self.weights["seg_2.bias"] + weight @ (shift - mean * scale)).astype("f4")
+            self.weights["seg_2.bias"] = (self.weights["seg_2.bias"] + weight @ shift).astype(np.float32)
             self.weights["seg_2.weight"] = (weight * scale).astype(np.float32)
         while value not in self.graph.outputs:
             node = self.next(value, "Sub")  # the mean embedding of the training set
             if node is None or node.inputs[0] != value:
                 raise CheckpointError("the graph goes on after its last linear layer in an unknown way")
             name = f"seg_{len(gemms)}.bias"
-            self.weights[name] = (self.weights[name] - self.constant(node.inputs[1])).astype(np.float32)
+            self.weights[name] = (self.weights[name] - self.constant(node, 1)).astype(np.float32)
             value = node.outputs[0]
 
 
@@ -220,7 +227,7 @@ def _from_graph(graph: Graph) -> Recognised | None:
     """Map an exported ResNet by its structure; BatchNorm may be folded already, names may be anything."""
     walk = _Walk(graph)
     first = walk.next(graph.inputs[0], "Conv") if len(graph.inputs) == 1 else None
-    if first is None or walk.constant(first.inputs[1]).shape[1:] != (1, 3, 3):
+    if first is None or walk.constant(first, 1).shape[1:] != (1, 3, 3):
         return None
     relu = walk.next(walk.convolution(first, "conv1"), "Relu")
     if relu is None:

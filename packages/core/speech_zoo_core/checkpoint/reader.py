@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from ..config import read_json
 from ..errors import CheckpointError
@@ -78,13 +80,17 @@ def _state_dict(path: Path, content: Any) -> Checkpoint:
     extra: dict[str, Any] = {}
     for key in STATE_KEYS:
         if isinstance(content.get(key), dict):
-            extra = {str(name): value for name, value in content.items() if name != key}
+            extra = {name: value for name, value in content.items() if isinstance(name, str) and name != key}
             content = content[key]
             break
-    odd = [str(name) for name, value in content.items() if not isinstance(value, torch_pickle.TensorRef)]
-    if odd or not content:
-        raise CheckpointError(f"{path} holds no state dict" + (f" (not tensors: {', '.join(odd[:5])})" if odd else ""))
-    return Checkpoint({str(name): to_mlx(value.numpy(), value.dtype) for name, value in content.items()}, extra)
+    if not content or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path} holds no state dict: a mapping of names to tensors")
+    if odd := [name for name, value in content.items() if not isinstance(value, torch_pickle.TensorRef)]:
+        raise CheckpointError(f"{path} holds no state dict (not tensors: {', '.join(odd[:5])[:200]})")
+    try:
+        return Checkpoint({name: to_mlx(value.numpy(), value.dtype) for name, value in content.items()}, extra)
+    except torch_pickle.Damaged as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 def to_mlx(x: "np.ndarray[Any, Any]", dtype: str = "") -> mx.array:
@@ -94,14 +100,14 @@ def to_mlx(x: "np.ndarray[Any, Any]", dtype: str = "") -> mx.array:
     if x.dtype.kind not in "fiub" or x.dtype.itemsize > 8:
         raise CheckpointError(f"tensors of type {x.dtype} are not supported")
     native = x.dtype.newbyteorder("=") if x.dtype != np.float64 else np.dtype(np.float32)
-    return mx.array(np.ascontiguousarray(x, native))
+    return mx.array(np.asarray(x, native, order="C"))
 
 
 def _is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged or cut off: {error}") from error
     return bool(names) and all(name.endswith(".npy") for name in names)
 
@@ -110,8 +116,8 @@ def _read_npz(path: Path) -> dict[str, mx.array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: to_mlx(archive[name]) for name in archive.files}
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # NumPy's reader raises nearly anything on a damaged file
         raise CheckpointError(f"{path} cannot be read: {error or type(error).__name__}") from error
 
@@ -132,16 +138,14 @@ def _read_safetensors(path: Path) -> dict[str, mx.array]:
             raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from error
     if size < needed:
         raise CheckpointError(f"{path} is cut off: it has {size} bytes, its header gives {needed}")
-    try:
-        tensors: Any = mx.load(str(path), format="safetensors")
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
     if odd := kinds - SAFETENSORS_TYPES:
         raise CheckpointError(f"{path} has tensors of type {', '.join(sorted(map(str, odd)))}, which are not supported")
-    return {
-        name: value.astype(mx.float32, stream=mx.cpu) if value.dtype == mx.float64 else value
-        for name, value in tensors.items()
-    }
+    try:
+        if "F64" in kinds:  # which MLX does not read
+            return {name: to_mlx(value) for name, value in load_file(path).items()}
+        return dict(mx.load(str(path), format="safetensors"))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _read_sharded(index: Path) -> Checkpoint:

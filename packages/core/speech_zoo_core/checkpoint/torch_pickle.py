@@ -109,7 +109,7 @@ class TensorRef(NamedTuple):
         """A contiguous copy.
 
         Raises:
-            CheckpointError: the tensor does not fit its data.
+            Damaged: the tensor does not fit its data.
         """
         items = np.dtype(DTYPES[self.dtype_key][0])
         content = self.storage.read()
@@ -117,10 +117,10 @@ class TensorRef(NamedTuple):
         count = math.prod(self.size)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         if count > data.size or (count and last >= data.size) or max(self.size, default=0) > sys.maxsize // 64:
-            raise CheckpointError("a tensor reaches beyond its data: the file is damaged")
+            raise Damaged("a tensor reaches beyond its data")
         if not count:
             return np.zeros(self.size, items)
-        strides = [step * items.itemsize for step in self.stride]
+        strides = [step * items.itemsize if n > 1 else 0 for n, step in zip(self.size, self.stride, strict=True)]
         return np.lib.stride_tricks.as_strided(data[self.offset :], self.size, strides, writeable=False).copy()
 
 
