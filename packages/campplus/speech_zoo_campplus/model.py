@@ -183,6 +183,10 @@ class Model(nn.Module, SpeakerEmbedding):
         embedding: mx.array = self.xvector["dense"]["linear"](stats.astype(x.dtype))
         return embedding
 
+    def quantizable(self, name: str) -> bool:
+        """The first block and the masks stay in floating point: they cost most of the precision on short clips."""
+        return not any(part in name for part in ("block1.", "transit1.", "cam_layer"))
+
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Source or converted tensors to converted ones; a fixed point.
 

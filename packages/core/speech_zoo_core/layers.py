@@ -148,14 +148,18 @@ def load_strict(model: nn.Module, weights: Mapping[str, mx.array], where: str) -
 def quantize(model: nn.Module, bits: int, group_size: int = GROUP_SIZE) -> None:
     """Quantize the linear layers (pointwise convolutions among them); convolutions stay in floating point.
 
+    A model may keep more layers in floating point with a method `quantizable(name)`.
+
     Raises:
         ConfigError: MLX has no such quantization, or the model has no layer to quantize.
     """
     if bits not in (4, 8) or group_size not in (32, 64, 128):
         raise ConfigError(f"cannot quantize to {bits} bits in groups of {group_size}; use 8 or 4 bits, groups of 32")
 
-    def fits(_: str, module: nn.Module) -> bool:
-        return isinstance(module, nn.Linear) and module.weight.shape[-1] % group_size == 0
+    allowed = getattr(type(model), "quantizable", lambda _model, _name: True)
+
+    def fits(name: str, module: nn.Module) -> bool:
+        return isinstance(module, nn.Linear) and module.weight.shape[-1] % group_size == 0 and allowed(model, name)
 
     if not any(fits(name, module) for name, module in model.named_modules()):
         raise ConfigError("the model has no linear layer to quantize")

@@ -245,6 +245,10 @@ def _from_graph(graph: Graph) -> Recognised | None:
     if forbidden:
         raise CheckpointError(f"the graph pools with {', '.join(sorted(forbidden))}; only TSTP pooling is supported")
     walk.head()
-    weights = {name: mx.array(np.ascontiguousarray(value, np.float32)) for name, value in walk.weights.items()}
+    # In MLX's layout, as a converted checkpoint: with the BatchNorms gone, nothing tells the layout of a square kernel.
+    weights = {
+        name: mx.array(np.ascontiguousarray(np.moveaxis(value, 1, -1) if value.ndim == 4 else value, np.float32))
+        for name, value in walk.weights.items()
+    }
     shape = _shape(weights)
     return Recognised(_config(shape, FrontEnd(n_mels=shape["feat_dim"])), weights, "WeSpeaker ONNX")
