@@ -169,7 +169,8 @@ class Model(nn.Module, SpeakerEmbedding):
         if x.ndim < 3:
             x = self.waveform_features(x)
         x = x.astype(self.head.conv1.weight.dtype)
-        x = self.head(x, _mask(x, lengths))
+        mask = _mask(x, lengths)
+        x = self.head(_masked(x, mask), mask)
         lengths = None if lengths is None else (lengths - 1) // 2 + 1
         x = nn.relu(self.xvector["tdnn"]["linear"](x))
         mask = _mask(x, lengths)

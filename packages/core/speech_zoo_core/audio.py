@@ -1,5 +1,6 @@
 """Audio in: a path or samples of any rate, channel count and type to a mono waveform at the model's rate."""
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -17,7 +18,8 @@ MAX_CHANNELS = 64  # more columns than this means that the array is (channels, n
 SILENCE_PEAK = 1e-4  # -80 dBFS, three steps of 16-bit audio: below it nobody speaks
 FULL_SCALE = {"uint8": (128.0, 128.0), "int8": (0.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
 FLOAT_TAG, EXTENSIBLE_TAG = 3, 0xFFFE  # WAVE_FORMAT_IEEE_FLOAT, WAVE_FORMAT_EXTENSIBLE
-UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)  # what a WAV says that was written to a pipe
+MAX_RATIO = 20_000  # the resampling filter has 128 taps for each step of the ratio
+UNKNOWN_SIZES = (0xFFFFFFFF, 0x7FFFFFFF)  # what a WAV says that was written to a pipe
 
 
 def load_audio(audio: Audio, sample_rate: int, source_rate: int | None = None) -> mx.array:
@@ -56,6 +58,8 @@ def load_audio(audio: Audio, sample_rate: int, source_rate: int | None = None) -
     if not np.isfinite(mono).all():
         raise AudioError(f"{name} holds NaN or infinite samples; clean it before use")
     if rate != sample_rate:
+        if max(rate, sample_rate) // math.gcd(rate, sample_rate) > MAX_RATIO:
+            raise AudioError(f"{name} has the odd sample rate {rate} Hz; resample it to a usual one first")
         from mlx_audio.resample import resample_audio_array
 
         mono = resample_audio_array(mono, rate, sample_rate)
@@ -164,12 +168,16 @@ def _check_wav(path: Path) -> None:
                 tag, bits, subtype = (int.from_bytes(fmt[i : i + 2], "little") for i in (0, 14, 24))
                 is_float = FLOAT_TAG in (tag, subtype if tag == EXTENSIBLE_TAG else tag)
             elif name == b"data":
+                if length == 0 and size > position:
+                    raise AudioError(
+                        f"{path} was never finished: its header gives no length; write it anew with ffmpeg"
+                    )
                 if length not in UNKNOWN_SIZES and position + length > size:
                     raise AudioError(
                         f"{path} is truncated: its header gives {length} bytes of audio, {size - position} are left"
                     )
                 if is_float and bits in (32, 64):
-                    count = min(length or size, size - position) // (bits // 8)
+                    count = min(length, size - position) // (bits // 8)
                     if not np.isfinite(np.fromfile(file, f"<f{bits // 8}", count)).all():
                         raise AudioError(f"{path} holds NaN or infinite samples; clean it before use")
                 return

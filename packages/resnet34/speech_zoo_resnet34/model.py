@@ -102,7 +102,7 @@ class Model(nn.Module, SpeakerEmbedding):
             x = self.waveform_features(x)
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
         mask = _mask(x, lengths)
-        x = _masked(nn.relu(self.conv1(x)), mask)
+        x = _masked(nn.relu(self.conv1(_masked(x, mask))), mask)
         for i, stride in enumerate(STRIDES):
             for block in self[f"layer{i + 1}"]:
                 if stride == 2 and block is self[f"layer{i + 1}"][0] and lengths is not None:

@@ -105,6 +105,16 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
             raise ConfigError(f"config.yaml says {key} = {value}, the tensors say {shape[key]}")
 
 
+def _stride(node: Node) -> int:
+    """The stride of a convolution, the same on both axes."""
+    strides = set(node.attributes.get("strides", [1, 1]))
+    if len(strides) != 1 or not strides <= {1, 2}:
+        raise CheckpointError(
+            f"a convolution of the graph has strides {node.attributes['strides']}; 1 or 2 was expected"
+        )
+    return int(strides.pop())
+
+
 class _Walk:
     """Follows the data from the input of an exported graph to its output, whatever the initialisers are called."""
 
@@ -139,8 +149,14 @@ class _Walk:
     def convolution(self, node: Node, name: str) -> str:
         """Record a convolution, with its BatchNorm where the exporter left one; returns the value that it gives."""
         weight = self.constant(node, 1)
-        if weight.ndim != 4:
-            raise CheckpointError(f"{name} of the graph is not a 2-D convolution")
+        same = {
+            "pads": [size // 2 for size in weight.shape[2:]] * 2,
+            "dilations": [1, 1],
+            "group": 1,
+            "auto_pad": b"NOTSET",
+        }
+        if weight.ndim != 4 or any(node.attributes.get(key, value) != value for key, value in same.items()):
+            raise CheckpointError(f"{name} of the graph is not a plain 2-D convolution")
         self.weights[f"{name}.weight"] = weight
         bias = np.zeros(len(weight), np.float32)
         if len(node.inputs) > 2:
@@ -162,6 +178,12 @@ class _Walk:
     def block(self, branches: list[list[Node]], name: str) -> str:
         """Record a residual block; returns the value after its last ReLU."""
         main = branches[-1]
+        stride = max(_stride(node) for node in main)
+        expected = [stride, 1] if len(main) == 2 else [1, stride, 1]
+        if [_stride(node) for node in main] != expected or any(
+            _stride(node) != stride for b in branches[:-1] for node in b
+        ):
+            raise CheckpointError(f"{name} of the graph strides in an unknown way")
         for i, node in enumerate(main):
             end = self.convolution(node, f"{name}.conv{i + 1}")
         if len(branches) == 2:
@@ -234,7 +256,7 @@ def _from_graph(graph: Graph) -> Recognised | None:
         return None
     value, counts, kinds = relu.outputs[0], [0], set()
     while branches := walk.branches(value):
-        if max(max(node.attributes.get("strides", [1])) for node in branches[-1]) > 1:  # opens a stage
+        if max(_stride(node) for node in branches[-1]) > 1:  # opens a stage
             counts.append(0)
         value = walk.block(branches, f"layer{len(counts)}.{counts[-1]}")
         kinds.add(len(branches[-1]))

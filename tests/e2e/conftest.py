@@ -1,0 +1,213 @@
+"""What the end-to-end tests share: the command in a fresh process, voices, and a tiny ResNet in its source form."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import wave
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from loopback_hub import LoopbackHub
+from random_weights import source_weights
+from safetensors.numpy import save
+
+COMMAND = Path(sys.executable).with_name("speech-zoo")
+NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub
+# What would change the output, or lead the client to another Hub than the test's.
+UNWANTED = re.compile(r"HF_|HUGGING|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|LINES|PYTHON|TQDM_|.*_PROXY")
+# Where PyPI has no OpenBLAS for the machine, every command says so; that line belongs to test_import.py.
+BLAS_LINE = re.compile(r"^warning: MLX computes with its reference BLAS here.*\n", re.MULTILINE)
+NO_OPENBLAS = sys.platform == "linux" and importlib.util.find_spec("ngsolve_openblas") is None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a process left: exit status, stdout, stderr."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def succeeded(self) -> "Result":
+        """Exit status 0 and nothing on stderr."""
+        assert (self.status, self.err) == (0, "")
+        return self
+
+    def failed(self, status: int = 1) -> str:
+        """An error as users get it, one line on stderr and nothing on stdout; returns what the line says."""
+        assert self.status == status, (self.out, self.err)
+        assert re.fullmatch(r"error: [^\n]+\n", self.err), self.err
+        assert self.out == ""
+        return self.err.removeprefix("error: ").strip()
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of every process: no Hub within reach, an empty cache, no terminal settings."""
+    kept = {name: value for name, value in os.environ.items() if not UNWANTED.match(name.upper())}
+    return kept | {"HF_ENDPOINT": NOWHERE, "HF_HOME": str(tmp_path_factory.mktemp("hf-home"))}
+
+
+@pytest.fixture(scope="session")
+def run_process(environment: dict[str, str]) -> Callable[..., Result]:
+    """Run a program in a fresh process, without a terminal."""
+
+    def run(arguments: list[Any], cwd: Path, env: dict[str, str] | None = None, keep_blas_line: bool = False) -> Result:
+        done = subprocess.run(
+            [str(argument) for argument in arguments],
+            cwd=cwd,
+            env=environment | (env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
+        err = BLAS_LINE.sub("", done.stderr) if NO_OPENBLAS and not keep_blas_line else done.stderr
+        return Result(done.returncode, done.stdout, err)
+
+    return run
+
+
+@pytest.fixture
+def cli(run_process: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """`cli("embed", "a.wav")` runs `speech-zoo embed a.wav` in `tmp_path`."""
+
+    def run(*arguments: Any, env: dict[str, str] | None = None) -> Result:
+        return run_process([COMMAND, *arguments], tmp_path, env)
+
+    return run
+
+
+@pytest.fixture
+def python(run_process: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """`python("code", "argument")` runs the code in `tmp_path`, with the arguments in `sys.argv[1:]`."""
+
+    def run(code: str, *arguments: Any, env: dict[str, str] | None = None) -> Result:
+        return run_process([sys.executable, "-c", code, *arguments], tmp_path, env)
+
+    return run
+
+
+@pytest.fixture
+def unchanged(tmp_path: Path) -> Callable[[], None]:
+    """Call it to assert that nothing below `tmp_path`, hidden files included, has changed since the last call."""
+    before: list[dict[str, bytes | None]] = []
+
+    def check() -> None:
+        now = {
+            str(path.relative_to(tmp_path)): path.read_bytes() if path.is_file() else None
+            for path in tmp_path.rglob("*")
+        }
+        for earlier in before:
+            assert now.keys() == earlier.keys()
+            assert now == earlier
+        before[:] = [now]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def voices() -> list[Path]:
+    """The nine clips that ship with the package, one speaker each."""
+    spec = importlib.util.find_spec("speech_zoo")
+    assert spec is not None and spec.origin is not None
+    files = sorted((Path(spec.origin).parent / "data" / "voices").glob("*.wav"))
+    assert len(files) == 9
+    return files
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
+    """Write int16 samples (N,) or (N, channels)."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1 if samples.ndim == 1 else samples.shape[1], 2, rate, 0, "NONE", ""))
+        file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+def read_wav(path: Path) -> np.ndarray:
+    """The int16 samples of a mono file."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
+
+
+@pytest.fixture(scope="session")
+def halves(tmp_path_factory: pytest.TempPathFactory, voices: list[Path]) -> dict[str, Path]:
+    """The halves of two voices, cut to two seconds: a1 and a2 are one speaker, b1 and b2 another."""
+    folder = tmp_path_factory.mktemp("halves")
+    found = {}
+    for name, voice in zip("ab", voices[:2], strict=True):
+        samples = read_wav(voice)
+        for number, half in enumerate(np.array_split(samples, 2), start=1):
+            found[f"{name}{number}"] = write_wav(folder / f"{name}{number}.wav", half[:32000])
+    return found
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory, voices: list[Path]) -> Path:
+    """One second of a voice."""
+    return write_wav(tmp_path_factory.mktemp("clip") / "clip.wav", read_wav(voices[0])[16000:32000])
+
+
+CONFIG = SimpleNamespace(
+    model_type="resnet34",
+    block="basic",
+    num_blocks=[1, 1, 1, 1],
+    m_channels=4,
+    feat_dim=80,
+    embed_dim=16,
+    two_emb_layer=False,
+)
+CONFIG_YAML = """\
+model: ResNet34
+model_args: {feat_dim: 80, embed_dim: 16, m_channels: 4, num_blocks: [1, 1, 1, 1], pooling_func: TSTP}
+dataset_args: {fbank_args: {num_mel_bins: 80, frame_length: 25, frame_shift: 10, dither: 1.0}, resample_rate: 16000}
+"""
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict[str, np.ndarray]:
+    """A WeSpeaker ResNet with one block in each stage, under PyTorch's names and in its layout, with random values."""
+    return source_weights(CONFIG, projection=True)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, np.ndarray]) -> Path:
+    """A folder with the tiny ResNet as WeSpeaker publishes it, but for the file form: safetensors and config.yaml."""
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "avg_model.safetensors").write_bytes(save(weights))
+    (folder / "config.yaml").write_text(CONFIG_YAML)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory, run_process: Callable[..., Result], original: Path) -> Path:
+    """`original`, converted by the command."""
+    folder = tmp_path_factory.mktemp("converted") / "tiny"
+    run_process([COMMAND, "convert", original, folder], folder.parent).succeeded()
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+    """A Hub without repos."""
+    with LoopbackHub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub_env(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment that leads the client to `hub`, with an empty cache."""
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path_factory.mktemp("hub-cache"))}

@@ -1,0 +1,445 @@
+"""Every command as people type it: what it prints, what it writes, and its exit status."""
+
+import fcntl
+import importlib.util
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+Run = Callable[..., Any]
+
+COMMAND = Path(sys.executable).with_name("speech-zoo")
+COMMANDS = ("list", "info", "embed", "verify", "convert", "demo")
+
+
+# Help and wrong usage
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(cli: Run, option: str) -> None:
+    out = cli(option).succeeded().out
+    assert "Usage: speech-zoo " in out
+    assert all(re.search(rf"│ {name} ", out) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(cli: Run, command: str) -> None:
+    assert f"Usage: speech-zoo {command} " in cli(command, "--help").succeeded().out
+
+
+def test_no_command_prints_the_help(cli: Run) -> None:
+    result = cli()
+    assert (result.status, result.err) == (2, "")
+    assert "Usage: speech-zoo" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sing", "No such command 'sing'"),
+        ("--loud", "No such option: --loud"),
+        ("info", "Missing argument 'MODEL'"),
+        ("info a b", "unexpected extra argument"),
+        ("embed", "Missing argument 'FILE…'"),
+        ("embed a.wav --loud", "No such option: --loud"),
+        ("embed a.wav --output", "'--output' requires an argument"),
+        ("embed a.wav --output vectors.npz", "--output must end in .safetensors"),
+        ("embed a.wav a.wav --output vectors.safetensors", "a file is named twice"),
+        ("verify a.wav", "Missing argument 'B'"),
+        ("verify a.wav b.wav c.wav", "unexpected extra argument"),
+        ("verify a.wav b.wav --threshold high", "Invalid value for '--threshold'"),
+        ("convert source", "Missing argument 'OUT'"),
+        ("convert source out --bits eight", "Invalid value for '--bits'"),
+    ],
+)
+def test_wrong_usage(cli: Run, tmp_path: Path, arguments: str, message: str) -> None:
+    error = cli(*arguments.split()).failed(2)
+    assert message.lower() in error.lower()
+    assert error.endswith("; see speech-zoo --help")
+    assert not list(tmp_path.iterdir())
+
+
+# list, info
+
+
+def test_list(cli: Run) -> None:
+    lines = cli("list").succeeded().out.splitlines()
+    entries = cli("list", "--json").succeeded().json
+    assert [line.split()[:2] for line in lines] == [
+        [name, "bundled" if entry["bundled"] else "Hub"] for name, entry in entries.items()
+    ]
+    assert [name for name, entry in entries.items() if entry["bundled"]] == ["campplus-zh-en"]
+    assert entries["wespeaker-resnet34-lm"]["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
+    for entry in entries.values():
+        assert {"model_type", "task", "summary", "licence", "origin", "threshold_from"} <= entry.keys()
+
+
+def test_info_of_a_bundled_name(cli: Run) -> None:
+    facts = cli("info", "campplus-zh-en", "--json").succeeded().json
+    assert facts["licence"] == "apache-2.0"
+    assert facts["embed_dim"] == 192
+    assert facts["front_end"]["window"] == "povey"
+    assert 0 < facts["threshold"] < 1
+    assert 6e6 < facts["parameters"] < 8e6
+    assert facts["shortest_clip_seconds"] < 0.1
+    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in cli("info", "campplus-zh-en").out.splitlines())
+    assert lines["licence"] == "apache-2.0"
+    assert lines["front end window"] == "povey"
+    assert lines["threshold"] == str(facts["threshold"])
+
+
+def test_info_of_a_name_on_the_hub_fetches_nothing(cli: Run) -> None:
+    facts = cli("info", "wespeaker-resnet34-lm", "--json").succeeded().json
+    assert facts["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
+    assert "parameters" not in facts
+
+
+def test_info_of_a_folder_and_a_file(cli: Run, original: Path, converted: Path) -> None:
+    found = [
+        cli("info", ref, "--json").succeeded().json
+        for ref in (converted, converted / "model.safetensors", original, original / "avg_model.safetensors")
+    ]
+    for facts in found:
+        assert facts["model_type"] == "resnet34"
+        assert (facts["num_blocks"], facts["m_channels"], facts["embed_dim"]) == ([1, 1, 1, 1], 4, 16)
+        assert facts["shortest_clip_seconds"] == pytest.approx(0.105)
+        assert facts["parameters"] == found[0]["parameters"]
+    assert found[0]["source"]["form"] == "WeSpeaker ResNet34"
+
+
+# embed
+
+
+def test_embed_gives_the_vectors_of_the_python_api(
+    cli: Run, python: Run, halves: dict[str, Path], tmp_path: Path
+) -> None:
+    files = [halves["a1"], halves["b1"]]
+    rows = cli("embed", *files, "--json", "--output", "vectors.safetensors").succeeded().json
+    assert [(row["file"], row["model"]) for row in rows] == [(str(file), "campplus-zh-en") for file in files]
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    assert vectors.shape == (2, 192)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+    saved = load_file(tmp_path / "vectors.safetensors")
+    assert saved.keys() == {str(file) for file in files}
+    for file, vector in zip(files, vectors, strict=True):
+        assert saved[str(file)].dtype == np.float32
+        assert np.array_equal(saved[str(file)], vector)
+    with safe_open(tmp_path / "vectors.safetensors", "np") as file:
+        assert file.metadata() == {"model": "campplus-zh-en"}
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.safetensors"]
+
+    code = """
+import json, sys, speech_zoo
+model = speech_zoo.load("campplus-zh-en")
+print(json.dumps([model.embed(file).tolist() for file in sys.argv[1:]]))
+"""
+    assert np.allclose(python(code, *files).succeeded().json, vectors, atol=1e-6)
+
+
+def test_embed_prints_a_line_for_each_file(cli: Run, halves: dict[str, Path], clip: Path, converted: Path) -> None:
+    files = [halves["a1"], clip, halves["b2"]]  # of unequal length
+    arguments = ["embed", *files, "--model", converted]
+    lines = cli(*arguments).succeeded().out.splitlines()
+    rows = cli(*arguments, "--json").succeeded().json
+    assert len(lines) == 3
+    for file, line, row in zip(files, lines, rows, strict=True):
+        numbers = ", ".join(f"{x:.4f}" for x in row["embedding"][:6])
+        assert line == f"{file}  16-d  [{numbers}, …]"
+
+
+def test_embed_replaces_the_output_of_an_earlier_run(cli: Run, clip: Path, converted: Path, tmp_path: Path) -> None:
+    (tmp_path / "vectors.safetensors").write_text("Something else.")
+    out = cli("embed", clip, "--model", converted, "--output", "vectors.safetensors").succeeded().out
+    assert out == "vectors.safetensors: 1 vectors of 16 values\n"
+    assert load_file(tmp_path / "vectors.safetensors")[str(clip)].shape == (16,)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.safetensors"]
+
+
+# verify
+
+
+def test_verify_knows_one_speaker(cli: Run, halves: dict[str, Path]) -> None:
+    out = cli("verify", halves["a1"], halves["a2"]).succeeded().out
+    found = re.fullmatch(r"score (0\.\d{4}) >= threshold 0\.4700: the same speaker\n", out)
+    assert found is not None, out
+    assert 0.47 <= float(found[1]) < 0.99
+
+
+def test_verify_knows_two_speakers(cli: Run, halves: dict[str, Path]) -> None:
+    files = [halves["a1"], halves["b1"]]
+    result = cli("verify", *files, "--json").succeeded().json
+    assert -1 <= result.pop("score") < 0.47
+    assert result == {
+        "same_speaker": False,
+        "threshold": 0.47,
+        "model": "campplus-zh-en",
+        "files": [str(file) for file in files],
+    }
+
+
+def test_the_threshold_decides(cli: Run, halves: dict[str, Path], converted: Path) -> None:
+    arguments = ["verify", halves["a1"], halves["b1"], "--model", converted, "--json"]
+    own = cli(*arguments).succeeded().json
+    low = cli(*arguments, "--threshold", "-1").succeeded().json
+    high = cli(*arguments, "--threshold", "1").succeeded().json
+    assert own["threshold"] == json.loads((converted / "config.json").read_text())["threshold"]
+    assert (low["threshold"], low["same_speaker"]) == (-1, True)
+    assert (high["threshold"], high["same_speaker"]) == (1, False)
+    assert own["score"] == low["score"] == high["score"]
+
+
+# convert
+
+
+def stored(folder: Path) -> dict[str, str]:
+    """The type of each tensor, by name."""
+    with safe_open(folder / "model.safetensors", "np") as file:
+        return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+
+
+def test_convert_leaves_plain_inference_weights(converted: Path) -> None:
+    assert {path.name for path in converted.iterdir()} == {"config.json", "model.safetensors"}
+    assert [path.name for path in converted.parent.iterdir()] == [converted.name]
+    types = stored(converted)
+    assert set(types.values()) == {"F32"}
+    assert {"conv1.weight", "conv1.bias", "layer2.0.shortcut.0.weight", "seg_1.weight"} <= types.keys()
+    assert not [name for name in types if "bn" in name or "running" in name or "projection" in name]
+    config = json.loads((converted / "config.json").read_text())
+    assert config["model_type"] == "resnet34"
+    assert config["source"]["sha256"].keys() == {"avg_model.safetensors", "config.yaml"}
+
+
+PRECISIONS = {
+    "float32": ([], 0.999999),
+    "float16": (["--dtype", "float16"], 0.9999),
+    "bfloat16": (["--dtype", "bfloat16"], 0.999),
+    "8-bit": (["--bits", "8"], 0.999),
+    "float16 8-bit": (["--dtype", "float16", "--bits", "8"], 0.999),
+}
+
+
+def test_convert_to_every_precision_gives_the_same_embedding(
+    cli: Run, python: Run, original: Path, clip: Path, tmp_path: Path
+) -> None:
+    for name, (options, _) in PRECISIONS.items():
+        out = cli("convert", original, f"out/{name}", *options).succeeded().out
+        size = (tmp_path / "out" / name / "model.safetensors").stat().st_size / 1e6
+        assert out == f"out/{name}: resnet34 from WeSpeaker ResNet34, {size:.1f} MB\n"
+    code = """
+import json, sys, speech_zoo
+clip, *folders = sys.argv[1:]
+print(json.dumps([speech_zoo.load(folder).embed(clip).tolist() for folder in folders]))
+"""
+    source, *vectors = python(code, clip, original, *(tmp_path / "out" / name for name in PRECISIONS)).json
+    for (name, (_, least)), vector in zip(PRECISIONS.items(), vectors, strict=True):
+        assert np.dot(source, vector) >= least, name
+    assert set(stored(tmp_path / "out" / "float16").values()) == {"F16"}
+    assert set(stored(tmp_path / "out" / "bfloat16").values()) == {"BF16"}
+    assert stored(tmp_path / "out" / "8-bit")["seg_1.weight"] == "U32"
+    assert stored(tmp_path / "out" / "8-bit")["conv1.weight"] == "F32"
+    config = json.loads((tmp_path / "out" / "8-bit" / "config.json").read_text())
+    assert config["quantization"]["bits"] == 8
+
+
+def test_convert_is_a_fixed_point(cli: Run, converted: Path, tmp_path: Path) -> None:
+    """Into an empty folder that exists, from a converted folder."""
+    (tmp_path / "again").mkdir()
+    cli("convert", converted, "again").succeeded()
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (converted / name).read_bytes()
+
+
+def test_convert_a_single_file(cli: Run, original: Path, converted: Path, tmp_path: Path) -> None:
+    cli("convert", original / "avg_model.safetensors", "deep/down/out").succeeded()
+    out = tmp_path / "deep" / "down" / "out"
+    assert (out / "model.safetensors").read_bytes() == (converted / "model.safetensors").read_bytes()
+
+
+# demo
+
+# Put on PYTHONPATH, it makes every connection fail and leaves a file that tells of it.
+NO_NETWORK = """
+import socket
+from pathlib import Path
+
+def refuse(*args, **kwargs):
+    Path(__file__).with_name("touched").write_text(repr(args))
+    raise OSError("the network was touched")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def without_network(folder: Path) -> dict[str, str]:
+    """The environment that cuts a Python process off; the file `folder/touched` appears if it tries to connect."""
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_the_network_is_really_cut(python: Run, tmp_path: Path) -> None:
+    result = python("import socket; socket.socket().connect(('127.0.0.1', 9))", env=without_network(tmp_path))
+    assert "the network was touched" in result.err
+    assert (tmp_path / "touched").exists()
+
+
+# As in an activated virtual environment.
+ON_PATH = {"PATH": f"{COMMAND.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What one run of the demo printed, the folder that it ran in, and the files that it left there."""
+
+    lines: list[str]
+    folder: Path
+    files: dict[str, bytes]
+    touched_network: bool
+
+
+@pytest.fixture(scope="module")
+def demo(run_process: Run, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    blocker, folder = tmp_path_factory.mktemp("no-network"), tmp_path_factory.mktemp("demo")
+    result = run_process([COMMAND, "demo"], folder, without_network(blocker) | ON_PATH)
+    assert result.status == 0
+    # matplotlib says that once on each machine
+    assert [line for line in result.err.splitlines() if "building the font cache" not in line] == []
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return Demo(result.out.splitlines(), folder, files, (blocker / "touched").exists())
+
+
+def test_the_demo_needs_no_network(demo: Demo) -> None:
+    assert demo.lines
+    assert not demo.touched_network
+
+
+def test_the_demo_prints_the_matrix(demo: Demo, voices: list[Path]) -> None:
+    names = [voice.stem.split("spk")[1] for voice in voices]
+    header = next(i for i, line in enumerate(demo.lines) if line.split() == names)
+    for i, (name, line) in enumerate(zip(names, demo.lines[header + 1 : header + 10], strict=True)):
+        first, *cells = line.split()
+        assert first == name
+        assert len(cells) == 9
+        # only the diagonal is one speaker, marked [0.73*]
+        assert [bool(re.fullmatch(r"\[0\.\d\d\*\]", cell)) for cell in cells] == [i == j for j in range(9)]
+        assert all(re.fullmatch(r"-?0\.\d\d", cell) for j, cell in enumerate(cells) if j != i)
+
+
+def test_the_demo_says_which_pairs_pass(demo: Demo) -> None:
+    text = " ".join(" ".join(demo.lines).split())
+    assert "Threshold 0.47: 9 of 9 same-speaker pairs pass" in text
+    assert ", 0 of 72 different-speaker pairs pass" in text
+
+
+def test_the_demo_writes_a_heat_map(demo: Demo) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        assert any(line.startswith("Heat map: not written, it needs matplotlib") for line in demo.lines)
+        assert not demo.files
+        return
+    assert "Heat map: speech-zoo-demo.png" in demo.lines
+    assert demo.files.keys() == {"speech-zoo-demo.png"}
+    chunks = read_png(demo.files["speech-zoo-demo.png"])
+    first, *_, last = chunks
+    assert (first, last) == (b"IHDR", b"IEND")
+    width, height, depth, colour = (
+        int.from_bytes(chunks[b"IHDR"][i:j], "big") for i, j in ((0, 4), (4, 8), (8, 9), (9, 10))
+    )
+    assert (width, height, depth, colour) == (840, 720, 8, 6)  # RGBA
+    pixels = zlib.decompress(chunks[b"IDAT"])
+    assert len(pixels) == height * (1 + 4 * width)
+    assert len(set(pixels)) > 50
+
+
+def read_png(content: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG, by type; every checksum must hold."""
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks: dict[bytes, bytes] = {}
+    position = 8
+    while position < len(content):
+        length = int.from_bytes(content[position : position + 4], "big")
+        kind = content[position + 4 : position + 8]
+        data = content[position + 8 : position + 8 + length]
+        checksum = content[position + 8 + length : position + 12 + length]
+        assert zlib.crc32(kind + data).to_bytes(4, "big") == checksum
+        chunks[kind] = chunks.get(kind, b"") + data
+        position += 12 + length
+    return chunks
+
+
+def test_the_commands_that_the_demo_suggests_work(demo: Demo, run_process: Run, clip: Path) -> None:
+    """As they stand, where the demo ran; YOUR.wav and OTHER.wav are there. The third needs the Hub: see test_hub.py."""
+    assert demo.lines[-4] == "Try next:"
+    verify, embed, convert = (line.strip() for line in demo.lines[-3:])
+    assert [line.split()[:2] for line in (verify, embed)] == [["speech-zoo", "verify"], ["speech-zoo", "embed"]]
+    assert convert == "speech-zoo convert wespeaker-resnet34-lm wespeaker-resnet34-lm-mlx"
+    for name in ("YOUR.wav", "OTHER.wav"):
+        (demo.folder / name).write_bytes(clip.read_bytes())
+    results = [run_process(["sh", "-c", line], demo.folder, ON_PATH).succeeded() for line in (verify, embed)]
+    assert results[0].out.endswith("different speakers\n")
+    assert results[1].out == "vectors.safetensors: 2 vectors of 192 values\n"
+
+
+# The progress bar
+
+# Put on PYTHONPATH, it makes the clock run so fast that two clips take more than a second.
+FAST_CLOCK = """
+import time
+start, real = time.time(), time.time
+time.time = lambda: start + 10_000 * (real() - start)
+"""
+
+
+@pytest.fixture
+def fast_clock(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(FAST_CLOCK)
+    return {"PYTHONPATH": str(tmp_path / "clock")}
+
+
+def on_a_terminal(arguments: list[Any], environment: dict[str, str]) -> tuple[int, str]:
+    """Run a program whose stdout and stderr are a terminal; returns its status and what the terminal got."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))  # rows, columns
+    process = subprocess.Popen(
+        [str(argument) for argument in arguments], stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+    parts = []
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:  # macOS
+            break
+        parts.append(part)
+    os.close(master)
+    return process.wait(), b"".join(parts).decode()
+
+
+def test_a_progress_bar_shows_on_a_terminal_only(
+    cli: Run, environment: dict[str, str], fast_clock: dict[str, str], halves: dict[str, Path], converted: Path
+) -> None:
+    arguments = ["embed", *halves.values(), "--model", converted]
+    status, text = on_a_terminal([COMMAND, *arguments], environment | fast_clock)
+    assert status == 0
+    assert re.search(r"embedding: +\d+%\|.*\| \d/4 ", text)
+    assert text.count("16-d  [") == 4
+    piped = cli(*arguments, env=fast_clock).succeeded()
+    assert len(piped.out.splitlines()) == 4

@@ -1,0 +1,132 @@
+"""Make the golden files in this folder with the original implementations (oracles) and PyTorch.
+
+    pip install torch onnx onnxruntime kaldi-native-fbank pyyaml
+    pip install --no-deps speakerlab wespeaker-unofficial
+    cd tests && SPEECH_ZOO_CAMPPLUS_PT=campplus_cn_en_common.pt python -m goldens.make_goldens
+
+Deterministic, but for torch's legacy form, which holds memory addresses. `test_goldens.py` compares with these files
+and needs none of the above:
+
+- `features.safetensors`: log-mel features of kaldi-native-fbank, without CMN, as "front end/signal".
+- `embeddings.safetensors`: the oracles' embeddings before normalisation, as "case/signal" and "file/signal".
+- `seeded.json`: names and shapes of the state dicts that the tests fill by `signals.seeded_weights`.
+- `tiny/`: small ResNets in the file forms that torch writes.
+"""
+
+import json
+import shutil
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from parity_oracles import (
+    HAMMING,
+    POVEY,
+    REAL_CAMPPLUS,
+    Oracle,
+    custom_resnet,
+    export_onnx,
+    kaldi_features,
+    minus_mean,
+    real_campplus,
+    resnet,
+    save_pyannote,
+    state_dict,
+    wespeaker_campplus,
+    with_weights_of,
+)
+from safetensors.numpy import save
+from signals import ALL, waveforms
+
+HERE = Path(__file__).parent
+FEATURE_SIGNALS = ("1 s", "0.3 s", "silence", "noise")
+SOME = ("voice 01", "voice 02", "voice 03", "0.3 s", "silence", "noise")
+TINY_SIGNAL = "voice 01"
+
+
+def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
+    """Case to seed, oracle and signals."""
+    return {
+        "resnet34": (1, resnet("ResNet34", 1), ALL),
+        "resnet34-two-layers": (2, resnet("ResNet34", 2, two_emb_layer=True), SOME),
+        "bottleneck": (3, custom_resnet("bottleneck", [1, 2, 2, 1], 16, 192, False, seed=3), SOME),
+        "bottleneck-two-layers": (4, custom_resnet("bottleneck", [2, 1, 1, 1], 16, 128, True, seed=4), SOME),
+        "campplus-wespeaker": (5, wespeaker_campplus(5), SOME),
+    }
+
+
+def tiny(two: bool = False) -> Oracle:
+    """A ResNet whose files stay below 100 kB; a width of 3, so that PyTorch's and MLX's layout have the same shape."""
+    return custom_resnet("basic", [1, 1, 1, 1], 3, 16, two, seed=6)
+
+
+def views(oracle: Oracle) -> dict[str, torch.Tensor]:
+    """The state dict as views into one storage: at offsets, transposed, every second item; counters shared."""
+    tensors = state_dict(oracle)
+    floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    flat = torch.cat([(value.T if value.ndim == 2 else value).flatten() for value in floats.values()])
+    out, start = {}, 0
+    for name, value in floats.items():
+        part = flat[start : start + value.numel()]
+        out[name] = part.view(value.T.shape).T if value.ndim == 2 else part.view(value.shape)
+        start += value.numel()
+    out["bn1.weight"] = torch.stack([out["bn1.weight"], torch.zeros(3)], dim=1).flatten()[::2]
+    counter = torch.tensor(1000)
+    out |= {name: counter for name in tensors if name not in floats}
+    assert all(torch.equal(out[name], value) for name, value in tensors.items())
+    return out
+
+
+def write_tiny(folder: Path) -> dict[str, Oracle]:
+    """Write the small checkpoints; returns the oracle of each."""
+    one, two = tiny(), tiny(two=True)
+    torch.save(state_dict(one), folder / "zip.pt")
+    torch.save(state_dict(two), folder / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_pyannote(folder / "lightning.ckpt", one)
+    save_pyannote(folder / "lightning_legacy.ckpt", one, _use_new_zipfile_serialization=False)
+    torch.save(views(one), folder / "views.pt")
+    torch.save(views(one), folder / "views_legacy.pt", _use_new_zipfile_serialization=False)
+    oracles = dict.fromkeys(("zip.pt", "lightning.ckpt", "lightning_legacy.ckpt", "views.pt", "views_legacy.pt"), one)
+    oracles["legacy.pt"] = two
+    for dtype in (torch.bfloat16, torch.float16):
+        name = f"{dtype}.pt".removeprefix("torch.")
+        torch.save(state_dict(one, dtype=dtype), folder / name)
+        oracles[name] = with_weights_of(one, tiny, dtype)
+    legacy = {"dynamo": False, "opset_version": 14}
+    kept = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}
+    for name, oracle, options in (("folded.onnx", minus_mean(one, 16), {}), ("kept.onnx", minus_mean(two, 16), kept)):
+        export_onnx(folder / name, oracle, **legacy, **options)
+        oracles[name] = oracle
+    return oracles
+
+
+def main() -> None:
+    if not REAL_CAMPPLUS.is_file():
+        sys.exit("error: SPEECH_ZOO_CAMPPLUS_PT must name campplus_cn_en_common.pt")
+    warnings.simplefilter("ignore")  # torch's legacy ONNX exporter is deprecated
+    features = {
+        f"{window}/{signal}": kaldi_features(waveforms()[signal], cmn=False, **settings)
+        for window, settings in (("hamming", HAMMING), ("povey", POVEY))
+        for signal in FEATURE_SIGNALS
+    }
+    embeddings = {f"campplus-zh-en/{signal}": real_campplus().embed(signal) for signal in ALL}
+    shapes = {}
+    for case, (seed, oracle, signals) in seeded_cases().items():
+        embeddings |= {f"{case}/{signal}": oracle.embed(signal) for signal in signals}
+        tensors = {name: list(value.shape) for name, value in sorted(oracle.module.state_dict().items())}
+        shapes[case] = {"seed": seed, "shapes": tensors}
+    shutil.rmtree(HERE / "tiny", ignore_errors=True)
+    (HERE / "tiny").mkdir()
+    for file, oracle in write_tiny(HERE / "tiny").items():
+        embeddings[f"{file}/{TINY_SIGNAL}"] = oracle.embed(TINY_SIGNAL)
+    packages = ("torch", "speakerlab", "wespeaker-unofficial", "kaldi-native-fbank", "onnx")
+    made_with = {"made_with": ", ".join(f"{package} {version(package)}" for package in packages)}
+    (HERE / "features.safetensors").write_bytes(save(features, made_with))
+    (HERE / "embeddings.safetensors").write_bytes(save(embeddings, made_with))
+    (HERE / "seeded.json").write_text(json.dumps(shapes, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

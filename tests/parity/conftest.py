@@ -1,0 +1,89 @@
+"""What every parity test uses: conversion to each precision, the comparison, and the table at the end of the run."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import speech_zoo
+from signals import ALL, COSINE, cosines, embed
+
+COLUMNS = ("model", "form", "precision", "signals", "worst", "1 - worst", "centred", "limit", "oracle")
+ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+HAS_TORCH = find_spec("torch") is not None
+collect_ignore_glob = [] if HAS_TORCH else ["test_*.py"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ROWS] = []
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not HAS_TORCH:
+        terminalreporter.write_line("parity: PyTorch is not installed, nothing was compared")
+    if rows := config.stash[ROWS]:
+        terminalreporter.section("parity")
+        packages = ("mlx", "mlx-audio", "torch", "onnxruntime", "kaldi-native-fbank", "numpy")
+        terminalreporter.write_line(
+            f"{platform.platform()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
+            + ", ".join(f"{package} {version(package)}" for package in packages)
+        )
+        terminalreporter.write_line(
+            "worst: the lowest cosine to the oracle, or the largest difference of features; "
+            "centred: 1 - cosine after the oracle's mean over the signals is subtracted"
+        )
+        widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
+        for row in [COLUMNS, *rows]:
+            line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+            terminalreporter.write_line(line.rstrip())
+
+
+@pytest.fixture(scope="session")
+def record(pytestconfig: pytest.Config) -> Callable[..., None]:
+    """Add a row to the table."""
+    return lambda *row: pytestconfig.stash[ROWS].append(tuple(row))
+
+
+@pytest.fixture(scope="session")
+def compare(record: Callable[..., None]) -> Callable[..., None]:
+    """Compare a model with an oracle on test signals, record the worst cosine, and fail if it is below the limit."""
+
+    def check(
+        model: Any, oracle: Any, name: str, form: str, precision: str = "float32", signals: Sequence[str] = ALL
+    ) -> None:
+        plain, centred = cosines({s: embed(model, s) for s in signals}, {s: oracle.embed(s) for s in signals})
+        worst, limit = min(plain, key=plain.__getitem__), COSINE[precision]
+        figures = [f"{max(0.0, 1 - x):.1e}" for x in (plain[worst], min(centred.values()))]
+        record(
+            name, form, precision, _names(signals), f"{plain[worst]:.9f} ({worst})", *figures, str(limit), oracle.name
+        )
+        assert plain[worst] >= limit, plain
+        assert precision != "float32" or min(centred.values()) >= limit, centred
+
+    return check
+
+
+@pytest.fixture
+def at_precision(tmp_path: Path) -> Callable[..., Any]:
+    """Load a source at a precision: the source itself for float32, else what `convert` makes of it."""
+
+    def load(source: Path | str, precision: str) -> Any:
+        if precision == "float32":
+            return speech_zoo.load(source)
+        if precision == "float16":
+            return speech_zoo.load(speech_zoo.convert(source, tmp_path / "float16", dtype="float16"), dtype="float16")
+        return speech_zoo.load(speech_zoo.convert(source, tmp_path / "8-bit", bits=8))
+
+    return load
+
+
+def _names(signals: Sequence[str]) -> str:
+    """A set of signals in a few words."""
+    if len(signals) <= 4:
+        return ", ".join(signals)
+    left_out = [name for name in ALL if name not in signals]
+    return f"all {len(ALL)}" + (f" but {', '.join(left_out)}" if left_out else "")

@@ -1,0 +1,266 @@
+"""The originals that the zoo is held against, and the checkpoint forms that they are published in. Needs PyTorch."""
+
+import dataclasses
+import enum
+import importlib
+import os
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import kaldi_native_fbank
+import numpy as np
+import onnxruntime
+import torch
+import yaml
+from signals import RATE, raw_bits, seeded_weights, waveforms
+from torch import nn
+
+HAMMING = {"window": "hamming", "scale": 32768.0}  # WeSpeaker
+POVEY = {"window": "povey", "scale": 1.0}  # 3D-Speaker
+REAL_CAMPPLUS = Path(
+    os.environ.get("SPEECH_ZOO_CAMPPLUS_PT")
+    or Path(__file__).resolve().parents[2] / "shared/data/campplus/campplus_cn_en_common.pt"
+)
+
+
+def kaldi_features(
+    waveform: np.ndarray, window: str, scale: float, cmn: bool = True, n_mels: int = 80, rate: int = RATE
+) -> np.ndarray:
+    """Log-mel features of kaldi-native-fbank, without dither."""
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.dither = 0
+    options.frame_opts.window_type = window
+    options.frame_opts.samp_freq = rate
+    options.mel_opts.num_bins = n_mels
+    fbank = kaldi_native_fbank.OnlineFbank(options)
+    fbank.accept_waveform(rate, (waveform * np.float32(scale)).tolist())
+    fbank.input_finished()
+    features = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+    return features - features.mean(axis=0) if cmn else features
+
+
+class Oracle:
+    """An original module behind the original's features; remembers its embeddings."""
+
+    def __init__(self, module: nn.Module, name: str, front_end: dict[str, Any]) -> None:
+        self.module, self.name, self.front_end = module.eval(), name, front_end
+        self._known: dict[str, np.ndarray] = {}
+
+    def embed(self, signal: str) -> np.ndarray:
+        """The embedding of a test signal, before normalisation."""
+        if signal not in self._known:
+            self._known[signal] = self(kaldi_features(waveforms()[signal], **self.front_end))
+        return self._known[signal]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Features (T, F) to the embedding (D,)."""
+        with torch.no_grad():
+            out = self.module(torch.from_numpy(np.ascontiguousarray(features))[None])
+        return (out[-1] if isinstance(out, tuple) else out)[0].numpy()
+
+
+class OnnxOracle(Oracle):
+    """onnxruntime on an exported file."""
+
+    def __init__(self, path: Path, front_end: dict[str, Any]) -> None:
+        super().__init__(nn.Identity(), f"onnxruntime {version('onnxruntime')}", front_end)
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.session.get_inputs()[0].name: features[None]})[0][0]
+
+
+def wespeaker(module: str) -> Any:
+    """`wespeaker.models.<module>` without the package's `__init__`, which imports much that is not needed."""
+    if "wespeaker" not in sys.modules:
+        package = types.ModuleType("wespeaker")
+        package.__path__ = [str(Path(find_spec("wespeaker").origin).parent)]
+        sys.modules["wespeaker"] = package
+    return importlib.import_module(f"wespeaker.models.{module}")
+
+
+def seeded(module: nn.Module, seed: int) -> nn.Module:
+    """The module in inference mode with seeded weights and BatchNorm statistics."""
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    weights = {name: torch.from_numpy(value) for name, value in seeded_weights(shapes, seed).items()}
+    module.load_state_dict(weights)
+    return module.eval()
+
+
+def resnet(name: str, seed: int, feat_dim: int = 80, embed_dim: int = 256, two_emb_layer: bool = False) -> Oracle:
+    """WeSpeaker's ResNet of that name with seeded weights."""
+    module = getattr(wespeaker("resnet"), name)(feat_dim=feat_dim, embed_dim=embed_dim, two_emb_layer=two_emb_layer)
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def custom_resnet(block: str, num_blocks: list[int], m_channels: int, embed_dim: int, two: bool, seed: int) -> Oracle:
+    """WeSpeaker's ResNet class with any size; `block` is "basic" or "bottleneck"."""
+    source = wespeaker("resnet")
+    kind = {"basic": source.BasicBlock, "bottleneck": source.Bottleneck}[block]
+    module = source.ResNet(kind, num_blocks, m_channels, feat_dim=80, embed_dim=embed_dim, two_emb_layer=two)
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def wespeaker_campplus(seed: int, embed_dim: int = 512) -> Oracle:
+    """WeSpeaker's CAM++ with seeded weights."""
+    module = wespeaker("campplus").CAMPPlus(feat_dim=80, embed_dim=embed_dim, pooling_func="TSTP")
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+@cache
+def real_campplus() -> Oracle:
+    """3D-Speaker's CAM++ with the published weights."""
+    from speakerlab.models.campplus.DTDNN import CAMPPlus
+
+    module = CAMPPlus(feat_dim=80, embedding_size=192)
+    module.load_state_dict(torch.load(REAL_CAMPPLUS, weights_only=True))
+    return Oracle(module, f"speakerlab {version('speakerlab')}", POVEY)
+
+
+def state_dict(oracle: Oracle, prefix: str = "", dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The module's tensors, detached, with a prefix and in another type if wanted."""
+    return {
+        prefix + name: value.detach().to(dtype) if dtype and value.is_floating_point() else value.detach().clone()
+        for name, value in oracle.module.state_dict().items()
+    }
+
+
+def with_weights_of(oracle: Oracle, make: Any, dtype: torch.dtype) -> Oracle:
+    """The oracle of `make()` with `oracle`'s weights rounded to `dtype`, computed in float32."""
+    other: Oracle = make()
+    other.module.load_state_dict(state_dict(oracle, dtype=dtype))
+    return other
+
+
+def save_wespeaker(folder: Path, oracle: Oracle, model: str, **model_args: Any) -> Path:
+    """WeSpeaker's form: `avg_model.pt`, with the training loss's `projection.*`, and `config.yaml`."""
+    folder.mkdir(parents=True)
+    embed_dim = model_args["embed_dim"]
+    projection = torch.from_numpy(seeded_weights({"weight": (10, embed_dim)}, 99)["weight"])
+    torch.save({**state_dict(oracle), "projection.weight": projection}, folder / "avg_model.pt")
+    settings = {
+        "model": model,
+        "model_args": {"feat_dim": 80, "pooling_func": "TSTP", **model_args},
+        "model_init": None,
+        "projection_args": {"project_type": "arc_margin", "scale": 32.0},
+        "dataset_args": {
+            "cmvn": True,
+            "fbank_args": {"dither": 1.0, "frame_length": 25, "frame_shift": 10, "num_mel_bins": 80},
+            "resample_rate": 16000,
+            "spec_aug": False,
+        },
+        "num_epochs": 150,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@contextmanager
+def pyannote_stand_ins() -> Iterator[types.ModuleType]:
+    """pyannote's record classes under their real names, so that pickles name them; gone afterwards."""
+
+    class Problem(enum.Enum):
+        MONO_LABEL_CLASSIFICATION = 1
+        REPRESENTATION = 4
+
+    class Resolution(enum.Enum):
+        FRAME = 1
+        CHUNK = 2
+
+    @dataclasses.dataclass
+    class Specifications:
+        problem: Problem
+        resolution: Resolution
+        duration: float
+        min_duration: float | None = None
+        warm_up: tuple[float, float] | None = (0.0, 0.0)
+        classes: list[str] | None = None
+        permutation_invariant: bool = False
+
+    name = "pyannote.audio.core.task"
+    parts = name.split(".")
+    modules = {".".join(parts[: i + 1]): types.ModuleType(".".join(parts[: i + 1])) for i in range(len(parts))}
+    for cls in (Problem, Resolution, Specifications):
+        cls.__module__, cls.__qualname__ = name, cls.__name__
+        setattr(modules[name], cls.__name__, cls)
+    assert not modules.keys() & sys.modules.keys()
+    sys.modules.update(modules)
+    try:
+        yield modules[name]
+    finally:
+        for module in modules:
+            del sys.modules[module]
+
+
+def save_pyannote(path: Path, oracle: Oracle, **options: Any) -> Path:
+    """pyannote's form: a Lightning checkpoint with records of its own classes."""
+    with pyannote_stand_ins() as task:
+        content = {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": "1.9.0",
+            "state_dict": state_dict(oracle, "resnet."),
+            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 0}}}},
+            "optimizer_states": [],
+            "lr_schedulers": [],
+            "hparams_name": "kwargs",
+            "hyper_parameters": {
+                "sample_rate": 16000,
+                "num_channels": 1,
+                "num_mel_bins": 80,
+                "frame_length": 25,
+                "frame_shift": 10,
+                "dither": 0.0,
+                "window_type": "hamming",
+                "use_energy": False,
+            },
+            "pyannote.audio": {
+                "versions": {"torch": "1.13.1", "pyannote.audio": "2.1.1"},
+                "architecture": {"module": "pyannote.audio.models.embedding.wespeaker", "class": "WeSpeakerResNet34"},
+                "specifications": task.Specifications(
+                    problem=task.Problem.REPRESENTATION, resolution=task.Resolution.CHUNK, duration=5.0
+                ),
+            },
+        }
+        torch.save(content, path, **options)
+    return path
+
+
+class MinusMean(nn.Module):
+    """What WeSpeaker's `bin/export_onnx.py` exports: the embedding less the training set's mean."""
+
+    def __init__(self, module: nn.Module, mean: np.ndarray) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("mean_vec", torch.from_numpy(mean))
+
+    def forward(self, feats: torch.Tensor) -> torch.Tensor:
+        return self.module(feats)[-1] - self.mean_vec
+
+
+def minus_mean(oracle: Oracle, embed_dim: int, seed: int = 7) -> Oracle:
+    """The oracle less a seeded mean vector."""
+    mean = raw_bits(seed, embed_dim, 24).astype(np.float32) * np.float32(2**-24) - np.float32(0.5)
+    return Oracle(MinusMean(oracle.module, mean), oracle.name, oracle.front_end)
+
+
+def export_onnx(path: Path, oracle: Oracle, **options: Any) -> Path:
+    """Export with input `feats` (B, T, 80) and output `embs` (B, D), as WeSpeaker does."""
+    dynamic = {"feats": {0: "B", 1: "T"}, "embs": {0: "B"}}
+    torch.onnx.export(
+        oracle.module,
+        (torch.ones(1, 200, 80),),
+        str(path),
+        input_names=["feats"],
+        output_names=["embs"],
+        dynamic_axes=dynamic,
+        **options,
+    )
+    return path

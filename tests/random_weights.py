@@ -1,0 +1,122 @@
+"""Seeded random state dicts in the source layout, BatchNorm statistics random too: what conversions are tested with.
+
+Names and shapes are those of WeSpeaker's ResNet and of CAM++ (3D-Speaker and WeSpeaker agree on them).
+"""
+
+from typing import Any
+
+import numpy as np
+
+CAMPPLUS_LAYERS = (12, 24, 16)
+HEAD_CHANNELS = 32
+
+
+class _Weights(dict[str, np.ndarray]):
+    """A state dict that grows layer by layer."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(seed)
+
+    def layer(self, name: str, *shape: int, bias: bool = False) -> None:
+        """A convolution or linear layer whose output keeps the scale of its input."""
+        scale = np.sqrt(2 / np.prod(shape[1:]))
+        self[f"{name}.weight"] = (self.rng.standard_normal(shape) * scale).astype(np.float32)
+        if bias:
+            self[f"{name}.bias"] = (self.rng.standard_normal(shape[0]) * 0.1).astype(np.float32)
+
+    def norm(self, name: str, channels: int, affine: bool = True) -> None:
+        """A BatchNorm."""
+        if affine:
+            self[f"{name}.weight"] = self.rng.uniform(0.5, 1.5, channels).astype(np.float32)
+            self[f"{name}.bias"] = (self.rng.standard_normal(channels) * 0.1).astype(np.float32)
+        self[f"{name}.running_mean"] = (self.rng.standard_normal(channels) * 0.1).astype(np.float32)
+        self[f"{name}.running_var"] = self.rng.uniform(0.5, 1.5, channels).astype(np.float32)
+        self[f"{name}.num_batches_tracked"] = np.array(1000)
+
+
+def source_weights(config: Any, seed: int = 0, projection: bool = False) -> dict[str, np.ndarray]:
+    """The state dict of the original module that `config` (a package's ModelConfig) describes.
+
+    Args:
+        config: of `resnet34` or `campplus`.
+        seed: of every number.
+        projection: add the layer of the training loss, as WeSpeaker's `avg_model.pt` does.
+    """
+    weights = {"resnet34": _resnet34, "campplus": _campplus}[config.model_type](config, _Weights(seed))
+    if projection:
+        weights.layer("projection", 100, config.embed_dim)
+    return dict(weights)
+
+
+def _resnet34(config: Any, weights: _Weights) -> _Weights:
+    expansion = {"basic": 1, "bottleneck": 4}[config.block]
+    width = in_planes = config.m_channels
+    weights.layer("conv1", width, 1, 3, 3)
+    weights.norm("bn1", width)
+    for stage, count in enumerate(config.num_blocks):
+        planes = width * 2**stage
+        for i in range(count):
+            stride = 2 if stage and not i else 1
+            _residual_block(weights, f"layer{stage + 1}.{i}", expansion, in_planes, planes, stride)
+            in_planes = planes * expansion
+    weights.layer("seg_1", config.embed_dim, 2 * in_planes * (config.feat_dim // 8), bias=True)
+    if config.two_emb_layer:
+        weights.norm("seg_bn_1", config.embed_dim, affine=False)
+        weights.layer("seg_2", config.embed_dim, config.embed_dim, bias=True)
+    return weights
+
+
+def _residual_block(weights: _Weights, name: str, expansion: int, in_planes: int, planes: int, stride: int) -> None:
+    out = planes * expansion
+    convolutions = (
+        [(planes, in_planes, 3, 3), (planes, planes, 3, 3)]
+        if expansion == 1
+        else [(planes, in_planes, 1, 1), (planes, planes, 3, 3), (out, planes, 1, 1)]
+    )
+    for k, shape in enumerate(convolutions, 1):
+        weights.layer(f"{name}.conv{k}", *shape)
+        weights.norm(f"{name}.bn{k}", shape[0])
+    if stride != 1 or in_planes != out:
+        weights.layer(f"{name}.shortcut.0", out, in_planes, 1, 1)
+        weights.norm(f"{name}.shortcut.1", out)
+
+
+def _campplus(config: Any, weights: _Weights) -> _Weights:
+    _campplus_head(weights)
+    channels, growth = config.init_channels, config.growth_rate
+    width = config.bn_size * growth
+    weights.layer("xvector.tdnn.linear", channels, HEAD_CHANNELS * config.feat_dim // 8, 5)
+    weights.norm("xvector.tdnn.nonlinear.batchnorm", channels)
+    for block, count in enumerate(CAMPPLUS_LAYERS, 1):
+        for i in range(1, count + 1):
+            name = f"xvector.block{block}.tdnnd{i}"
+            weights.norm(f"{name}.nonlinear1.batchnorm", channels)
+            weights.layer(f"{name}.linear1", width, channels, 1)
+            weights.norm(f"{name}.nonlinear2.batchnorm", width)
+            weights.layer(f"{name}.cam_layer.linear_local", growth, width, 3)
+            weights.layer(f"{name}.cam_layer.linear1", width // 2, width, 1, bias=True)
+            weights.layer(f"{name}.cam_layer.linear2", growth, width // 2, 1, bias=True)
+            channels += growth
+        weights.norm(f"xvector.transit{block}.nonlinear.batchnorm", channels)
+        weights.layer(f"xvector.transit{block}.linear", channels // 2, channels, 1)
+        channels //= 2
+    weights.norm("xvector.out_nonlinear.batchnorm", channels)
+    weights.layer("xvector.dense.linear", config.embed_dim, 2 * channels, 1)
+    weights.norm("xvector.dense.nonlinear.batchnorm", config.embed_dim, affine=False)
+    return weights
+
+
+def _campplus_head(weights: _Weights) -> None:
+    width = HEAD_CHANNELS
+    weights.layer("head.conv1", width, 1, 3, 3)
+    weights.norm("head.bn1", width)
+    for name in ("head.layer1.0", "head.layer1.1", "head.layer2.0", "head.layer2.1"):
+        for k in (1, 2):
+            weights.layer(f"{name}.conv{k}", width, width, 3, 3)
+            weights.norm(f"{name}.bn{k}", width)
+        if name.endswith("0"):
+            weights.layer(f"{name}.shortcut.0", width, width, 1, 1)
+            weights.norm(f"{name}.shortcut.1", width)
+    weights.layer("head.conv2", width, width, 3, 3)
+    weights.norm("head.bn2", width)

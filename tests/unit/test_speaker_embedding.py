@@ -1,0 +1,184 @@
+"""What people do with a model: embed, embed_batch, verify."""
+
+import math
+import wave
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from speech_zoo_core import tasks
+from speech_zoo_core.errors import AudioError, ConfigError
+from speech_zoo_core.tasks import Verification
+from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
+
+each_family = pytest.mark.parametrize("name", ["basic", "campplus"])
+LENGTHS = [9000, 4000, 12345, 4000, 20000, 5000]
+
+
+def write_wav(path: Path, samples: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are made as on a GPU, whatever computes them."""
+    monkeypatch.setattr(tasks, "on_cpu", lambda: False)
+
+
+# embed
+
+
+@each_family
+def test_an_embedding_has_unit_length(name: str) -> None:
+    model = tiny_model(name)
+    vector = model.embed(voice(RATE), RATE)
+    assert vector.shape == (model.config.embed_dim,)
+    assert vector.dtype == mx.float32
+    assert float(mx.linalg.norm(vector)) == pytest.approx(1, abs=1e-6)
+    raw = model(mx.array(voice(RATE)))[0]
+    assert mx.allclose(vector, raw / mx.linalg.norm(raw), atol=1e-5)
+
+
+@each_family
+def test_every_form_of_the_same_clip_gives_the_same_embedding(tmp_path: Path, name: str) -> None:
+    model = tiny_model(name)
+    samples = (voice(RATE) * 32767).astype(np.int16)
+    path = write_wav(tmp_path / "a.wav", voice(RATE))
+    expected = model.embed(path)
+    for audio in (str(path), (samples, RATE), (mx.array(samples), RATE), (np.stack([samples] * 2, 1), RATE)):
+        assert mx.allclose(model.embed(audio), expected, atol=1e-5)
+    assert mx.allclose(model.embed(samples, sample_rate=RATE), expected, atol=1e-5)
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    short, silent = write_wav(tmp_path / "short.wav", voice(160)), write_wav(tmp_path / "silent.wav", np.zeros(RATE))
+    for path, reason in ((short, "is too short"), (silent, "is silent")):
+        with pytest.raises(AudioError) as caught:
+            tiny_model("basic").embed(path)
+        assert str(caught.value).startswith(f"{path} {reason}")
+
+
+def test_a_model_that_overflows_says_so() -> None:
+    model = model_of(CONFIGS["basic"], tiny_source("basic"))
+    model.seg_1.weight = model.seg_1.weight * mx.inf
+    with pytest.raises(AudioError, match="the embedding is not finite"):
+        model.embed(voice(RATE), RATE)
+
+
+# embed_batch
+
+
+@each_family
+def test_a_batch_equals_one_at_a_time(name: str) -> None:
+    model = tiny_model(name)
+    clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]
+    batch = model.embed_batch(clips, RATE)
+    assert batch.shape == (len(clips), model.config.embed_dim)
+    assert batch.dtype == mx.float32
+    for clip, row in zip(clips, batch, strict=True):
+        assert float(row @ model.embed(clip, RATE)) > 0.999999
+
+
+@each_family
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("frames", [60, 200, 16_000])
+def test_a_padded_batch_equals_one_at_a_time(monkeypatch: pytest.MonkeyPatch, name: str, frames: int) -> None:
+    monkeypatch.setattr(tasks, "BATCH_FRAMES", frames)
+    monkeypatch.setattr(tasks, "CHUNK_CLIPS", 4)
+    model = tiny_model(name)
+    clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]
+    batch = model.embed_batch(clips, RATE)
+    assert batch.shape == (len(clips), model.config.embed_dim)
+    for clip, row in zip(clips, batch, strict=True):
+        assert float(row @ model.embed(clip, RATE)) > 0.999999
+
+
+def test_a_batch_of_mixed_inputs(tmp_path: Path) -> None:
+    model = tiny_model("basic")
+    path = write_wav(tmp_path / "a.wav", voice(RATE))
+    batch = model.embed_batch([path, (voice(44100, 1), 44100), str(path)])
+    assert mx.array_equal(batch[0], batch[2])
+    assert mx.allclose(batch[1], model.embed(voice(44100, 1), 44100), atol=1e-5)
+
+
+def test_an_empty_batch() -> None:
+    assert tiny_model("basic").embed_batch([]).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    "audios", ["a.wav", Path("a.wav"), voice(100), mx.zeros(100), (voice(100), RATE), (voice(100), np.int64(RATE))]
+)
+def test_a_single_clip_is_no_batch(audios: Any) -> None:
+    with pytest.raises(AudioError, match="takes a list of clips"):
+        tiny_model("basic").embed_batch(audios)
+
+
+@given(sizes=st.lists(st.integers(1, 400), max_size=30), limit=st.integers(1, 2000), gpu=st.booleans())
+def test_batches_hold_every_clip_once(sizes: list[int], limit: int, gpu: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "on_cpu", lambda: not gpu)
+        patch.setattr(tasks, "BATCH_FRAMES", limit)
+        batches = list(tasks._batches(sizes))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    for batch in batches:
+        assert len(batch) == 1 or (gpu and max(sizes[i] for i in batch) * len(batch) <= limit)
+
+
+# verify
+
+
+@each_family
+def test_verify_scores_with_the_cosine(name: str) -> None:
+    model = tiny_model(name)
+    a, b = voice(RATE), voice(2 * RATE, 1)
+    result = model.verify((a, RATE), (b, RATE))
+    assert isinstance(result, Verification)
+    assert result.score == pytest.approx(float(model.embed(a, RATE) @ model.embed(b, RATE)), abs=1e-6)
+    assert result.threshold == 0.3
+    assert result.same_speaker is (result.score >= 0.3)
+    assert model.verify(a, b, sample_rate=RATE) == result
+
+
+def test_a_clip_is_of_its_own_speaker() -> None:
+    result = tiny_model("basic").verify(voice(RATE), voice(RATE), RATE)
+    assert result.score == pytest.approx(1, abs=1e-5)
+    assert result.same_speaker is True
+
+
+def test_the_threshold_can_be_set() -> None:
+    model = tiny_model("basic")
+    a, b = voice(RATE), voice(RATE, 1)
+    score = model.verify(a, b, RATE).score
+    for threshold, same in ((score - 1e-3, True), (score, True), (min(score + 1e-3, 1), False), (-1, True)):
+        result = model.verify(a, b, RATE, threshold=threshold)
+        assert (result.same_speaker, result.threshold, result.score) == (same, threshold, score)
+        assert isinstance(result.threshold, float)
+
+
+def test_a_checkpoint_without_a_threshold() -> None:
+    model = model_of(replace(CONFIGS["basic"], threshold=None), tiny_source("basic"))
+    with pytest.raises(ConfigError, match="pass threshold="):
+        model.verify(voice(RATE), voice(RATE), RATE)
+    assert model.verify(voice(RATE), voice(RATE), RATE, threshold=0).same_speaker is True
+
+
+@pytest.mark.parametrize("threshold", [1.5, -1.5, 47, math.nan, math.inf, "0.3", True, [0.3], np.array([0.3])])
+def test_a_threshold_that_is_no_cosine(threshold: Any) -> None:
+    with pytest.raises(ConfigError, match="threshold is a cosine between -1 and 1"):
+        tiny_model("basic").verify(voice(RATE), voice(RATE), RATE, threshold=threshold)
+
+
+def test_both_clips_are_checked() -> None:
+    for pair in ((voice(RATE), voice(160)), (voice(160), voice(RATE))):
+        with pytest.raises(AudioError, match="is too short"):
+            tiny_model("basic").verify(*pair, RATE)
