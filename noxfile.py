@@ -49,10 +49,11 @@ def parity(session: nox.Session) -> None:
 
 @nox.session
 def goldens(session: nox.Session) -> None:
-    """Write tests/goldens anew from the original implementations."""
+    """Write tests/goldens anew from the originals; SPEECH_ZOO_CAMPPLUS_PT names campplus_cn_en_common.pt."""
     install(session, "onnx", *group("test"), *group("oracles"))
     session.install("--no-deps", *group("oracles-no-deps"))
-    session.run("python", "tests/goldens/make_goldens.py", *session.posargs)
+    session.chdir("tests")
+    session.run("python", "-m", "goldens.make_goldens", *session.posargs)
 
 
 @nox.session

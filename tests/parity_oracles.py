@@ -24,10 +24,7 @@ from torch import nn
 
 HAMMING = {"window": "hamming", "scale": 32768.0}  # WeSpeaker
 POVEY = {"window": "povey", "scale": 1.0}  # 3D-Speaker
-REAL_CAMPPLUS = Path(
-    os.environ.get("SPEECH_ZOO_CAMPPLUS_PT")
-    or Path(__file__).resolve().parents[2] / "shared/data/campplus/campplus_cn_en_common.pt"
-)
+REAL_CAMPPLUS = Path(os.environ.get("SPEECH_ZOO_CAMPPLUS_PT", "campplus_cn_en_common.pt"))
 
 
 def kaldi_features(
