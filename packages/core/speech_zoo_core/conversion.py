@@ -59,7 +59,11 @@ def convert(
     tensors = parameters(model)
     for tensor in tqdm(tensors.values(), desc="converting", unit="tensor", disable=None, leave=False):
         mx.eval(tensor)
-    _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
+    try:
+        _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{out_dir} cannot be written: {reason}") from error
     return Path(out_dir)
 
 
@@ -75,8 +79,6 @@ def _write(out: Path, texts: dict[str, str], tensors: dict[str, mx.array]) -> No
             (beside / name).write_text(text, encoding="utf-8")
         beside.chmod(0o755)
         beside.replace(out)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{out} cannot be written: {error}") from error
     finally:
         if beside is not None and beside.exists():
             shutil.rmtree(beside)
