@@ -12,7 +12,7 @@ import speech_zoo
 import torch
 from parity_oracles import custom_resnet, resnet, save_wespeaker, state_dict, wespeaker_campplus
 from signals import COSINE, RATE, cosine, raw_bits, waveforms
-from speech_zoo_core import tasks
+from speech_zoo_core import audio_model
 
 
 @cache
@@ -51,8 +51,8 @@ def test_padding(named_model: tuple[str, Any], lengths: str | int, record: Calla
     sizes = [low, low + 1, 16, 17, 199, 200, 201, 401] if lengths == "edges" else _lengths(int(lengths), low)
     features = model.features(waveforms()["60 s"][: 60 * RATE], RATE)
     clips = [features[70 * i : 70 * i + size] for i, size in enumerate(sizes)]
-    together = np.array(model._embed_padded(clips))
-    alone = np.concatenate([np.array(model._embed_padded([clip])) for clip in clips])
+    together = np.array(model._padded(clips))
+    alone = np.concatenate([np.array(model._padded([clip])) for clip in clips])
     cosines = [cosine(a, b) for a, b in zip(together, alone, strict=True)]
     worst = min(cosines)
     what, below = f"{len(sizes)} clips, {min(sizes)} to {max(sizes)} frames", f"{max(0.0, 1 - worst):.1e}"
@@ -65,7 +65,7 @@ def test_embed_batch(named_model: tuple[str, Any], one_batch: bool, monkeypatch:
     """`embed_batch` gives what `embed` gives, in the order given, whatever the device's way to form batches."""
     _, model = named_model
     if one_batch:
-        monkeypatch.setattr(tasks, "_batches", lambda sizes: [list(range(len(sizes)))])
+        monkeypatch.setattr(audio_model, "_batches", lambda sizes: [list(range(len(sizes)))])
     clips = [waveforms()[name] for name in ("noise", "0.3 s", "voice 07")]
     together = model.embed_batch(clips, sample_rate=RATE)
     assert together.dtype == mx.float32

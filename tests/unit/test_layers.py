@@ -126,7 +126,7 @@ def test_a_norm_before_its_layer(out: int, channels: int, seed: int) -> None:
     layer = {"linear.weight": weight.astype(np.float32), "linear.bias": bias.astype(np.float32)}
     weights = layer | norm(rng, channels, affine=False)
     folded = dict(weights)
-    fold_into_next(folded, "bn", "linear")
+    fold_into_next(folded, "bn", "linear", affine=False)
     assert set(folded) == {"linear.weight", "linear.bias"}
     assert {x.dtype.name for x in folded.values()} == {"float32"}
     x = rng.standard_normal((5, channels))

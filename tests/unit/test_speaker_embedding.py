@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speech_zoo_core import tasks
+from speech_zoo_core import audio_model
 from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.tasks import Verification
 from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
@@ -32,7 +32,7 @@ def write_wav(path: Path, samples: np.ndarray) -> Path:
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are made as on a GPU, whatever computes them."""
-    monkeypatch.setattr(tasks, "on_cpu", lambda: False)
+    monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
 
 
 # embed
@@ -93,8 +93,8 @@ def test_a_batch_equals_one_at_a_time(name: str) -> None:
 @pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("frames", [60, 200, 16_000])
 def test_a_padded_batch_equals_one_at_a_time(monkeypatch: pytest.MonkeyPatch, name: str, frames: int) -> None:
-    monkeypatch.setattr(tasks, "BATCH_FRAMES", frames)
-    monkeypatch.setattr(tasks, "CHUNK_CLIPS", 4)
+    monkeypatch.setattr(audio_model, "BATCH_FRAMES", frames)
+    monkeypatch.setattr(audio_model, "CHUNK_CLIPS", 4)
     model = tiny_model(name)
     clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]
     batch = model.embed_batch(clips, RATE)
@@ -126,9 +126,9 @@ def test_a_single_clip_is_no_batch(audios: Any) -> None:
 @given(sizes=st.lists(st.integers(1, 400), max_size=30), limit=st.integers(1, 2000), gpu=st.booleans())
 def test_batches_hold_every_clip_once(sizes: list[int], limit: int, gpu: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "on_cpu", lambda: not gpu)
-        patch.setattr(tasks, "BATCH_FRAMES", limit)
-        batches = list(tasks._batches(sizes))
+        patch.setattr(audio_model, "on_cpu", lambda: not gpu)
+        patch.setattr(audio_model, "BATCH_FRAMES", limit)
+        batches = list(audio_model._batches(sizes))
     assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
     for batch in batches:
         assert len(batch) == 1 or (gpu and max(sizes[i] for i in batch) * len(batch) <= limit)

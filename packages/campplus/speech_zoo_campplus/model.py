@@ -11,7 +11,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import fold_batch_norm, pop_batch_norm, time_mask, to_mlx_layout, to_numpy
+from speech_zoo_core.layers import (
+    ScaleShift,
+    fold_batch_norm,
+    scale_shift_of,
+    time_mask,
+    to_mlx_layout,
+    to_numpy,
+)
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
 
 HEAD_CHANNELS = 32
@@ -85,18 +92,6 @@ class FCM(nn.Module):
         return x.transpose(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1)  # channel outermost
 
 
-class ScaleShift(nn.Module):
-    """What is left of a BatchNorm at inference; the ReLU follows."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = mx.ones((channels,))
-        self.bias = mx.zeros((channels,))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return nn.relu(x * self.weight + self.bias)
-
-
 class CAMLayer(nn.Module):
     """Convolution whose output is masked by the context: the mean of the clip plus the mean of the segment."""
 
@@ -126,7 +121,7 @@ class CAMDenseTDNNLayer(nn.Module):
         self.cam_layer = CAMLayer(width, config.growth_rate, dilation)
 
     def __call__(self, x: mx.array, mask: mx.array | None, lengths: mx.array | None) -> mx.array:
-        hidden = _masked(nn.relu(self.linear1(self.nonlinear1["batchnorm"](x))), mask)
+        hidden = _masked(nn.relu(self.linear1(nn.relu(self.nonlinear1["batchnorm"](x)))), mask)
         return self.cam_layer(hidden, lengths)
 
 
@@ -167,7 +162,7 @@ class Model(nn.Module, SpeakerEmbedding):
             (B, D) in the type of the weights.
         """
         if x.ndim < 3:
-            x = self.waveform_features(x)
+            x = self.waveform_features(x, lengths)
         x = x.astype(self.head.conv1.weight.dtype)
         mask = _mask(x, lengths)
         x = self.head(_masked(x, mask), mask)
@@ -179,7 +174,7 @@ class Model(nn.Module, SpeakerEmbedding):
                 layer = self.xvector[f"block{i}"][f"tdnnd{j}"]
                 x = mx.concatenate([x, layer(x, mask, lengths)], axis=-1)
             transit = self.xvector[f"transit{i}"]
-            x = transit["linear"](transit["nonlinear"]["batchnorm"](x))  # type: ignore[index]
+            x = transit["linear"](nn.relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
         stats = _statistics(_masked(nn.relu(x), mask), lengths, self.config.pool_eps)
         embedding: mx.array = self.xvector["dense"]["linear"](stats.astype(x.dtype))
         return embedding
@@ -201,8 +196,7 @@ class Model(nn.Module, SpeakerEmbedding):
         for norm in sorted(name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")):
             layer = next((re.sub(pattern, to, norm) for pattern, to in FOLDED if re.fullmatch(pattern, norm)), None)
             if layer is None:
-                scale, shift = pop_batch_norm(arrays, norm)
-                arrays[f"{norm}.weight"], arrays[f"{norm}.bias"] = scale.astype("f4"), shift.astype("f4")
+                scale_shift_of(arrays, norm)
             else:
                 fold_batch_norm(arrays, layer, norm, affine=not norm.startswith("xvector.dense."))
         return to_mlx_layout(arrays, self, source_layout=True)

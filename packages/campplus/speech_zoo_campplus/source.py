@@ -6,14 +6,13 @@ from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.front_end import THREE_D_SPEAKER
 from speech_zoo_core.source import Recognised, Source, expect, mapping, shape_of
-from speech_zoo_core.wespeaker import front_end_of, wespeaker_settings
+from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 
 from .model import HEAD_CHANNELS
 
 # The midpoint between the highest different-speaker cosine (0.39) and the lowest same-speaker cosine (0.56) of the
 # zh-en checkpoint on the bundled clips: `speech-zoo demo` prints them.
 THREE_D_SPEAKER_THRESHOLD = 0.47
-WESPEAKER_THRESHOLD = 0.30  # as for WeSpeaker's ResNets, see speech_zoo_resnet34/source.py; not measured
 POOL_EPS = 1e-7  # wespeaker/models/pooling_layers.py, TSTP
 
 
@@ -48,7 +47,7 @@ def recognise(source: Source) -> Recognised | None:
         expect(args, "config.yaml model_args", {"pooling_func": "TSTP", "config_str": "batchnorm-relu", **shape})
         if unknown := sorted(args.keys() - shape.keys() - {"pooling_func", "config_str"}):
             raise ConfigError(f"config.yaml: model_args.{unknown[0]} is not supported")
-        facts = {"front_end": front_end_of(settings), "pool_eps": POOL_EPS, "threshold": WESPEAKER_THRESHOLD}
+        facts = {"front_end": front_end_of(settings), "pool_eps": POOL_EPS, "threshold": THRESHOLD}
         form = "WeSpeaker CAM++"
     elif source.main_file.name == "avg_model.pt" or any(name.startswith("projection.") for name in weights):
         raise CheckpointError(

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from . import blas
-from .errors import AudioError, CheckpointError, ConfigError, HubError, RegistryError, SpeechZooError
+from .errors import AudioError, CheckpointError, ConfigError, HubError, InputError, RegistryError, SpeechZooError
 
 blas.preload()
 
 if TYPE_CHECKING:
     from .conversion import convert
     from .front_end import FrontEnd
+    from .language import LanguageIdentification, Prediction
     from .loader import load
     from .registry import ModelSpec
     from .source import Recognised, Source
@@ -20,6 +21,8 @@ _LAZY = {
     "load": "loader",
     "ModelSpec": "registry",
     "FrontEnd": "front_end",
+    "LanguageIdentification": "language",
+    "Prediction": "language",
     "Recognised": "source",
     "Source": "source",
     "Quantization": "tasks",
@@ -34,7 +37,10 @@ __all__ = [
     "ConfigError",
     "FrontEnd",
     "HubError",
+    "InputError",
+    "LanguageIdentification",
     "ModelSpec",
+    "Prediction",
     "Quantization",
     "Recognised",
     "RegistryError",

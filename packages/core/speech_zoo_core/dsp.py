@@ -1,6 +1,7 @@
-"""Features in MLX: the Kaldi fbank.
+"""Features in MLX: the Kaldi fbank and the SpeechBrain fbank.
 
-Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011; compute-fbank-feats.
+Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011, compute-fbank-feats; Ravanelli et al.,
+"SpeechBrain: A General-Purpose Speech Toolkit", 2021, speechbrain/processing/features.py.
 """
 
 import math
@@ -14,6 +15,8 @@ import numpy as np
 LOW_FREQ = 20.0  # Hz, lower edge of the first mel filter; the last one ends at the Nyquist frequency
 PREEMPHASIS = 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # smallest mel energy before the logarithm
+SPEECHBRAIN_FLOOR = 1e-10  # the same in SpeechBrain, before 10 * log10
+TOP_DB = 80.0  # what lies further below the loudest value of the clip is raised to it
 BLOCK_FRAMES = 6000  # frames per pass, to bound memory: one minute at a shift of 10 ms
 
 WINDOWS: dict[str, Callable[[Any], Any]] = {
@@ -25,9 +28,23 @@ WINDOWS: dict[str, Callable[[Any], Any]] = {
 
 
 @lru_cache(maxsize=16)
-def _window(kind: str, size: int) -> mx.array:
-    """A symmetric window of `size` samples."""
-    return mx.array(WINDOWS[kind](2 * math.pi * np.arange(size) / (size - 1)).astype(np.float32))
+def _window(kind: str, size: int, periodic: bool = False) -> mx.array:
+    """A symmetric or a periodic window of `size` samples."""
+    period = size if periodic else size - 1
+    return mx.array(WINDOWS[kind](2 * math.pi * np.arange(size) / period).astype(np.float32))
+
+
+@lru_cache(maxsize=16)
+def _speechbrain_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
+    """SpeechBrain's filters on the HTK mel scale, (n_fft // 2 + 1, n_mels), float32.
+
+    Both slopes of a triangle have the width of its lower side, so that neighbours do not meet as usual.
+    """
+    mel = np.linspace(0.0, 2595 * np.log10(1 + sample_rate / 2 / 700), n_mels + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    band, centre = np.diff(edges)[:-1], edges[1:-1]
+    bins = np.linspace(0, sample_rate // 2, n_fft // 2 + 1)[:, None]
+    return mx.array(np.maximum(0.0, 1 - np.abs(bins - centre) / band).astype(np.float32))
 
 
 @lru_cache(maxsize=16)
@@ -79,6 +96,39 @@ def kaldi_fbank(
     return mx.concatenate(blocks) if len(blocks) > 1 else blocks[0]
 
 
-def cmn(features: mx.array) -> mx.array:
-    """Cepstral mean normalisation: subtract each feature's mean over time. (T, F) to (T, F)."""
-    return features - mx.mean(features, axis=0, keepdims=True)
+def speechbrain_fbank(
+    waveform: mx.array, sample_rate: int, n_mels: int, window: str, frame_length: float, frame_shift: float
+) -> mx.array:
+    """Log-mel filterbank energies as SpeechBrain's `Fbank` computes them.
+
+    Args:
+        waveform: (N,) float32 in [-1, 1].
+        sample_rate: in Hz.
+        n_mels: number of mel filters, F.
+        window: a key of `WINDOWS`; its periodic form is taken.
+        frame_length: in ms; the FFT has the same length.
+        frame_shift: in ms.
+
+    Returns:
+        (T, F) float32 in dB, T = 1 + N // shift: frames are centred, with zeros beyond both ends.
+    """
+    n_fft, shift = round(sample_rate * frame_length / 1000), round(sample_rate * frame_shift / 1000)
+    padded = mx.pad(waveform, (n_fft // 2, n_fft // 2))
+    frames = mx.as_strided(padded, (num_frames(padded.size, n_fft, shift), n_fft), (shift, 1))
+    banks = _speechbrain_banks(n_mels, n_fft, sample_rate)
+    blocks = []
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        x = frames[start : start + BLOCK_FRAMES] * _window(window, n_fft, periodic=True)
+        power = mx.square(mx.abs(mx.fft.rfft(x, axis=1)))
+        blocks.append(10 * mx.log10(mx.maximum(power @ banks, SPEECHBRAIN_FLOOR)))
+    features = mx.concatenate(blocks)
+    return mx.maximum(features, mx.max(features) - TOP_DB)
+
+
+def cmn(features: mx.array, n_frames: int | None = None) -> mx.array:
+    """Cepstral mean normalisation: subtract each feature's mean over time. (T, F) to (T, F).
+
+    `n_frames` takes the mean over the first frames only, where padding follows them.
+    """
+    features = features - mx.mean(features[:n_frames], axis=0, keepdims=True)
+    return features - mx.mean(features[:n_frames], axis=0, keepdims=True)  # what the first sum rounded away

@@ -13,6 +13,10 @@ class AudioError(SpeechZooError):
     """The audio is missing, broken, too short, silent, or of an unusable type."""
 
 
+class InputError(SpeechZooError):
+    """Input other than audio that a model cannot take: an unknown language code, tokens outside a codebook."""
+
+
 class ConfigError(SpeechZooError):
     """A config has an unknown key, a wrong value, or asks for something unsupported."""
 

@@ -13,9 +13,9 @@ MAX_NUMBER = 1e9
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Kaldi fbank with CMN; times in ms, `scale` multiplies the waveform in [-1, 1] first."""
+    """An fbank of `dsp` with CMN; times in ms, `scale` multiplies the waveform in [-1, 1] first."""
 
-    kind: Literal["kaldi_fbank"] = "kaldi_fbank"
+    kind: Literal["kaldi_fbank", "speechbrain_fbank"] = "kaldi_fbank"
     sample_rate: int = 16000
     n_mels: int = 80
     window: Literal["hamming", "hanning", "povey", "rectangular"] = "hamming"
@@ -30,6 +30,8 @@ class FrontEnd:
             raise ConfigError("front_end: sample_rate, n_mels, frame_length, frame_shift and scale are out of range")
         if self._frame < 2 or self._shift < 1:
             raise ConfigError("front_end: frame_length or frame_shift is shorter than a sample")
+        if self.kind == "speechbrain_fbank" and self._frame % 2:
+            raise ConfigError("front_end: frame_length must be an even number of samples for centred frames")
 
     @property
     def _frame(self) -> int:
@@ -41,19 +43,27 @@ class FrontEnd:
 
     def num_frames(self, n_samples: int) -> int:
         """Feature frames of a waveform of `n_samples`."""
+        if self.kind == "speechbrain_fbank":  # centred frames
+            return 1 + n_samples // self._shift
         return dsp.num_frames(n_samples, self._frame, self._shift)
 
     def seconds(self, n_frames: int) -> float:
         """The shortest duration that gives `n_frames` feature frames."""
-        return (self._frame + (n_frames - 1) * self._shift) / self.sample_rate
+        first = 0 if self.kind == "speechbrain_fbank" else self._frame
+        return (first + (n_frames - 1) * self._shift) / self.sample_rate
 
-    def __call__(self, waveform: mx.array) -> mx.array:
-        """Features of one waveform: (N,) float32 in [-1, 1] to (T, F) float32."""
-        features = dsp.kaldi_fbank(
+    def __call__(self, waveform: mx.array, n_frames: int | None = None) -> mx.array:
+        """Features of one waveform: (N,) float32 in [-1, 1] to (T, F) float32.
+
+        `n_frames` says how many frames the clip has without the zeros after it; CMN is taken over these.
+        """
+        fbank = {"kaldi_fbank": dsp.kaldi_fbank, "speechbrain_fbank": dsp.speechbrain_fbank}[self.kind]
+        features = fbank(
             waveform * self.scale, self.sample_rate, self.n_mels, self.window, self.frame_length, self.frame_shift
         )
-        return dsp.cmn(features) if self.cmn else features
+        return dsp.cmn(features, n_frames) if self.cmn else features
 
 
 WESPEAKER = FrontEnd()  # wespeaker/dataset/processor.py and cli/speaker.py, compute_fbank
+SPEECHBRAIN = FrontEnd("speechbrain_fbank", scale=1.0)  # speechbrain/lobes/features.py, Fbank, and InputNormalization
 THREE_D_SPEAKER = FrontEnd(window="povey", scale=1.0)  # speakerlab/process/processor.py, FBank

@@ -16,6 +16,18 @@ GROUP_SIZE = 32  # of quantization; divides every width of the models here
 Arrays: TypeAlias = dict[str, "np.ndarray[Any, Any]"]
 
 
+class ScaleShift(nn.Module):
+    """What is left of a BatchNorm at inference where it cannot fold: (..., C) to (..., C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = mx.ones((channels,))
+        self.bias = mx.zeros((channels,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x * self.weight + self.bias
+
+
 def parameters(model: nn.Module) -> dict[str, mx.array]:
     """Every parameter by its full name, sorted."""
     return dict(sorted(tree_flatten(model.parameters(), destination={}).items()))  # type: ignore[union-attr]
@@ -71,17 +83,29 @@ def fold_batch_norm(weights: Arrays, layer: str, norm: str, affine: bool = True)
     weights[f"{layer}.bias"] = (bias * scale + shift).astype(np.float32)
 
 
-def fold_into_next(weights: Arrays, norm: str, layer: str) -> None:
-    """Fold the BatchNorm `norm` (without weight and bias) into the linear `layer` that follows it, in place.
+def scale_shift_of(weights: Arrays, norm: str) -> None:
+    """Turn the BatchNorm `norm` into the weight and the bias of a `ScaleShift`, in place.
+
+    Raises:
+        CheckpointError: a part is missing or of another shape.
+    """
+    scale, shift = pop_batch_norm(weights, norm)
+    weights[f"{norm}.weight"], weights[f"{norm}.bias"] = scale.astype(np.float32), shift.astype(np.float32)
+
+
+def fold_into_next(weights: Arrays, norm: str, layer: str, affine: bool = True) -> None:
+    """Fold the BatchNorm `norm` into the linear or pointwise `layer` that follows it, in place.
 
     Raises:
         CheckpointError: a part is missing or their widths differ.
     """
-    scale, shift = pop_batch_norm(weights, norm, affine=False)
+    scale, shift = pop_batch_norm(weights, norm, affine)
     for part in ("weight", "bias"):
         if f"{layer}.{part}" not in weights:
             raise CheckpointError(f"the checkpoint lacks {layer}.{part}")
     weight = weights[f"{layer}.weight"].astype(np.float64)
+    if weight.ndim > 2 and set(weight.shape[2:]) == {1}:  # a 1x1 convolution
+        weight = weight.reshape(weight.shape[:2])
     if weight.shape[1:] != scale.shape:
         raise CheckpointError(f"{norm} has {scale.size} channels, {layer}.weight has shape {weight.shape}")
     weights[f"{layer}.bias"] = (weights[f"{layer}.bias"] + weight @ shift).astype(np.float32)

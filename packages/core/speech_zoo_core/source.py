@@ -22,7 +22,8 @@ FORMS = (
     (".onnx",),
 )
 SETTINGS: tuple[str, ...] = (".json", ".yaml", ".yml", ".txt")
-USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin")
+PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
+USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin", "embedding_model.ckpt")
 
 
 def checkpoint_names(names: list[str]) -> list[str]:
@@ -103,8 +104,16 @@ class Source:
         self.files.update([self.main_file, *checkpoint.shards])
         return checkpoint
 
-    def settings(self, name: str) -> dict[str, Any] | None:
-        """A JSON or YAML file beside the checkpoint as plain data; None if there is none.
+    def beside(self, name: str) -> Checkpoint | None:
+        """Another checkpoint file in the folder; None if there is none."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        self.files.add(path)
+        return read_checkpoint(path)
+
+    def text(self, name: str) -> str | None:
+        """A text file beside the checkpoint; None if there is none.
 
         Raises:
             ConfigError: it is there but cannot be read.
@@ -113,11 +122,33 @@ class Source:
         if not path.is_file():
             return None
         self.files.add(path)
-        if path.suffix == ".json":
-            return read_json(path)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+
+    def settings(self, name: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any] | None:
+        """A JSON or YAML file beside the checkpoint as plain data; None if there is none.
+
+        Args:
+            name: of the file.
+            loader: reads YAML that has tags of its own.
+
+        Raises:
+            ConfigError: it is there but cannot be read.
+        """
+        path = self.folder / name
+        if path.suffix == ".json":
+            if not path.is_file():
+                return None
+            self.files.add(path)
+            return read_json(path)
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            data = yaml.load(text, loader)
+        except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path} must hold a mapping, not {type(data).__name__}")
@@ -150,6 +181,14 @@ def shape_of(weights: dict[str, mx.array], name: str, rank: int) -> tuple[int, .
     if len(shape) != rank or 0 in shape:
         raise CheckpointError(f"{name} has shape {shape}, {rank} dimensions were expected")
     return shape
+
+
+def without_prefix(weights: dict[str, mx.array], *markers: str) -> dict[str, mx.array]:
+    """The tensors without the prefix of a wrapper, where the tensors `markers` have it."""
+    for prefix in PREFIXES:
+        if all(f"{prefix}{marker}" in weights for marker in markers):
+            return {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None:

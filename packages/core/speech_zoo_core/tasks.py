@@ -1,20 +1,16 @@
-"""What people do with a model: speaker embeddings and verification."""
+"""What people do with a speaker model: embeddings and verification. `language.py` has language identification."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
 
-from .audio import Audio, check_speech, describe, load_audio
-from .conv import on_cpu
+from .audio import Audio
+from .audio_model import AudioModel
 from .errors import AudioError, ConfigError
 from .front_end import FrontEnd
-
-CHUNK_CLIPS = 64  # clips whose features are held at once
-BATCH_FRAMES = 16_000  # padded feature frames per forward pass, to bound memory: 160 s of audio
 
 
 @dataclass(frozen=True)
@@ -73,39 +69,8 @@ def check_threshold(threshold: float) -> float:
     return float(threshold)
 
 
-class SpeakerEmbedding:
-    """Embedding and verification for a model that maps features (B, T, F) to embeddings (B, D).
-
-    The model class sets `min_frames` and `config` and defines `__call__(features, lengths=None)`, where `lengths`
-    (B,) gives the frames of clips that were padded to T.
-    """
-
-    config: Any
-    min_frames: int
-
-    def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:  # pragma: no cover
-        raise TypeError("the model class defines __call__")
-
-    def features(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
-        """The front end's features of one clip, (T, F) float32.
-
-        Raises:
-            AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
-        """
-        front_end: FrontEnd = self.config.front_end
-        waveform = load_audio(audio, front_end.sample_rate, sample_rate)
-        n_frames = front_end.num_frames(waveform.size)
-        if n_frames < self.min_frames:
-            raise AudioError(
-                f"{describe(audio)} is too short: {waveform.size / front_end.sample_rate:.3f} s, "
-                f"{self.config.model_type} needs at least {front_end.seconds(self.min_frames):.3f} s"
-            )
-        check_speech(waveform, describe(audio))
-        return front_end(waveform)
-
-    def waveform_features(self, waveforms: mx.array) -> mx.array:
-        """Features of waveforms (N,) or (B, N), float32 in [-1, 1] at the front end's rate: (B, T, F)."""
-        return mx.stack([self.config.front_end(waveform) for waveform in mx.atleast_2d(waveforms)])
+class SpeakerEmbedding(AudioModel):
+    """Embedding and verification for a model whose raw output is a speaker embedding."""
 
     def embed(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The speaker embedding of one clip.
@@ -120,6 +85,7 @@ class SpeakerEmbedding:
         Raises:
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
         """
+        self._check_task("speaker-embedding")
         return _unit(self(self.features(audio, sample_rate)[None]))[0]
 
     def embed_batch(self, audios: Sequence[Audio], sample_rate: int | None = None) -> mx.array:
@@ -131,21 +97,9 @@ class SpeakerEmbedding:
         Raises:
             AudioError: as `embed`, for the first clip that cannot be used.
         """
-        pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
-        if pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape"):
-            raise AudioError("embed_batch takes a list of clips; use embed for one")
-        from tqdm import tqdm
-
-        rows: list[mx.array] = []
-        with tqdm(total=len(audios), desc="embedding", unit="clip", disable=None, leave=False) as bar:
-            for start in range(0, len(audios), CHUNK_CLIPS):
-                clips = [self.features(audio, sample_rate) for audio in audios[start : start + CHUNK_CLIPS]]
-                found: dict[int, mx.array] = {}
-                for batch in _batches([len(clip) for clip in clips]):
-                    found.update(zip(batch, self._embed_padded([clips[i] for i in batch]), strict=True))
-                    bar.update(len(batch))
-                rows += [found[i] for i in range(len(clips))]
-        return mx.stack(rows) if rows else mx.zeros((0, self.config.embed_dim))
+        self._check_task("speaker-embedding")
+        rows = self._outputs(audios, sample_rate, "embedding")
+        return _unit(mx.stack(rows)) if rows else mx.zeros((0, self.config.embed_dim))
 
     def verify(
         self, a: Audio, b: Audio, sample_rate: int | None = None, threshold: float | None = None
@@ -161,6 +115,7 @@ class SpeakerEmbedding:
             AudioError: as `embed`.
             ConfigError: the checkpoint names no threshold and none was given.
         """
+        self._check_task("speaker-embedding")
         if threshold is None:
             threshold = self.config.threshold
         if threshold is None:
@@ -171,30 +126,6 @@ class SpeakerEmbedding:
         first, second = self.embed_batch([a, b], sample_rate)
         score = float(first @ second)
         return Verification(score, score >= threshold, threshold)
-
-    def _embed_padded(self, clips: list[mx.array]) -> mx.array:
-        """(B, D) unit embeddings of clips (T_i, F), padded to the longest where they differ."""
-        sizes = [len(clip) for clip in clips]
-        if len(set(sizes)) == 1:
-            return _unit(self(mx.stack(clips)))
-        padded = mx.stack([mx.pad(clip, [(0, max(sizes) - len(clip)), (0, 0)]) for clip in clips])
-        return _unit(self(padded, mx.array(sizes)))
-
-
-def _batches(sizes: list[int]) -> Iterator[list[int]]:
-    """Indices grouped by similar size, each group within BATCH_FRAMES when padded; one by one on a CPU.
-
-    A batch keeps a GPU busy; on a CPU it only adds padding and misses the caches (measured: 1.3 times slower).
-    """
-    limit = 0 if on_cpu() else BATCH_FRAMES
-    batch: list[int] = []
-    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if batch and sizes[i] * (len(batch) + 1) > limit:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _unit(embeddings: mx.array) -> mx.array:

@@ -99,7 +99,7 @@ class Model(nn.Module, SpeakerEmbedding):
             (B, D) in the type of the weights.
         """
         if x.ndim < 3:
-            x = self.waveform_features(x)
+            x = self.waveform_features(x, lengths)
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
         mask = _mask(x, lengths)
         x = _masked(nn.relu(self.conv1(_masked(x, mask))), mask)
@@ -126,7 +126,7 @@ class Model(nn.Module, SpeakerEmbedding):
         arrays = to_numpy({name: x for name, x in kept.items() if not name.endswith("num_batches_tracked")})
         for norm in sorted(name.removesuffix(".running_var") for name in arrays if name.endswith(".running_var")):
             if norm == "seg_bn_1":  # ReLU -> BatchNorm -> seg_2: folds into the layer that follows
-                fold_into_next(arrays, norm, "seg_2")
+                fold_into_next(arrays, norm, "seg_2", affine=False)
             else:
                 fold_batch_norm(arrays, _convolution(norm), norm)
         return to_mlx_layout(arrays, self, source_layout=True)

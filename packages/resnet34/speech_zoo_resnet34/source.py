@@ -5,18 +5,15 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from speech_zoo_core.checkpoint.onnx_graph import Graph, Node
+from speech_zoo_core.checkpoint.onnx_graph import Graph, Node, Walk
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.front_end import FrontEnd
-from speech_zoo_core.source import Recognised, Source, mapping, shape_of
-from speech_zoo_core.wespeaker import front_end_of, lightning_front_end, wespeaker_settings
+from speech_zoo_core.source import Recognised, Source, mapping, shape_of, without_prefix
+from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, lightning_front_end, wespeaker_settings
 
 from .model import EXPANSION, STRIDES
 
-# Not measured here (no published weights within reach of the tests): pyannote's diarization pipeline, tuned with the
-# ResNet34-LM weights, joins speakers up to a cosine distance of 0.7046.
-THRESHOLD = 0.30
 NAMES = {
     "ResNet18": ("basic", [2, 2, 2, 2]),
     "ResNet34": ("basic", [3, 4, 6, 3]),
@@ -26,7 +23,6 @@ NAMES = {
     "ResNet221": ("bottleneck", [6, 16, 48, 3]),
     "ResNet293": ("bottleneck", [10, 20, 64, 3]),
 }
-PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
 
 
 def recognise(source: Source) -> Recognised | None:
@@ -39,7 +35,7 @@ def recognise(source: Source) -> Recognised | None:
     checkpoint = source.checkpoint
     if checkpoint.graph is not None:
         return _from_graph(checkpoint.graph)
-    weights = _without_prefix(checkpoint.tensors)
+    weights = without_prefix(checkpoint.tensors, "conv1.weight", "seg_1.weight")
     if not {"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "seg_1.weight"} <= weights.keys():
         return None
     shape = _shape(weights)
@@ -52,13 +48,6 @@ def recognise(source: Source) -> Recognised | None:
     else:
         front_end, form = FrontEnd(n_mels=shape["feat_dim"]), "WeSpeaker ResNet state dict"
     return Recognised(_config(shape, front_end), weights, form)
-
-
-def _without_prefix(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    for prefix in PREFIXES:
-        if f"{prefix}conv1.weight" in weights and f"{prefix}seg_1.weight" in weights:
-            return {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
 
 
 def _config(shape: dict[str, Any], front_end: FrontEnd) -> dict[str, Any]:
@@ -115,36 +104,8 @@ def _stride(node: Node) -> int:
     return int(strides.pop())
 
 
-class _Walk:
-    """Follows the data from the input of an exported graph to its output, whatever the initialisers are called."""
-
-    SKIPPED = ("Transpose", "Unsqueeze", "Identity", "Cast")
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.weights: dict[str, np.ndarray[Any, Any]] = {}
-
-    def next(self, value: str, *ops: str) -> Node | None:
-        """The only consumer of a value, if it is one of `ops`; passes over operations that only rearrange."""
-        found = self.graph.consumers(value)
-        while len(found) == 1 and found[0].op in self.SKIPPED:
-            value = found[0].outputs[0]
-            found = self.graph.consumers(value)
-        return found[0] if len(found) == 1 and found[0].op in ops else None
-
-    def constant(self, node: Node, index: int) -> "np.ndarray[Any, Any]":
-        name = node.inputs[index] if index < len(node.inputs) else ""
-        if name not in self.graph.constants:
-            raise CheckpointError(
-                f"input {index} of a {node.op} of the graph is {name or 'left out'}, where a weight was expected"
-            )
-        return self.graph.constants[name]
-
-    def scale_shift(self, norm: Node) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
-        """A BatchNormalization as y = x * scale + shift, float64."""
-        weight, bias, mean, var = (self.constant(norm, i).astype(np.float64) for i in range(1, 5))
-        scale = weight / np.sqrt(var + norm.attributes.get("epsilon", 1e-5))
-        return scale, bias - mean * scale
+class _Walk(Walk):
+    """Follows an exported ResNet."""
 
     def convolution(self, node: Node, name: str) -> str:
         """Record a convolution, with its BatchNorm where the exporter left one; returns the value that it gives."""
@@ -204,22 +165,6 @@ class _Walk:
             following = self.next(following.outputs[0], "Conv", "BatchNormalization", "Relu", "Add")
         return chain
 
-    def linear(self, node: Node, name: str) -> str:
-        """Record a Gemm, or a MatMul with the addition that follows; returns the value that it gives."""
-        weight = self.constant(node, 1)
-        if node.op == "Gemm":
-            if node.attributes.get("alpha", 1.0) != 1.0 or node.attributes.get("beta", 1.0) != 1.0:
-                raise CheckpointError(f"{name} of the graph is scaled, which is not supported")
-            self.weights[f"{name}.weight"] = weight if node.attributes.get("transB", 0) else weight.T
-            self.weights[f"{name}.bias"] = self.constant(node, 2)
-            return node.outputs[0]
-        self.weights[f"{name}.weight"] = weight.T
-        add = self.next(node.outputs[0], "Add")
-        if add is None:
-            raise CheckpointError(f"{name} of the graph has no bias")
-        self.weights[f"{name}.bias"] = self.constant(add, 1 if add.inputs[0] == node.outputs[0] else 0)
-        return add.outputs[0]
-
     def head(self) -> None:
         """Record the one or two embedding layers, with what is subtracted at the end."""
         gemms = [n for n in self.graph.nodes if n.op in ("Gemm", "MatMul") and n.inputs[1] in self.graph.constants]
@@ -236,13 +181,7 @@ class _Walk:
             weight = self.weights["seg_2.weight"].astype(np.float64)
             self.weights["seg_2.bias"] = (self.weights["seg_2.bias"] + weight @ shift).astype(np.float32)
             self.weights["seg_2.weight"] = (weight * scale).astype(np.float32)
-        while value not in self.graph.outputs:
-            node = self.next(value, "Sub")  # the mean embedding of the training set
-            if node is None or node.inputs[0] != value:
-                raise CheckpointError("the graph goes on after its last linear layer in an unknown way")
-            name = f"seg_{len(gemms)}.bias"
-            self.weights[name] = (self.weights[name] - self.constant(node, 1)).astype(np.float32)
-            value = node.outputs[0]
+        self.subtract_mean(value, f"seg_{len(gemms)}")
 
 
 def _from_graph(graph: Graph) -> Recognised | None:

@@ -1,0 +1,197 @@
+"""What people do with a language model: which language is spoken, among all that the checkpoint knows or some."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from .audio import Audio
+from .audio_model import AudioModel
+from .errors import AudioError, ConfigError, InputError
+
+if TYPE_CHECKING:
+    from iso639 import Lang
+
+
+class _Pair(NamedTuple):
+    label: str
+    score: float
+
+
+class Prediction(_Pair):
+    """One language of a prediction; unpacks as the pair (label, score).
+
+    Attributes:
+        label: the code, as the checkpoint spells it.
+        score: probability, 0 to 1.
+        name: the language's name in English.
+    """
+
+    name: str
+
+    def __new__(cls, label: str, score: float, name: str) -> "Prediction":
+        self = super().__new__(cls, label, score)
+        self.name = name
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # for copy and pickle
+        return (self.label, self.score, self.name)
+
+    def __repr__(self) -> str:
+        return f"Prediction(label={self.label!r}, score={self.score!r}, name={self.name!r})"
+
+
+def check_labels(id2label: dict[str, str]) -> list[str]:
+    """The values of `id2label` in the order of the classes.
+
+    Raises:
+        ConfigError: the keys are not "0" to the last class, or a label stands twice.
+    """
+    labels = [id2label.get(str(i)) for i in range(len(id2label))]
+    if not labels or None in labels:
+        raise ConfigError(f"id2label must have the keys 0 to {len(id2label) - 1}, one for each class")
+    found = [str(label) for label in labels]
+    if len(set(found)) < len(found):
+        twice = next(label for label in found if found.count(label) > 1)
+        raise ConfigError(f"id2label names {twice!r} twice")
+    return found
+
+
+def language(code: str) -> "Lang | None":
+    """The language of an ISO 639 code, retired ones among them (iw, jw); None if there is none."""
+    from iso639 import Lang  # here, because its tables take a while to read
+    from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
+
+    try:
+        return Lang(code)
+    except DeprecatedLanguageValue as error:
+        return Lang(error.change_to) if error.change_to else None
+    except InvalidLanguageValue:
+        return None
+
+
+def language_name(code: str) -> str:
+    """The English name of a code without ISO's notes in brackets; the code itself if it is none."""
+    found = language(code)
+    return re.sub(r"\s*\(.*\)$", "", found.name) if found else code
+
+
+class LanguageIdentification(AudioModel):
+    """Prediction for a model whose raw output is one logit for each of `config.id2label`'s languages.
+
+    A value of `id2label` is a code ("eng"), or a code and a name ("en: English").
+    """
+
+    @cached_property
+    def _languages(self) -> list[tuple[str, str]]:
+        """Code and name of each class."""
+        pairs = (label.partition(": ") for label in check_labels(self.config.id2label))
+        return [(code, name or language_name(code)) for code, _, name in pairs]
+
+    @property
+    def labels(self) -> list[str]:
+        """The codes of the languages that the checkpoint knows, in the order of its logits."""
+        self._check_task("language-identification")
+        return [code for code, _ in self._languages]
+
+    def logits(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+        """The logits of one clip, (L,) float32, in the order of `labels`; arguments and errors as `predict`."""
+        self._check_task("language-identification")
+        return _finite(self(self.features(audio, sample_rate)[None])[0])
+
+    def log_probs(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+        """The log-probabilities of one clip, (L,) float32, in the order of `labels`; as `predict`."""
+        logits = self.logits(audio, sample_rate)
+        return logits - mx.logsumexp(logits)
+
+    def predict(
+        self,
+        audio: Audio,
+        top_k: int = 5,
+        languages: Sequence[str] | None = None,
+        sample_rate: int | None = None,
+    ) -> list[Prediction]:
+        """The most probable languages of one clip, best first.
+
+        Args:
+            audio: a path; samples (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
+            top_k: how many at most.
+            languages: choose among these only, scores sum to 1 over them: codes of ISO 639-1 ("en") or 639-3 ("eng"),
+                whatever the checkpoint's own labels are. A macrolanguage ("zh") stands for all its members ("cmn"),
+                and a member for its macrolanguage where the checkpoint knows no better.
+            sample_rate: in Hz, for samples that come without a rate.
+
+        Raises:
+            AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
+            InputError: a code is unknown, to ISO 639 or to the checkpoint; names the nearest.
+        """
+        chosen = self._chosen(top_k, languages)
+        return self._best(self.logits(audio, sample_rate), top_k, chosen)
+
+    def predict_batch(
+        self,
+        audios: Sequence[Audio],
+        top_k: int = 5,
+        languages: Sequence[str] | None = None,
+        sample_rate: int | None = None,
+    ) -> list[list[Prediction]]:
+        """`predict` of many clips, equal to one at a time; shows progress on a terminal."""
+        chosen = self._chosen(top_k, languages)
+        rows = self._outputs(audios, sample_rate, "identifying")
+        return [self._best(_finite(row), top_k, chosen) for row in rows]
+
+    def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
+        """Indices of the classes to choose among."""
+        self._check_task("language-identification")
+        if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
+            raise InputError(f"top_k is a positive number of languages, not {top_k!r}")
+        if languages is None:
+            return list(range(len(self._languages)))
+        if isinstance(languages, str) or not all(isinstance(code, str) for code in languages) or not languages:
+            raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
+        return sorted({i for code in languages for i in match_language(code, self.labels)})
+
+    def _best(self, logits: mx.array, top_k: int, chosen: list[int]) -> list[Prediction]:
+        scores = np.array(mx.softmax(logits[mx.array(chosen)], precise=True))
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [Prediction(code, float(scores[i]), name) for i in order for code, name in [self._languages[chosen[i]]]]
+
+
+def match_language(code: str, labels: Sequence[str]) -> list[int]:
+    """Indices of the labels that a code of ISO 639 stands for.
+
+    Raises:
+        InputError: there is none; suggests the nearest label.
+    """
+    code = code.strip()
+    if code in labels:
+        return [labels.index(code)]
+    wanted = language(code.lower())
+    known = [language(label) for label in labels]
+    if wanted is not None:
+        for same in (
+            lambda other: other == wanted,
+            lambda other: other.macro() == wanted,  # zh: every Chinese that the checkpoint knows
+            lambda other: wanted.macro() == other,  # cmn, where the checkpoint says zh
+        ):
+            if found := [i for i, other in enumerate(known) if other is not None and same(other)]:
+                return found
+    spellings = {label.lower(): label for label in labels}
+    for label, other in zip(labels, known, strict=True):
+        if other is not None:
+            spellings |= {spelling.lower(): label for spelling in (other.pt1, other.pt3, other.name) if spelling}
+    near = difflib.get_close_matches((wanted.name if wanted else code).lower(), spellings, n=1, cutoff=0.0)
+    nearest = spellings[near[0]]
+    what = f"is {wanted.name}, which this checkpoint does not know" if wanted else "is no ISO 639 code"
+    raise InputError(f"language {code!r} {what}; the nearest that it knows is {nearest!r} ({language_name(nearest)})")
+
+
+def _finite(logits: mx.array) -> mx.array:
+    logits = logits.astype(mx.float32)
+    if not bool(mx.isfinite(logits).all()):
+        raise AudioError("the logits are not finite; load the model with dtype='float32'")
+    return logits
