@@ -15,11 +15,13 @@ from speech_zoo_core.errors import (
     CheckpointError,
     ConfigError,
     HubError,
+    InputError,
     RegistryError,
     SpeechZooError,
 )
 
 if TYPE_CHECKING:
+    from speech_zoo_core.language import Prediction
     from speech_zoo_core.tasks import Verification
 
 __version__ = "0.1.0"
@@ -28,6 +30,8 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "HubError",
+    "InputError",
+    "Prediction",
     "RegistryError",
     "SpeechZooError",
     "Verification",
@@ -46,7 +50,8 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
         dtype: "float32", "float16" or "bfloat16" to compute in. Default: as stored, but float32 on a CPU.
 
     Returns:
-        The model: `embed`, `embed_batch` and `verify` for speaker embeddings; calling it gives the raw output.
+        The model: `embed`, `embed_batch` and `verify` for speaker embeddings, `predict` and `predict_batch` for
+        language identification; calling it gives the raw output.
 
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
@@ -82,6 +87,6 @@ def convert(
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Verification":
-        return speech_zoo_core.Verification
+    if name in ("Prediction", "Verification"):
+        return getattr(speech_zoo_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ class Entry:
     Attributes:
         repo: where the original is published on the Hub; None if elsewhere.
         origin: the original, for people.
-        threshold_from: how the checkpoint's verification threshold was chosen.
+        threshold_from: how the checkpoint's verification threshold was chosen; None without one.
     """
 
     model_type: str
@@ -27,7 +27,7 @@ class Entry:
     licence: str
     training_data: str
     citation: str
-    threshold_from: str
+    threshold_from: str | None = None
     repo: str | None = None
 
 

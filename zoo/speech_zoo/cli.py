@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.errors import ConfigError, SpeechZooError
 
 DEFAULT_MODEL = "campplus-zh-en"
+DEFAULT_LID_MODEL = "voxlingua107-ecapa"
 
 app = typer.Typer(
     help="Who is speaking and in which language, in pure MLX.",
@@ -36,7 +37,8 @@ def list_models(as_json: JsonOption = False) -> None:
         _print_json({name: {**vars(entry), "bundled": name in bundled} for name, entry in entries().items()})
         return
     for name, entry in entries().items():
-        typer.echo(f"{name:24} {'bundled' if name in bundled else 'Hub':8} {entry.summary}")
+        where = "bundled" if name in bundled else "Hub" if entry.repo else "file"
+        typer.echo(f"{name:28} {where:8} {entry.summary}")
 
 
 @app.command()
@@ -59,6 +61,8 @@ def info(
         _print_json(facts)
         return
     for key, value in facts.items():
+        if key == "languages":
+            value = f"{len(value)}: {', '.join(value)}"  # noqa: PLW2901
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
             typer.echo(f"{f'{key} {name}'.strip().replace('_', ' '):24} {part}")
 
@@ -79,7 +83,7 @@ def embed(
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
     import numpy as np
 
-    vectors = np.array(_load(model).embed_batch(files))
+    vectors = np.array(_load(model, "speaker-embedding").embed_batch(files))
     if output is not None:
         from safetensors.numpy import save
 
@@ -109,12 +113,41 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two files are of the same speaker."""
-    result = _load(model).verify(a, b, threshold=threshold)
+    result = _load(model, "speaker-embedding").verify(a, b, threshold=threshold)
     if as_json:
         _print_json(vars(result) | {"model": model, "files": [str(a), str(b)]})
         return
     sign, verdict = (">=", "the same speaker") if result.same_speaker else ("<", "different speakers")
     typer.echo(f"score {result.score:.4f} {sign} threshold {result.threshold:.4f}: {verdict}")
+
+
+@app.command()
+def lid(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")],
+    model: ModelOption = DEFAULT_LID_MODEL,
+    top: Annotated[int, typer.Option(min=1, help="How many languages to print.")] = 5,
+    languages: Annotated[
+        str | None, typer.Option(help="Choose among these only: ISO 639-1 or 639-3 codes, as in eng,fra,de.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which language each file is in."""
+    codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
+    if codes == []:
+        raise typer.BadParameter("--languages needs at least one code, as in eng,fra")
+    found = _load(model, "language-identification").predict_batch(files, top_k=top, languages=codes)
+    if as_json:
+        _print_json(
+            [
+                {"file": str(file), "model": model, "languages": [{**p._asdict(), "name": p.name} for p in best]}
+                for file, best in zip(files, found, strict=True)
+            ]
+        )
+        return
+    for file, best in zip(files, found, strict=True):
+        for i, prediction in enumerate(best):
+            lead = str(file) if i == 0 else " " * len(str(file))
+            typer.echo(f"{lead}  {prediction.score:6.2%}  {prediction.label:8} {prediction.name}")
 
 
 @app.command()
@@ -144,10 +177,16 @@ def demo(
     run(output)
 
 
-def _load(model: str) -> Any:
+def _load(model: str, task: str | None = None) -> Any:
+    """The model; with a task, only one that is for it."""
     from . import load
 
-    return load(model)
+    loaded = load(model)
+    if task is not None and loaded.config.task != task:
+        raise ConfigError(
+            f"{model} is for {loaded.config.task}, not for {task}; speech-zoo list shows what is for what"
+        )
+    return loaded
 
 
 def _checkpoint_facts(model: str) -> dict[str, Any]:
@@ -156,11 +195,13 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     from speech_zoo_core.layers import parameters
 
     loaded = _load(model)
-    return {
-        **to_dict(loaded.config),
-        "parameters": sum(value.size for value in parameters(loaded).values()),
-        "shortest_clip_seconds": loaded.config.front_end.seconds(loaded.min_frames),
-    }
+    facts = to_dict(loaded.config)
+    if labels := facts.pop("id2label", None):
+        facts["languages"] = list(labels.values())
+    facts["parameters"] = sum(value.size for value in parameters(loaded).values())
+    if loaded.config.front_end is not None:
+        facts["shortest_clip_seconds"] = loaded.config.front_end.seconds(loaded.min_frames)
+    return facts
 
 
 def _print_json(data: Any) -> None:

@@ -1,0 +1,283 @@
+"""Recognise ECAPA-TDNN as published: SpeechBrain's folder, WeSpeaker's `avg_model.pt` and ONNX, the speaker proxy."""
+
+import re
+from typing import Any
+
+import mlx.core as mx
+from speech_zoo_core.checkpoint import Checkpoint
+from speech_zoo_core.config import to_dict
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.front_end import SPEECHBRAIN, WESPEAKER, FrontEnd
+from speech_zoo_core.source import Recognised, Source, mapping, shape_of, without_prefix
+from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
+
+from .graph import from_graph
+from .proxy import PROXY_CONFIG_KEYS, proxy_config
+from .speechbrain import arguments, class_of, hyperparams, read_labels
+
+ECAPA = "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN"
+SPEAKER_HEAD = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"  # cosines to the training speakers; dropped
+LANGUAGE_HEAD = "speechbrain.lobes.models.Xvector.Classifier"
+SPEECHBRAIN_THRESHOLD = 0.25  # of SpeakerRecognition.verify_batch in speechbrain/inference/speaker.py
+WESPEAKER_DIALECT = {"padding": "zeros", "res2net_skip": "last", "aggregation_norm": False, "moments": "raw"}
+WESPEAKER_NAMES = {f"ECAPA_TDNN_{glob}c{width}": (width, bool(glob)) for glob in ("", "GLOB_") for width in (512, 1024)}
+# WeSpeaker's names to SpeechBrain's, by their beginnings; `Model.sanitize` knows the rest.
+RENAMED = {
+    "layer1.": "blocks.0.",
+    **{
+        f"layer{i + 1}.se_res2block.{old}": f"blocks.{i}.{new}"
+        for i in (1, 2, 3)
+        for old, new in (("0.", "tdnn1."), ("1.", "res2net_block."), ("2.", "tdnn2."), ("3.linear", "se_block.conv"))
+    },
+    "conv.": "mfa.conv.",
+    "pool.linear1.": "asp.tdnn.conv.",
+    "pool.linear2.": "asp.conv.",
+    "bn.": "asp_bn.",
+    "linear.": "fc.",
+    "bn2.": "fc_bn.",
+}
+
+
+def recognise(source: Source) -> Recognised | None:
+    """Tell whether a source is an ECAPA-TDNN, by its settings, its graph or its tensor names.
+
+    Raises:
+        ConfigError: its settings contradict its tensors, describe another model, or ask for something unsupported.
+        CheckpointError: a file or a tensor that its form has is missing.
+    """
+    checkpoint = source.checkpoint
+    if checkpoint.graph is not None:
+        weights = from_graph(checkpoint.graph)
+        return None if weights is None else _wespeaker(weights, WESPEAKER, "WeSpeaker ONNX")
+    proxy = checkpoint.extra.get("config")
+    if isinstance(proxy, dict) and proxy.keys() >= PROXY_CONFIG_KEYS:
+        return _proxy(checkpoint, str(source.main_file))
+    weights = without_prefix(checkpoint.tensors, "layer1.conv.weight", "pool.linear1.weight")
+    if {"layer1.conv.weight", "layer2.se_res2block.0.conv.weight", "linear.weight"} <= weights.keys():
+        settings = wespeaker_settings(source)
+        front_end = WESPEAKER if settings is None else front_end_of(settings)
+        form = "WeSpeaker ECAPA-TDNN state dict" if settings is None else f"WeSpeaker {settings['model']}"
+        if settings is None:
+            front_end = FrontEnd(n_mels=shape_of(weights, "layer1.conv.weight", 3)[1])
+        found = _wespeaker(weights, front_end, form)
+        if settings is not None:
+            _compare(found.config, settings, "bn2.running_var" in weights)
+        return found
+    return _speechbrain(source, checkpoint.tensors)
+
+
+def _widths(weights: dict[str, mx.array], wrapped: str = "") -> dict[str, Any]:
+    """The widths that tensors under SpeechBrain's names have."""
+    conv, norm = (f"{part}{wrapped and '.' + part}" for part in ("conv", "norm"))
+    layers = 1 + max((int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d{1,3})\.", name))), default=0)
+    first, feat_dim, kernel = shape_of(weights, f"blocks.0.{conv}.weight", 3)
+    if layers < 2:
+        raise CheckpointError("the checkpoint has no SE-Res2Net blocks (blocks.1 and on)")
+    width, _, block_kernel = shape_of(weights, f"blocks.1.res2net_block.blocks.0.{conv}.weight", 3)
+    last, _, last_kernel = shape_of(weights, f"mfa.{conv}.weight", 3)
+    attention, context = shape_of(weights, f"asp.tdnn.{conv}.weight", 3)[:2]
+    if width > first or context not in (last, 3 * last):
+        raise CheckpointError(f"widths {first}, {width}, {last} and {context} of the layers give no ECAPA-TDNN")
+    return {
+        "feat_dim": feat_dim,
+        "channels": [first] * layers + [last],
+        "kernel_sizes": [kernel] + [block_kernel] * (layers - 1) + [last_kernel],
+        "attention_channels": attention,
+        "res2net_scale": first // width,
+        "se_channels": weights[se].shape[0] if (se := f"blocks.1.se_block.conv1{wrapped}.weight") in weights else 0,
+        "global_context": context != last,
+        "aggregation_norm": f"mfa.{norm}.weight" in weights,
+    }
+
+
+def _renamed(name: str) -> str:
+    old = next((old for old in RENAMED if name.startswith(old)), "")
+    name = RENAMED.get(old, "") + name.removeprefix(old)
+    return re.sub(r"\b(conv|bn)s\.(\d+)\.", r"blocks.\2.\1.", name).replace(".bn.", ".norm.")
+
+
+def _wespeaker(weights: dict[str, mx.array], front_end: FrontEnd, form: str) -> Recognised:
+    renamed = {_renamed(name): value for name, value in weights.items()}
+    if shape_of(renamed, "fc.weight", 2)[1] != 2 * shape_of(renamed, "mfa.conv.weight", 3)[0]:
+        raise CheckpointError("linear does not take the means and deviations of ASTP; other poolings are not supported")
+    config = {
+        "model_type": "ecapa_tdnn",
+        "embed_dim": renamed["fc.weight"].shape[0],
+        **_widths(renamed),
+        **WESPEAKER_DIALECT,
+        "front_end": to_dict(front_end),
+        "threshold": THRESHOLD,
+    }
+    return Recognised(config, renamed, form)
+
+
+def _compare(config: dict[str, Any], settings: dict[str, Any], emb_bn: bool) -> None:
+    """Hold the architecture in `config.yaml` against the tensors."""
+    name, args = settings["model"], mapping(settings, "model_args", "config.yaml")
+    if name not in WESPEAKER_NAMES:
+        raise ConfigError(f"config.yaml: model {name!r} is not in this family ({', '.join(WESPEAKER_NAMES)})")
+    channels, global_context = WESPEAKER_NAMES[name]
+    tensors = {
+        "channels": config["channels"][0],
+        "global_context_att": config["global_context"],
+        "feat_dim": config["feat_dim"],
+        "embed_dim": config["embed_dim"],
+        "pooling_func": "ASTP",
+        "emb_bn": emb_bn,
+    }
+    for key, value in {"channels": channels, "global_context_att": global_context, "emb_bn": False, **args}.items():
+        if key not in tensors:
+            raise ConfigError(f"config.yaml: model_args.{key} is not supported")
+        if tensors[key] != value:
+            raise ConfigError(f"config.yaml says {key} = {value}, the tensors say {tensors[key]}")
+
+
+def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | None:
+    settings = hyperparams(source)
+    ecapa = "blocks.0.conv.conv.weight" in weights and "asp.conv.conv.weight" in weights
+    if settings is None or "embedding_model" not in settings:
+        if not ecapa:
+            return None
+        raise CheckpointError(
+            f"{source.main_file} is a SpeechBrain ECAPA-TDNN; put its hyperparams.yaml beside it, which tells its "
+            "features and its task"
+        )
+    if (found := class_of(settings, "embedding_model")) != ECAPA:
+        raise ConfigError(f"{source.folder / 'hyperparams.yaml'} describes {found}, not {ECAPA}")
+    if not ecapa:
+        raise CheckpointError(f"{source.main_file} does not hold the ECAPA-TDNN of its hyperparams.yaml")
+    config, front_end = _architecture(settings), _front_end(settings)
+    widths = _widths(weights, ".conv")
+    for key, value in widths.items():
+        if config.get(key, value) != value:
+            raise ConfigError(f"hyperparams.yaml says {key} = {config[key]}, the tensors say {value}")
+    embed_dim = shape_of(weights, "fc.conv.weight", 3)[0]
+    if config.pop("lin_neurons") != embed_dim:
+        raise ConfigError(f"hyperparams.yaml: embedding_model: lin_neurons is not the {embed_dim} of the tensors")
+    config = {
+        "model_type": "ecapa_tdnn",
+        "embed_dim": embed_dim,
+        **widths,
+        **config,
+        "front_end": to_dict(front_end),
+    }
+    head = class_of(settings, "classifier")
+    if head not in (None, SPEAKER_HEAD, LANGUAGE_HEAD):
+        raise ConfigError(f"hyperparams.yaml: classifier is a {head}, which is not supported")
+    if head != LANGUAGE_HEAD:
+        return Recognised({**config, "threshold": SPEECHBRAIN_THRESHOLD}, weights, "SpeechBrain speaker ECAPA-TDNN")
+    facts, classifier = _classifier(source, settings)
+    return Recognised({**config, **facts}, {**weights, **classifier}, "SpeechBrain language identification ECAPA-TDNN")
+
+
+def _architecture(settings: dict[str, Any]) -> dict[str, Any]:
+    """What `hyperparams.yaml` says about the embedding model, with SpeechBrain's defaults."""
+    sizes = {"channels", "kernel_sizes", "dilations", "attention_channels", "res2net_scale", "se_channels"}
+    given = arguments(
+        settings,
+        "embedding_model",
+        {"groups": [1, 1, 1, 1, 1]},
+        {*sizes, "input_size", "lin_neurons", "global_context", "activation", "dropout", "device"},
+    )
+    activation = given.get("activation")
+    if activation is not None and getattr(activation, "tag", "") != "name:torch.nn.ReLU":
+        raise ConfigError("hyperparams.yaml: embedding_model: only the activation torch.nn.ReLU is supported")
+    if not isinstance(given.get("input_size"), int):
+        raise ConfigError("hyperparams.yaml: embedding_model: input_size must be a number")
+    return {
+        "feat_dim": given["input_size"],
+        "channels": [512, 512, 512, 512, 1536],
+        "dilations": [1, 2, 3, 4, 1],
+        "lin_neurons": given.get("lin_neurons", 192),
+        **{key: given[key] for key in (*sizes, "global_context") if key in given},
+    }
+
+
+def _front_end(settings: dict[str, Any]) -> FrontEnd:
+    """The features that `hyperparams.yaml` describes."""
+    for key, wanted in (
+        ("compute_features", "speechbrain.lobes.features.Fbank"),
+        ("mean_var_norm", "speechbrain.processing.features.InputNormalization"),
+    ):
+        if (found := class_of(settings, key)) != wanted:
+            raise ConfigError(f"hyperparams.yaml: {key} must be a {wanted}, not {found}")
+    supported = {
+        "deltas": False,
+        "context": False,
+        "f_min": 0,
+        "f_max": 8000,
+        "n_fft": 400,
+        "sample_rate": SPEECHBRAIN.sample_rate,
+        "filter_shape": "triangular",
+        "win_length": 25,
+        "hop_length": 10,
+    }
+    training = {"requires_grad", "param_change_factor", "param_rand_factor", "left_frames", "right_frames"}
+    given = arguments(settings, "compute_features", supported, {"n_mels", *training})
+    n_mels = given.get("n_mels", 40)
+    arguments(
+        settings,
+        "mean_var_norm",
+        {"norm_type": "sentence", "std_norm": False, "mean_norm": True},
+        {"update_until_epoch", "avoid_padding_norm"},
+    )
+    normalisation = settings["mean_var_norm"]
+    if "norm_type" not in normalisation or "std_norm" not in normalisation:
+        raise ConfigError("hyperparams.yaml: mean_var_norm must set norm_type to sentence and std_norm to False")
+    if isinstance(n_mels, bool) or not isinstance(n_mels, int) or n_mels < 1:
+        raise ConfigError(f"hyperparams.yaml: n_mels must be a positive number, not {n_mels!r}")
+    return FrontEnd("speechbrain_fbank", scale=1.0, n_mels=n_mels)
+
+
+def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, mx.array]]:
+    """The configuration and the tensors of the language classifier."""
+    given = arguments(
+        settings, "classifier", {"lin_blocks": 1}, {"input_shape", "activation", "lin_neurons", "out_neurons"}
+    )
+    if getattr(given.get("activation"), "tag", "name:torch.nn.LeakyReLU") != "name:torch.nn.LeakyReLU":
+        raise ConfigError("hyperparams.yaml: classifier: only the activation torch.nn.LeakyReLU is supported")
+    head = source.beside("classifier.ckpt")
+    if head is None:
+        raise CheckpointError(f"{source.folder} holds no classifier.ckpt, which identifies the languages")
+    labels = read_labels(source)
+    neurons, _ = shape_of(head.tensors, "DNN.block_0.linear.w.weight", 2)
+    classes, _ = shape_of(head.tensors, "out.w.weight", 2)
+    if len(labels) != classes:
+        raise CheckpointError(f"the classifier has {classes} classes, label_encoder.txt {len(labels)} labels")
+    for key, value in (("lin_neurons", neurons), ("out_neurons", classes)):
+        if given.get(key, value) != value:
+            raise ConfigError(f"hyperparams.yaml says classifier {key} = {given[key]}, the tensors say {value}")
+    facts = {
+        "task": "language-identification",
+        "classifier_neurons": neurons,
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+    }
+    return facts, {f"classifier.{name}": value for name, value in head.tensors.items()}
+
+
+def _proxy(checkpoint: Checkpoint, where: str) -> Recognised:
+    """The speaker proxy: its code is not public, so its names and widths must be SpeechBrain's."""
+    weights = without_prefix(checkpoint.tensors, "blocks.0.conv.weight", "fc.weight")
+    wrapped = ".conv" if "blocks.0.conv.conv.weight" in weights else ""
+    fc = f"fc{wrapped}.weight"
+    needed = [f"blocks.0.conv{wrapped}.weight", f"blocks.1.tdnn1.conv{wrapped}.weight", f"mfa.conv{wrapped}.weight"]
+    needed += [f"asp.tdnn.conv{wrapped}.weight", f"asp.conv{wrapped}.weight", fc]
+    if missing := [name for name in needed if name not in weights]:
+        raise CheckpointError(
+            f"{where} is a speaker proxy under other names than SpeechBrain's: it lacks {', '.join(missing)}; "
+            f"it has {', '.join(sorted(weights))}"
+        )
+    widths, given = _widths(weights, wrapped), checkpoint.extra["config"]
+    tensors = {
+        "input_dim": widths["feat_dim"],
+        "embed_dim": weights[fc].shape[0],
+        "channels": widths["channels"][0],
+        "num_blocks": len(widths["channels"]) - 2,
+    }
+    known = {"dropout": given.get("dropout"), **widths, **tensors}  # dropout is for training
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"{where}: its config has {key}, of which nothing is known")
+        if known[key] != value:
+            raise ConfigError(f"{where}: its config says {key} = {value}, its tensors say {known[key]}")
+    return Recognised({**to_dict(proxy_config(**tensors)), **widths}, weights, "speaker proxy")

@@ -1,0 +1,138 @@
+"""SpeechBrain's files as data: `hyperparams.yaml`, which would build Python objects, and `label_encoder.txt`."""
+
+import ast
+import re
+from typing import Any
+
+import yaml
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.source import Source
+
+REF = re.compile(r"<(\w+)>")
+LABEL_FILES = ("label_encoder.txt", "label_encoder.ckpt")  # the second is what SpeechBrain's own cache calls it
+
+
+class Tagged(dict[str, Any]):
+    """What a tag such as `!new:module.Class` stands on: its arguments, and the tag's name."""
+
+    def __init__(self, tag: str, value: Any) -> None:
+        super().__init__(value if isinstance(value, dict) else {"": value})
+        self.tag = tag
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that keeps every tag as a `Tagged` record; constructs nothing else."""
+
+
+def _tagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Tagged:
+    if isinstance(node, yaml.MappingNode):
+        return Tagged(tag, loader.construct_mapping(node, deep=True))
+    if isinstance(node, yaml.SequenceNode):
+        return Tagged(tag, loader.construct_sequence(node, deep=True))
+    return Tagged(tag, loader.construct_scalar(node))  # type: ignore[arg-type]
+
+
+_Loader.add_multi_constructor("!", _tagged)
+
+
+def hyperparams(source: Source) -> dict[str, Any] | None:
+    """`hyperparams.yaml` as plain data; None if there is none.
+
+    References (`!ref <name>`) that stand for a whole value, an argument or an item of it are replaced.
+
+    Raises:
+        ConfigError: it cannot be read, or references go in a circle.
+    """
+    settings = source.settings("hyperparams.yaml", _Loader)
+    if settings is None:
+        return None
+    entries: dict[str, Any] = {}
+    for key, value in settings.items():
+        entry = _named(value, settings)
+        if isinstance(entry, Tagged):
+            entry = Tagged(entry.tag, {name: _items(_named(item, settings), settings) for name, item in entry.items()})
+        entries[str(key)] = entry
+    return entries
+
+
+def _named(value: Any, settings: dict[str, Any]) -> Any:
+    """What a reference names; a path or arithmetic stays as text, nothing here needs it."""
+    seen = 0
+    while isinstance(value, Tagged) and value.tag == "ref":
+        name = REF.fullmatch(str(value.get("")).strip())
+        if name is None or name[1] not in settings:
+            return value.get("")
+        value, seen = settings[name[1]], seen + 1
+        if seen > len(settings):
+            raise ConfigError("hyperparams.yaml: references go in a circle")
+    return value
+
+
+def _items(value: Any, settings: dict[str, Any]) -> Any:
+    return [_named(item, settings) for item in value] if isinstance(value, list) else value
+
+
+def class_of(settings: dict[str, Any], key: str) -> str | None:
+    """The class that an entry would build, without its module; None if there is no such entry.
+
+    Raises:
+        ConfigError: the entry is something else.
+    """
+    value = settings.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, Tagged) or not value.tag.startswith("new:"):
+        raise ConfigError(f"hyperparams.yaml: {key} is not a !new: entry")
+    return value.tag.removeprefix("new:")
+
+
+def arguments(settings: dict[str, Any], key: str, supported: dict[str, Any], free: set[str]) -> dict[str, Any]:
+    """The arguments of an entry, after those with one supported value have been checked.
+
+    Args:
+        settings: of `hyperparams.yaml`.
+        key: of the entry.
+        supported: arguments that change the result, and the value that is supported.
+        free: arguments that are read by the caller, or do not change the result.
+
+    Raises:
+        ConfigError: names the argument.
+    """
+    given = settings.get(key) or {}
+    for name, value in given.items():
+        if name in supported and value != supported[name]:
+            raise ConfigError(
+                f"hyperparams.yaml: {key}: {name} = {value!r} is not supported (only {supported[name]!r})"
+            )
+        if name not in supported and name not in free:
+            raise ConfigError(f"hyperparams.yaml: {key}: {name} is not supported")
+    return {name: value for name, value in given.items() if name in free}
+
+
+def read_labels(source: Source) -> list[str]:
+    """The labels of `label_encoder.txt` in the order of their numbers: lines such as `'ab: Abkhazian' => 0`.
+
+    Raises:
+        CheckpointError: there is no such file.
+        ConfigError: a line cannot be read, or the numbers are not 0 to the last.
+    """
+    found: dict[int, str] = {}
+    for name in LABEL_FILES:
+        if (text := source.text(name)) is not None:
+            break
+    else:
+        raise CheckpointError(f"{source.folder} holds no {LABEL_FILES[0]}, which names the languages")
+    for line in text.splitlines():
+        if line.startswith("===="):  # what follows describes the encoder
+            break
+        literal, arrow, number = line.rpartition(" => ")
+        try:
+            label, index = ast.literal_eval(literal), int(number)
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise ConfigError(f"{name}: cannot read the line {line[:80]!r}") from error
+        if not arrow or not isinstance(label, str) or index in found:
+            raise ConfigError(f"{name}: the line {line[:80]!r} is no label, or its number stands twice")
+        found[index] = label
+    if sorted(found) != list(range(len(found))) or not found:
+        raise ConfigError(f"{name}: the numbers of its {len(found)} labels do not run from 0 without gaps")
+    return [found[i] for i in range(len(found))]
