@@ -163,6 +163,7 @@ class Model(nn.Module, SpeakerEmbedding):
         """
         if x.ndim < 3:
             x = self.waveform_features(x, lengths)
+        self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.head.conv1.weight.dtype)
         mask = _mask(x, lengths)
         x = self.head(_masked(x, mask), mask)

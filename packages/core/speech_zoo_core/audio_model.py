@@ -9,7 +9,7 @@ import numpy as np
 
 from .audio import Audio, check_speech, describe, load_audio
 from .conv import on_cpu
-from .errors import AudioError, ConfigError
+from .errors import AudioError, ConfigError, InputError
 from .front_end import FrontEnd
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
@@ -55,6 +55,16 @@ class AudioModel:
         rows = mx.atleast_2d(waveforms)
         sizes: list[Any] = [None] * len(rows) if lengths is None else lengths.tolist()  # type: ignore[assignment]
         return mx.stack([front_end(row, size) for row, size in zip(rows, sizes, strict=True)])
+
+    def _check_lengths(self, lengths: mx.array | None, size: int, count: int) -> None:
+        """Raises InputError unless `lengths` gives `count` clips at least `min_frames` and at most `size` frames."""
+        if lengths is None:
+            return
+        sizes = np.array(lengths)
+        if sizes.shape != (count,) or sizes.dtype.kind not in "iu":
+            raise InputError(f"lengths must be {count} whole numbers of frames, not {lengths.dtype} of {sizes.shape}")
+        if sizes.min() < self.min_frames or sizes.max() > size:
+            raise InputError(f"lengths {sizes.tolist()} must lie between {self.min_frames} and {size} frames")
 
     def _front_end(self) -> FrontEnd:
         front_end: FrontEnd | None = self.config.front_end

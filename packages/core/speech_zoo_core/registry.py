@@ -21,7 +21,8 @@ class ModelSpec:
 
     Attributes:
         model_type: the key, as in `config.json`.
-        task: "speaker-embedding" or "language-identification".
+        task: "speaker-embedding" or "language-identification"; where a type has checkpoints of both, each checkpoint's
+            config says which.
         model: the `mlx.nn.Module`, built from an instance of `config`; has `sanitize(weights)`.
         config: the config dataclass.
         recognise: tells whether a source checkpoint is of this type, and with which config; None if it is not.

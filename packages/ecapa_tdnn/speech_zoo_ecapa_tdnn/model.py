@@ -292,6 +292,10 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
             )
         mask = None
         if lengths is not None:
+            if not relative:
+                self._check_lengths(lengths, x.shape[1], len(x))
+            elif lengths.shape != (len(x),) or not mx.all((lengths > 0) & (lengths <= 1)):
+                raise InputError(f"relative lengths must be {len(x)} numbers above 0 and at most 1")
             ends = lengths * x.shape[1] if relative else lengths
             mask = (mx.arange(x.shape[1])[None] < ends[:, None]).astype(mx.float32)[..., None]
         frames = Frames(self.config.padding, mask, None if relative else lengths)
@@ -312,6 +316,10 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
         pooled = self.asp(self.mfa(mx.concatenate(outputs, axis=-1), frames), frames)
         embedding: mx.array = self.fc(pooled.astype(x.dtype))
         return embedding
+
+    def quantizable(self, name: str) -> bool:
+        """The classifier stays in floating point: it is small, and logits are what users see."""
+        return not name.startswith("classifier.")
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Source tensors under SpeechBrain's names, or converted ones, to converted ones; a fixed point.

@@ -100,6 +100,7 @@ class Model(nn.Module, SpeakerEmbedding):
         """
         if x.ndim < 3:
             x = self.waveform_features(x, lengths)
+        self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
         mask = _mask(x, lengths)
         x = _masked(nn.relu(self.conv1(_masked(x, mask))), mask)
