@@ -139,7 +139,11 @@ def lid(
     if as_json:
         _print_json(
             [
-                {"file": str(file), "model": model, "languages": [{**p._asdict(), "name": p.name} for p in best]}
+                {
+                    "file": str(file),
+                    "model": model,
+                    "languages": [{"label": p.label, "name": p.name, "score": p.score} for p in best],
+                }
                 for file, best in zip(files, found, strict=True)
             ]
         )

@@ -50,9 +50,16 @@ class AudioModel:
         """Features of waveforms (N,) or (B, N), float32 in [-1, 1] at the front end's rate: (B, T, F).
 
         `lengths` (B,) gives the feature frames of clips that are followed by zeros.
+
+        Raises:
+            InputError: the waveforms are shorter than the model's minimum, or `lengths` does not fit them.
         """
         front_end = self._front_end()
-        rows = mx.atleast_2d(waveforms)
+        rows = waveforms[None] if waveforms.ndim == 1 else waveforms
+        n_frames = front_end.num_frames(rows.shape[-1])
+        if n_frames < self.min_frames:
+            raise InputError(f"waveforms of {rows.shape[-1]} samples are too short: at least {self.min_frames} frames")
+        self._check_lengths(lengths, n_frames, len(rows))
         sizes: list[Any] = [None] * len(rows) if lengths is None else lengths.tolist()  # type: ignore[assignment]
         return mx.stack([front_end(row, size) for row, size in zip(rows, sizes, strict=True)])
 

@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from iso639 import Lang
 
 
-class _Pair(NamedTuple):
-    label: str
-    score: float
+SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
 
 
-class Prediction(_Pair):
+class Prediction(tuple[str, float]):
     """One language of a prediction; unpacks as the pair (label, score).
 
     Attributes:
@@ -34,9 +32,17 @@ class Prediction(_Pair):
     name: str
 
     def __new__(cls, label: str, score: float, name: str) -> "Prediction":
-        self = super().__new__(cls, label, score)
+        self = super().__new__(cls, (label, score))
         self.name = name
         return self
+
+    @property
+    def label(self) -> str:
+        return self[0]
+
+    @property
+    def score(self) -> float:
+        return self[1]
 
     def __getnewargs__(self) -> tuple[Any, ...]:  # for copy and pickle
         return (self.label, self.score, self.name)
@@ -49,34 +55,36 @@ def check_labels(id2label: dict[str, str]) -> list[str]:
     """The values of `id2label` in the order of the classes.
 
     Raises:
-        ConfigError: the keys are not "0" to the last class, or a label stands twice.
+        ConfigError: the keys are not "0" to the last class, or a code is empty or stands twice.
     """
     labels = [id2label.get(str(i)) for i in range(len(id2label))]
     if not labels or None in labels:
         raise ConfigError(f"id2label must have the keys 0 to {len(id2label) - 1}, one for each class")
-    found = [str(label) for label in labels]
-    if len(set(found)) < len(found):
-        twice = next(label for label in found if found.count(label) > 1)
-        raise ConfigError(f"id2label names {twice!r} twice")
-    return found
+    codes = [str(label).partition(": ")[0] for label in labels]
+    if "" in codes:
+        raise ConfigError(f"id2label: class {codes.index('')} has no label")
+    if len(set(codes)) < len(codes):
+        raise ConfigError(f"id2label names {next(code for code in codes if codes.count(code) > 1)!r} twice")
+    return [str(label) for label in labels]
 
 
 def language(code: str) -> "Lang | None":
-    """The language of an ISO 639 code, retired ones among them (iw, jw); None if there is none."""
+    """The language of an ISO 639 code, retired ones among them (iw, jw, sh); None if there is none."""
     from iso639 import Lang  # here, because its tables take a while to read
     from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
 
     try:
         return Lang(code)
     except DeprecatedLanguageValue as error:
-        return Lang(error.change_to) if error.change_to else None
+        current = error.change_to or SUCCESSORS.get(code)
+        return Lang(current) if current else None
     except InvalidLanguageValue:
         return None
 
 
 def language_name(code: str) -> str:
     """The English name of a code without ISO's notes in brackets; the code itself if it is none."""
-    found = language(code)
+    found = language(code.lower())
     return re.sub(r"\s*\(.*\)$", "", found.name) if found else code
 
 
@@ -151,9 +159,10 @@ class LanguageIdentification(AudioModel):
             raise InputError(f"top_k is a positive number of languages, not {top_k!r}")
         if languages is None:
             return list(range(len(self._languages)))
-        if isinstance(languages, str) or not all(isinstance(code, str) for code in languages) or not languages:
+        codes = list(languages) if isinstance(languages, Iterable) and not isinstance(languages, str) else []
+        if not codes or not all(isinstance(code, str) for code in codes):
             raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
-        return sorted({i for code in languages for i in match_language(code, self.labels)})
+        return sorted({i for code in codes for i in match_language(code, self.labels)})
 
     def _best(self, logits: mx.array, top_k: int, chosen: list[int]) -> list[Prediction]:
         scores = np.array(mx.softmax(logits[mx.array(chosen)], precise=True))
@@ -171,7 +180,7 @@ def match_language(code: str, labels: Sequence[str]) -> list[int]:
     if code in labels:
         return [labels.index(code)]
     wanted = language(code.lower())
-    known = [language(label) for label in labels]
+    known = [language(label.lower()) for label in labels]
     if wanted is not None:
         for same in (
             lambda other: other == wanted,

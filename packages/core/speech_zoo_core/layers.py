@@ -106,9 +106,12 @@ def fold_into_next(weights: Arrays, norm: str, layer: str, affine: bool = True) 
     weight = weights[f"{layer}.weight"].astype(np.float64)
     if weight.ndim > 2 and set(weight.shape[2:]) == {1}:  # a 1x1 convolution
         weight = weight.reshape(weight.shape[:2])
-    if weight.shape[1:] != scale.shape:
-        raise CheckpointError(f"{norm} has {scale.size} channels, {layer}.weight has shape {weight.shape}")
-    weights[f"{layer}.bias"] = (weights[f"{layer}.bias"] + weight @ shift).astype(np.float32)
+    bias = weights[f"{layer}.bias"]
+    if weight.shape[1:] != scale.shape or bias.shape != weight.shape[:1]:
+        raise CheckpointError(
+            f"{norm} has {scale.size} channels, {layer} has a weight of shape {weight.shape} and a bias of {bias.shape}"
+        )
+    weights[f"{layer}.bias"] = (bias + weight @ shift).astype(np.float32)
     weights[f"{layer}.weight"] = (weight * scale).astype(np.float32)
 
 

@@ -23,6 +23,7 @@ FORMS = (
 )
 SETTINGS: tuple[str, ...] = (".json", ".yaml", ".yml", ".txt")
 PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
+MAX_YAML_NODES = 10_000
 USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin", "embedding_model.ckpt")
 
 
@@ -147,12 +148,34 @@ class Source:
         if text is None:
             return None
         try:
-            data = yaml.load(text, loader)
-        except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
+            data = _parse_yaml(text, loader)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read: {str(error)[:300]}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path} must hold a mapping, not {type(data).__name__}")
         return data
+
+
+def _parse_yaml(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
+    """Parse YAML whose aliases do not blow it up: they count as often as they stand there."""
+    loader = loader_class(text)
+    sizes: dict[int, float] = {}
+
+    def size(node: yaml.Node) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = float("inf")  # for an alias inside of what it stands for
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            pairs = [part if isinstance(part, tuple) else (part,) for part in parts]
+            sizes[id(node)] = 1 + sum(size(item) for pair in pairs for item in pair)
+        return sizes[id(node)]
+
+    try:
+        root = loader.get_single_node()
+        if root is not None and size(root) > MAX_YAML_NODES:
+            raise ValueError("its aliases expand to too much")
+        return None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 def mapping(settings: dict[str, Any], key: str, where: str) -> dict[str, Any]:

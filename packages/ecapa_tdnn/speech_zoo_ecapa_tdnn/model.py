@@ -281,10 +281,14 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
             (B, D) embeddings or (B, L) logits, in the type of the weights.
         """
         relative = lengths is not None and mx.issubdtype(lengths.dtype, mx.floating)
-        if x.ndim < 3:
-            sizes = lengths
-            if lengths is not None and relative:  # as InputNormalization counts them
+        sizes = lengths
+        if lengths is not None and relative:
+            count = 1 if x.ndim == 1 else len(x)
+            if lengths.shape != (count,) or not mx.all((lengths > 0) & (lengths <= 1)):
+                raise InputError(f"relative lengths must be {count} numbers above 0 and at most 1")
+            if x.ndim < 3:  # as InputNormalization counts the frames
                 sizes = mx.ceil(lengths * self._front_end().num_frames(x.shape[-1]) - 1e-6).astype(mx.int32)
+        if x.ndim < 3:
             x = self.waveform_features(x, sizes)
         if x.ndim != 3 or x.shape[1] < self.min_frames or x.shape[2] != self.config.feat_dim:
             raise InputError(
@@ -294,14 +298,12 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
         if lengths is not None:
             if not relative:
                 self._check_lengths(lengths, x.shape[1], len(x))
-            elif lengths.shape != (len(x),) or not mx.all((lengths > 0) & (lengths <= 1)):
-                raise InputError(f"relative lengths must be {len(x)} numbers above 0 and at most 1")
             ends = lengths * x.shape[1] if relative else lengths
             mask = (mx.arange(x.shape[1])[None] < ends[:, None]).astype(mx.float32)[..., None]
         frames = Frames(self.config.padding, mask, None if relative else lengths)
         embedding = self._embedding(x.astype(self.blocks[0].norm.weight.dtype), frames)
         if "classifier" not in self:
-            return embedding if self.config.front_end else embedding / mx.linalg.norm(embedding, axis=-1, keepdims=True)
+            return embedding if self.config.front_end else _unit(embedding)
         hidden = self.classifier["DNN"]["block_0"]["linear"](nn.leaky_relu(embedding, LEAKY_SLOPE))  # type: ignore[index]
         logits: mx.array = self.classifier["out"](nn.leaky_relu(hidden, LEAKY_SLOPE))  # type: ignore[operator]
         return logits
@@ -350,3 +352,9 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
             else:
                 scale_shift_of(arrays, norm)
         return to_mlx_layout(arrays, self, source_layout=True)
+
+
+def _unit(x: mx.array) -> mx.array:
+    """Rows of unit length, computed in float32."""
+    full = x.astype(mx.float32)
+    return (full / mx.linalg.norm(full, axis=-1, keepdims=True)).astype(x.dtype)

@@ -13,7 +13,7 @@ from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, wespeaker_setting
 
 from .graph import from_graph
 from .proxy import PROXY_CONFIG_KEYS, proxy_config
-from .speechbrain import arguments, class_of, hyperparams, read_labels
+from .speechbrain import arguments, check_activation, class_of, hyperparams, read_labels
 
 ECAPA = "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN"
 SPEAKER_HEAD = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"  # cosines to the training speakers; dropped
@@ -70,6 +70,10 @@ def _widths(weights: dict[str, mx.array], wrapped: str = "") -> dict[str, Any]:
     """The widths that tensors under SpeechBrain's names have."""
     conv, norm = (f"{part}{wrapped and '.' + part}" for part in ("conv", "norm"))
     layers = 1 + max((int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d{1,3})\.", name))), default=0)
+    se, fc = f"blocks.1.se_block.conv1{wrapped}.weight", f"fc{wrapped}.weight"
+    for name in (se, fc):  # linear layers in WeSpeaker, convolutions of one tap in SpeechBrain
+        if name not in weights or weights[name].ndim < 2:
+            raise CheckpointError(f"the checkpoint lacks {name}, or it is no matrix")
     first, feat_dim, kernel = shape_of(weights, f"blocks.0.{conv}.weight", 3)
     if layers < 2:
         raise CheckpointError("the checkpoint has no SE-Res2Net blocks (blocks.1 and on)")
@@ -84,7 +88,7 @@ def _widths(weights: dict[str, mx.array], wrapped: str = "") -> dict[str, Any]:
         "kernel_sizes": [kernel] + [block_kernel] * (layers - 1) + [last_kernel],
         "attention_channels": attention,
         "res2net_scale": first // width,
-        "se_channels": weights[se].shape[0] if (se := f"blocks.1.se_block.conv1{wrapped}.weight") in weights else 0,
+        "se_channels": weights[se].shape[0],
         "global_context": context != last,
         "aggregation_norm": f"mfa.{norm}.weight" in weights,
     }
@@ -134,6 +138,7 @@ def _compare(config: dict[str, Any], settings: dict[str, Any], emb_bn: bool) -> 
 
 def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | None:
     settings = hyperparams(source)
+    weights = without_prefix(weights, "blocks.0.conv.conv.weight", "asp.conv.conv.weight")
     ecapa = "blocks.0.conv.conv.weight" in weights and "asp.conv.conv.weight" in weights
     if settings is None or "embedding_model" not in settings:
         if not ecapa:
@@ -176,12 +181,10 @@ def _architecture(settings: dict[str, Any]) -> dict[str, Any]:
     given = arguments(
         settings,
         "embedding_model",
-        {"groups": [1, 1, 1, 1, 1]},
+        {"groups": ([1, 1, 1, 1, 1],)},
         {*sizes, "input_size", "lin_neurons", "global_context", "activation", "dropout", "device"},
     )
-    activation = given.get("activation")
-    if activation is not None and getattr(activation, "tag", "") != "name:torch.nn.ReLU":
-        raise ConfigError("hyperparams.yaml: embedding_model: only the activation torch.nn.ReLU is supported")
+    check_activation(given, "embedding_model", "torch.nn.ReLU")
     if not isinstance(given.get("input_size"), int):
         raise ConfigError("hyperparams.yaml: embedding_model: input_size must be a number")
     return {
@@ -201,16 +204,16 @@ def _front_end(settings: dict[str, Any]) -> FrontEnd:
     ):
         if (found := class_of(settings, key)) != wanted:
             raise ConfigError(f"hyperparams.yaml: {key} must be a {wanted}, not {found}")
-    supported = {
-        "deltas": False,
-        "context": False,
-        "f_min": 0,
-        "f_max": 8000,
-        "n_fft": 400,
-        "sample_rate": SPEECHBRAIN.sample_rate,
-        "filter_shape": "triangular",
-        "win_length": 25,
-        "hop_length": 10,
+    supported: dict[str, tuple[Any, ...]] = {
+        "deltas": (False,),
+        "context": (False,),
+        "f_min": (0,),
+        "f_max": (8000, None),
+        "n_fft": (400,),
+        "sample_rate": (SPEECHBRAIN.sample_rate,),
+        "filter_shape": ("triangular",),
+        "win_length": (25,),
+        "hop_length": (10,),
     }
     training = {"requires_grad", "param_change_factor", "param_rand_factor", "left_frames", "right_frames"}
     given = arguments(settings, "compute_features", supported, {"n_mels", *training})
@@ -218,7 +221,7 @@ def _front_end(settings: dict[str, Any]) -> FrontEnd:
     arguments(
         settings,
         "mean_var_norm",
-        {"norm_type": "sentence", "std_norm": False, "mean_norm": True},
+        {"norm_type": ("sentence",), "std_norm": (False,), "mean_norm": (True,)},
         {"update_until_epoch", "avoid_padding_norm"},
     )
     normalisation = settings["mean_var_norm"]
@@ -232,10 +235,9 @@ def _front_end(settings: dict[str, Any]) -> FrontEnd:
 def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, mx.array]]:
     """The configuration and the tensors of the language classifier."""
     given = arguments(
-        settings, "classifier", {"lin_blocks": 1}, {"input_shape", "activation", "lin_neurons", "out_neurons"}
+        settings, "classifier", {"lin_blocks": (1,)}, {"input_shape", "activation", "lin_neurons", "out_neurons"}
     )
-    if getattr(given.get("activation"), "tag", "name:torch.nn.LeakyReLU") != "name:torch.nn.LeakyReLU":
-        raise ConfigError("hyperparams.yaml: classifier: only the activation torch.nn.LeakyReLU is supported")
+    check_activation(given, "classifier", "torch.nn.LeakyReLU")
     head = source.beside("classifier.ckpt")
     if head is None:
         raise CheckpointError(f"{source.folder} holds no classifier.ckpt, which identifies the languages")
@@ -258,6 +260,7 @@ def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any
 def _proxy(checkpoint: Checkpoint, where: str) -> Recognised:
     """The speaker proxy: its code is not public, so its names and widths must be SpeechBrain's."""
     weights = without_prefix(checkpoint.tensors, "blocks.0.conv.weight", "fc.weight")
+    weights = without_prefix(weights, "blocks.0.conv.conv.weight", "fc.conv.weight")
     wrapped = ".conv" if "blocks.0.conv.conv.weight" in weights else ""
     fc = f"fc{wrapped}.weight"
     needed = [f"blocks.0.conv{wrapped}.weight", f"blocks.1.tdnn1.conv{wrapped}.weight", f"mfa.conv{wrapped}.weight"]
@@ -278,6 +281,6 @@ def _proxy(checkpoint: Checkpoint, where: str) -> Recognised:
     for key, value in given.items():
         if key not in known:
             raise ConfigError(f"{where}: its config has {key}, of which nothing is known")
-        if known[key] != value:
+        if known[key] != (list(value) if isinstance(value, tuple) else value):
             raise ConfigError(f"{where}: its config says {key} = {value}, its tensors say {known[key]}")
     return Recognised({**to_dict(proxy_config(**tensors)), **widths}, weights, "speaker proxy")

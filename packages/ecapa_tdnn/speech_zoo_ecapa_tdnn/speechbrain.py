@@ -86,27 +86,36 @@ def class_of(settings: dict[str, Any], key: str) -> str | None:
     return value.tag.removeprefix("new:")
 
 
-def arguments(settings: dict[str, Any], key: str, supported: dict[str, Any], free: set[str]) -> dict[str, Any]:
-    """The arguments of an entry, after those with one supported value have been checked.
+def arguments(
+    settings: dict[str, Any], key: str, supported: dict[str, tuple[Any, ...]], free: set[str]
+) -> dict[str, Any]:
+    """The arguments of an entry, after those that change the result have been checked.
 
     Args:
         settings: of `hyperparams.yaml`.
         key: of the entry.
-        supported: arguments that change the result, and the value that is supported.
+        supported: arguments that change the result, and the values that are supported.
         free: arguments that are read by the caller, or do not change the result.
 
     Raises:
         ConfigError: names the argument.
     """
-    given = settings.get(key) or {}
+    given = dict(settings.get(key) or {})
+    if given.pop("", None):
+        raise ConfigError(f"hyperparams.yaml: {key} has arguments without names, which is not supported")
     for name, value in given.items():
-        if name in supported and value != supported[name]:
-            raise ConfigError(
-                f"hyperparams.yaml: {key}: {name} = {value!r} is not supported (only {supported[name]!r})"
-            )
+        if name in supported and value not in supported[name]:
+            raise ConfigError(f"hyperparams.yaml: {key}: {name} must be {supported[name][0]!r}, not {value!r}")
         if name not in supported and name not in free:
             raise ConfigError(f"hyperparams.yaml: {key}: {name} is not supported")
     return {name: value for name, value in given.items() if name in free}
+
+
+def check_activation(given: dict[str, Any], key: str, name: str) -> None:
+    """Raises ConfigError unless the activation of an entry is absent or the class `name`, without arguments."""
+    value = given.get("activation")
+    if value is not None and (getattr(value, "tag", "") != f"name:{name}" or any(value.values())):
+        raise ConfigError(f"hyperparams.yaml: {key}: only the activation {name} without arguments is supported")
 
 
 def read_labels(source: Source) -> list[str]:
@@ -128,7 +137,7 @@ def read_labels(source: Source) -> list[str]:
         literal, arrow, number = line.rpartition(" => ")
         try:
             label, index = ast.literal_eval(literal), int(number)
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             raise ConfigError(f"{name}: cannot read the line {line[:80]!r}") from error
         if not arrow or not isinstance(label, str) or index in found:
             raise ConfigError(f"{name}: the line {line[:80]!r} is no label, or its number stands twice")
