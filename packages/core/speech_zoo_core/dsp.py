@@ -28,23 +28,37 @@ WINDOWS: dict[str, Callable[[Any], Any]] = {
 
 
 @lru_cache(maxsize=16)
-def _window(kind: str, size: int, periodic: bool = False) -> mx.array:
-    """A symmetric or a periodic window of `size` samples."""
-    period = size if periodic else size - 1
-    return mx.array(WINDOWS[kind](2 * math.pi * np.arange(size) / period).astype(np.float32))
+def _window(kind: str, size: int) -> mx.array:
+    """A symmetric window of `size` samples."""
+    return mx.array(WINDOWS[kind](2 * math.pi * np.arange(size) / (size - 1)).astype(np.float32))
+
+
+@lru_cache(maxsize=16)
+def _speechbrain_window(kind: str, size: int) -> mx.array:
+    """A periodic window of `size` samples, computed in float32 as PyTorch does: its rounding shows in quiet bins."""
+    return mx.array(
+        WINDOWS[kind](np.arange(size, dtype=np.float32) * np.float32(2 * math.pi / size)).astype(np.float32)
+    )
 
 
 @lru_cache(maxsize=16)
 def _speechbrain_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
-    """SpeechBrain's filters on the HTK mel scale, (n_fft // 2 + 1, n_mels), float32.
+    """SpeechBrain's filters on the HTK mel scale, (n_fft // 2 + 1, n_mels), computed in float32 as there.
 
     Both slopes of a triangle have the width of its lower side, so that neighbours do not meet as usual.
     """
-    mel = np.linspace(0.0, 2595 * np.log10(1 + sample_rate / 2 / 700), n_mels + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
+    mel = _linspace(2595 * math.log10(1 + sample_rate / 2 / 700), n_mels + 2)
+    edges = np.float32(700) * (np.float32(10) ** (mel / np.float32(2595)) - np.float32(1))
     band, centre = np.diff(edges)[:-1], edges[1:-1]
-    bins = np.linspace(0, sample_rate // 2, n_fft // 2 + 1)[:, None]
-    return mx.array(np.maximum(0.0, 1 - np.abs(bins - centre) / band).astype(np.float32))
+    slope = (_linspace(sample_rate // 2, n_fft // 2 + 1)[:, None] - centre) / band
+    return mx.array(np.maximum(np.float32(0), np.minimum(slope + 1, 1 - slope)))
+
+
+def _linspace(end: float, size: int) -> "np.ndarray[Any, Any]":
+    """float32 numbers from 0 to `end`, rounded as PyTorch's linspace rounds them: from both ends to the middle."""
+    i, last = np.arange(size, dtype=np.float32), np.float32(end)
+    step = last / np.float32(size - 1)
+    return np.where(np.arange(size) < size // 2, step * i, last - step * (np.float32(size - 1) - i))
 
 
 @lru_cache(maxsize=16)
@@ -118,7 +132,7 @@ def speechbrain_fbank(
     banks = _speechbrain_banks(n_mels, n_fft, sample_rate)
     blocks = []
     for start in range(0, len(frames), BLOCK_FRAMES):
-        x = frames[start : start + BLOCK_FRAMES] * _window(window, n_fft, periodic=True)
+        x = frames[start : start + BLOCK_FRAMES] * _speechbrain_window(window, n_fft)
         power = mx.square(mx.abs(mx.fft.rfft(x, axis=1)))
         blocks.append(10 * mx.log10(mx.maximum(power @ banks, SPEECHBRAIN_FLOOR)))
     features = mx.concatenate(blocks)

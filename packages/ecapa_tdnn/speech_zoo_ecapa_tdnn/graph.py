@@ -22,14 +22,9 @@ class _Walk(Walk):
         """Record a 1-D convolution that keeps the length with zeros; returns the value that it gives."""
         weight = self.constant(node, 1)
         pad = (weight.shape[-1] - 1) // 2 * dilation
-        same = {
-            "pads": [pad, pad],
-            "dilations": [dilation],
-            "strides": [1],
-            "group": 1,
-            "auto_pad": b"NOTSET",
-        }
-        if weight.ndim != 3 or any(node.attributes.get(key, value) != value for key, value in same.items()):
+        found = {"pads": [0, 0], "dilations": [1], "strides": [1], "group": 1, "auto_pad": b"NOTSET", **node.attributes}
+        wanted = {"pads": [pad, pad], "dilations": [dilation], "strides": [1], "group": 1, "auto_pad": b"NOTSET"}
+        if weight.ndim != 3 or any(found[key] != value for key, value in wanted.items()):
             raise CheckpointError(
                 f"{name} of the graph is not a 1-D convolution of dilation {dilation} that pads zeros"
             )
@@ -90,27 +85,47 @@ class _Walk(Walk):
             raise CheckpointError(f"{name} of the graph is not an SE-Res2Net block")
         return add.outputs[0]
 
+    def source_of(self, value: str) -> Node | None:
+        """The node that computes a value, before it was spread over time."""
+        node = self.graph.producer(value)
+        while node is not None and node.op == "Expand":
+            node = self.graph.producer(node.inputs[0])
+        return node
+
     def pooling(self, value: str) -> str:
-        """Record ASTP; returns the value after its BatchNorm."""
+        """Record ASTP on the frames `value`; returns the value after its BatchNorm."""
         tanh = [node for node in self.graph.nodes if node.op == "Tanh"]
         inner = self.graph.producer(tanh[0].inputs[0]) if len(tanh) == 1 else None
         if inner is None or inner.op != "Conv":
             raise CheckpointError("the graph does not pool with ASTP, which alone is supported")
-        width = len(self.weights["conv.weight"])
-        if self.constant(inner, 1).shape[1] not in (width, 3 * width):
-            raise CheckpointError(
-                "the attention of the graph takes neither the frames nor the frames and their context"
-            )
+        if inner.inputs[0] != value:  # the frames with their global context
+            context = self.graph.producer(inner.inputs[0])
+            parts = [] if context is None else [self.source_of(name) for name in context.inputs]
+            ops = [part and part.op for part in parts[1:]]
+            if context is None or context.op != "Concat" or context.inputs[0] != value or ops != ["ReduceMean", "Sqrt"]:
+                raise CheckpointError("the attention of the graph takes neither the frames nor frames, mean, deviation")
         self.convolution(inner, "pool.linear1")
         outer = self.expect(self.next(tanh[0].outputs[0], "Conv"), "pool.linear2 is missing")
-        softmax = self.next(self.convolution(outer, "pool.linear2"), "Softmax") or next(
-            (node for node in self.graph.nodes if node.op == "Softmax"), None
+        softmax = self.expect(self.next(self.convolution(outer, "pool.linear2"), "Softmax"), "no softmax is taken")
+        attention = softmax.outputs[0]
+        weighted = [n for n in self.graph.consumers(attention) if n.op == "Mul" and {*n.inputs} == {attention, value}]
+        total = self.next(weighted[0].outputs[0], "ReduceSum") if len(weighted) == 1 else None
+        total = self.expect(total, "its mean is not weighted by the attention")
+        pooled = self.one_of(total.outputs[0], "Concat", "mean and deviation are not joined")
+        moment = self.graph.producer(pooled.inputs[-1])  # back to the weighted sum of squares
+        for op in ("Sqrt", "Clip", "Sub", "ReduceSum"):
+            moment = self.graph.producer(moment.inputs[0]) if moment is not None and moment.op == op else None
+        if (
+            softmax.attributes.get("axis", -1) not in (2, -1)
+            or pooled.inputs[0] != total.outputs[0]
+            or len(pooled.inputs) != 2
+            or moment is None
+            or attention not in moment.inputs
+        ):
+            raise CheckpointError("the graph pools in another way than ASTP, which alone is supported")
+        return self.norm(
+            self.expect(self.next(pooled.outputs[0], "BatchNormalization"), "no BatchNorm follows the pooling"), "bn"
         )
-        self.expect(softmax, "the attention has no softmax")
-        norms = [n for n in self.graph.nodes if n.op == "BatchNormalization" and len(self.constant(n, 1)) == 2 * width]
-        if len(norms) != 1:
-            raise CheckpointError("the graph has no BatchNorm after its pooling, or several")
-        return self.norm(norms[0], "bn")
 
 
 def from_graph(graph: Graph) -> dict[str, mx.array] | None:

@@ -114,7 +114,7 @@ def arguments(
 def check_activation(given: dict[str, Any], key: str, name: str) -> None:
     """Raises ConfigError unless the activation of an entry is absent or the class `name`, without arguments."""
     value = given.get("activation")
-    if value is not None and (getattr(value, "tag", "") != f"name:{name}" or any(value.values())):
+    if value is not None and (getattr(value, "tag", "") != f"name:{name}" or dict(value) not in ({}, {"": ""})):
         raise ConfigError(f"hyperparams.yaml: {key}: only the activation {name} without arguments is supported")
 
 
