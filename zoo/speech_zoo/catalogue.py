@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from speech_zoo_core import registry
 from speech_zoo_core.config import from_dict
+from speech_zoo_core.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,13 @@ def entries() -> dict[str, Entry]:
 
 
 def resolve(ref: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """A catalogue name becomes the repo to fetch; bundled names and everything else stay as they are."""
-    if isinstance(ref, str) and ref not in registry.bundled() and (entry := entries().get(ref)) and entry.repo:
-        return entry.repo
-    return ref
+    """A catalogue name becomes the repo to fetch; bundled names and everything else stay as they are.
+
+    Raises:
+        CheckpointError: the checkpoint of that name is not on the Hub.
+    """
+    if not isinstance(ref, str) or ref in registry.bundled() or (entry := entries().get(ref)) is None:
+        return ref
+    if entry.repo is None:
+        raise CheckpointError(f"{ref} is not on the Hub; its origin is {entry.origin}")
+    return entry.repo
