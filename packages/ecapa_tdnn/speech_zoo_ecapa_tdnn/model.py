@@ -262,11 +262,11 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
 
     @property
     def min_frames(self) -> int:  # type: ignore[override]
-        """The shortest input: reflection needs more frames than it mirrors, a variance two."""
+        """The shortest input: reflection needs more frames than it mirrors; CMN leaves nothing of one frame."""
         if self.config.padding == "reflect":
             sizes = zip(self.config.kernel_sizes, self.config.dilations, strict=True)
-            return max((kernel - 1) // 2 * dilation for kernel, dilation in sizes) + 1
-        return 2 if self.config.moments == "raw" and self.config.global_context else 1
+            return max(2, max((kernel - 1) // 2 * dilation for kernel, dilation in sizes) + 1)
+        return 2
 
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:
         """Embeddings before normalisation, or logits; embeddings of unit length where the input is RVQ sums.

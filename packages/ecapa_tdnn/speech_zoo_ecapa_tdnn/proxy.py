@@ -56,6 +56,8 @@ def rvq_sum(tokens: mx.array, tables: Sequence[mx.array] | mx.array) -> mx.array
         )
     if tokens.size == 0:
         raise InputError(f"tokens of shape {tokens.shape} are empty")
+    if any(table.ndim != 2 or table.shape[1] != tables[0].shape[1] for table in tables):
+        raise InputError(f"codebooks must be (V, D) with one D, not {[table.shape for table in tables]}")
     for i, table in enumerate(tables):
         lowest, highest = (int(bound(np.array(tokens[..., i]))) for bound in (np.min, np.max))
         if lowest < 0 or highest >= len(table):
@@ -65,7 +67,13 @@ def rvq_sum(tokens: mx.array, tables: Sequence[mx.array] | mx.array) -> mx.array
 
 
 def _pairs(embeddings: mx.array, speakers: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Cosines (N, N) of unit embeddings, and which pairs are of one speaker (no clip with itself) and of two."""
+    """Cosines (N, N) of unit embeddings, and which pairs are of one speaker (no clip with itself) and of two.
+
+    Raises:
+        InputError: their numbers differ.
+    """
+    if embeddings.ndim != 2 or speakers.shape != embeddings.shape[:1]:
+        raise InputError(f"embeddings of shape {embeddings.shape} do not go with speakers of shape {speakers.shape}")
     same = (speakers[:, None] == speakers[None]).astype(embeddings.dtype)
     return embeddings @ embeddings.T, same - mx.eye(len(speakers), dtype=same.dtype), 1 - same
 
@@ -81,6 +89,9 @@ def contrastive_loss(embeddings: mx.array, speakers: mx.array, repel: float = 5.
 
     Returns:
         A scalar; a kind of pair that does not occur adds nothing.
+
+    Raises:
+        InputError: the numbers of embeddings and speakers differ.
     """
     cosines, same, different = _pairs(embeddings, speakers)
     align = mx.sum(same * mx.square(1 - cosines)) / mx.maximum(mx.sum(same), 1)
@@ -96,7 +107,7 @@ def separation(embeddings: mx.array, speakers: mx.array) -> mx.array:
         speakers: (N,) integers; both kinds of pairs must occur.
 
     Raises:
-        InputError: there are no two clips of one speaker, or only one speaker.
+        InputError: there are no two clips of one speaker, or only one speaker, or the numbers differ.
     """
     cosines, same, different = _pairs(embeddings, speakers)
     if not mx.sum(same) or not mx.sum(different):
