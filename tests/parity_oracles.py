@@ -16,6 +16,7 @@ from typing import Any
 
 import kaldi_native_fbank
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 import yaml
@@ -108,6 +109,19 @@ def custom_resnet(block: str, num_blocks: list[int], m_channels: int, embed_dim:
 def wespeaker_campplus(seed: int, embed_dim: int = 512) -> Oracle:
     """WeSpeaker's CAM++ with seeded weights."""
     module = wespeaker("campplus").CAMPPlus(feat_dim=80, embed_dim=embed_dim, pooling_func="TSTP")
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def wespeaker_ecapa(name: str, seed: int, emb_bn: bool = False) -> Oracle:
+    """WeSpeaker's ECAPA-TDNN with seeded weights; `name` is "c512", "GLOB_c512", "c1024" or "GLOB_c1024"."""
+    module = getattr(wespeaker("ecapa_tdnn"), f"ECAPA_TDNN_{name}")(feat_dim=80, embed_dim=192, emb_bn=emb_bn)
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def custom_ecapa(channels: int, seed: int) -> Oracle:
+    """WeSpeaker's ECAPA-TDNN of any width, with global context and a BatchNorm after the embedding."""
+    kind = wespeaker("ecapa_tdnn").ECAPA_TDNN
+    module = kind(channels=channels, feat_dim=80, embed_dim=192, global_context_att=True, emb_bn=True)
     return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
 
 
@@ -261,3 +275,25 @@ def export_onnx(path: Path, oracle: Oracle, **options: Any) -> Path:
         **options,
     )
     return path
+
+
+def renamed_onnx(path: Path) -> Path:
+    """The same graph in `renamed.onnx`: initialisers in another order and every value under a meaningless name."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    values = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
+    names = {name: f"{(i * 7919) % len(values)}" for i, name in enumerate(values)}
+    assert len(set(names.values())) == len(values)
+    for node in graph.node:
+        node.name = ""
+        for names_of in (node.input, node.output):
+            names_of[:] = [names.get(name, name) for name in names_of]
+    for item in (*graph.initializer, *graph.output, *graph.value_info):
+        item.name = names.get(item.name, item.name)
+    shuffled = sorted(graph.initializer, key=lambda item: item.name)
+    del graph.initializer[:]
+    graph.initializer.extend(shuffled)
+    onnx.checker.check_model(model)
+    renamed = path.with_name("renamed.onnx")
+    onnx.save(model, str(renamed))
+    return renamed

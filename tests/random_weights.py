@@ -1,8 +1,10 @@
 """Seeded random state dicts in the source layout, BatchNorm statistics random too: what conversions are tested with.
 
-Names and shapes are those of WeSpeaker's ResNet and of CAM++ (3D-Speaker and WeSpeaker agree on them).
+Names and shapes are those of WeSpeaker's ResNet, of CAM++ (3D-Speaker and WeSpeaker agree on them) and of SpeechBrain's
+ECAPA-TDNN; `wespeaker_ecapa` gives an ECAPA-TDNN WeSpeaker's names.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -39,11 +41,12 @@ def source_weights(config: Any, seed: int = 0, projection: bool = False) -> dict
     """The state dict of the original module that `config` (a package's ModelConfig) describes.
 
     Args:
-        config: of `resnet34` or `campplus`.
+        config: of `resnet34`, `campplus` or `ecapa_tdnn`.
         seed: of every number.
         projection: add the layer of the training loss, as WeSpeaker's `avg_model.pt` does.
     """
-    weights = {"resnet34": _resnet34, "campplus": _campplus}[config.model_type](config, _Weights(seed))
+    families = {"resnet34": _resnet34, "campplus": _campplus, "ecapa_tdnn": _ecapa}
+    weights = families[config.model_type](config, _Weights(seed))
     if projection:
         weights.layer("projection", 100, config.embed_dim)
     return dict(weights)
@@ -120,3 +123,65 @@ def _campplus_head(weights: _Weights) -> None:
             weights.norm(f"{name}.shortcut.1", width)
     weights.layer("head.conv2", width, width, 3, 3)
     weights.norm("head.bn2", width)
+
+
+def _ecapa(config: Any, weights: _Weights) -> _Weights:
+    """Under SpeechBrain's names, which wrap each layer once more; a language classifier's follow `classifier.`."""
+    width, last, chunk = config.channels[0], config.channels[-1], config.channels[0] // config.res2net_scale
+    _tdnn(weights, "blocks.0", width, config.feat_dim, config.kernel_sizes[0])
+    for i, kernel in enumerate(config.kernel_sizes[1:-1], 1):
+        _tdnn(weights, f"blocks.{i}.tdnn1", width, width, 1)
+        for k in range(config.res2net_scale - 1):
+            _tdnn(weights, f"blocks.{i}.res2net_block.blocks.{k}", chunk, chunk, kernel)
+        _tdnn(weights, f"blocks.{i}.tdnn2", width, width, 1)
+        weights.layer(f"blocks.{i}.se_block.conv1.conv", config.se_channels, width, 1, bias=True)
+        weights.layer(f"blocks.{i}.se_block.conv2.conv", width, config.se_channels, 1, bias=True)
+    inner = width * (len(config.channels) - 2)
+    _tdnn(weights, "mfa", last, inner, config.kernel_sizes[-1], norm=config.aggregation_norm)
+    context = last * (3 if config.global_context else 1)
+    _tdnn(weights, "asp.tdnn", config.attention_channels, context, 1, norm=config.aggregation_norm)
+    weights.layer("asp.conv.conv", last, config.attention_channels, 1, bias=True)
+    weights.norm("asp_bn.norm", 2 * last)
+    weights.layer("fc.conv", config.embed_dim, 2 * last, 1, bias=True)
+    if config.id2label is not None:
+        neurons = config.classifier_neurons
+        weights.norm("classifier.norm.norm", config.embed_dim)
+        weights.layer("classifier.DNN.block_0.linear.w", neurons, config.embed_dim, bias=True)
+        weights.norm("classifier.DNN.block_0.norm.norm", neurons)
+        weights.layer("classifier.out.w", len(config.id2label), neurons, bias=True)
+    return weights
+
+
+def _tdnn(weights: _Weights, name: str, out: int, inner: int, kernel: int, norm: bool = True) -> None:
+    weights.layer(f"{name}.conv.conv", out, inner, kernel, bias=True)
+    if norm:
+        weights.norm(f"{name}.norm.norm", out)
+
+
+WESPEAKER_NAMES = (  # what turns SpeechBrain's names into WeSpeaker's, one after the other
+    (r"\b(conv\d?|norm|asp_bn|fc)\.(?:conv|norm)\.", r"\1."),
+    (r"^blocks\.0\.", "layer1."),
+    *((rf"^blocks\.{i}\.", f"layer{i + 1}.se_res2block.") for i in (1, 2, 3)),
+    (r"\.tdnn1\.", ".0."),
+    (r"\.res2net_block\.blocks\.(\d+)\.(conv|norm)\.", r".1.\2s.\1."),
+    (r"\.tdnn2\.", ".2."),
+    (r"\.se_block\.conv", ".3.linear"),
+    (r"\.norm(s?)\.", r".bn\1."),
+    (r"^mfa\.", ""),
+    (r"^asp\.tdnn\.conv\.", "pool.linear1."),
+    (r"^asp\.conv\.", "pool.linear2."),
+    (r"^asp_bn\.", "bn."),
+    (r"^fc\.", "linear."),
+)
+
+
+def wespeaker_ecapa(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of an ECAPA-TDNN as WeSpeaker has them: its names, and two axes where it has a linear layer."""
+    found = {}
+    for name, x in weights.items():
+        new = name
+        for pattern, replacement in WESPEAKER_NAMES:
+            new = re.sub(pattern, replacement, new)
+        linear = new.startswith("linear.") or ".3.linear" in new
+        found[new] = x[..., 0] if linear and x.ndim == 3 else x
+    return found

@@ -10,7 +10,9 @@ import numpy as np
 
 RATE = 16000
 COSINE = {"float32": 0.999999, "float16": 0.9999, "8-bit": 0.999}  # the least that each precision must reach
-LOG_MEL = 1e-3  # the most that a feature may differ from kaldi-native-fbank
+LOG_MEL = 1e-3  # the most that a feature may differ from kaldi-native-fbank; in dB from SpeechBrain
+LOG_PROBS = 1e-4  # the most that a log-probability may differ in float32, relative to the largest
+UNIT = 1e-6  # the most that a component of an embedding of unit length may differ in float32
 
 
 @cache
@@ -43,10 +45,15 @@ def waveforms() -> dict[str, np.ndarray]:
         "60 s": np.resize(long, 60 * RATE),  # repeats
         "silence": np.zeros(3 * RATE, np.float32),
         "noise": raw_bits(0, 3 * RATE, 16).astype(np.uint16).view(np.int16) / np.float32(32768),
+        "0.5 s": clips["voice 03"][RATE : RATE + RATE // 2],
+        "30 s": np.resize(long, 30 * RATE),
     }
 
 
-ALL = (*(f"voice {i:02}" for i in range(1, 10)), "0.3 s", "60 s", "silence", "noise")
+VOICES = tuple(f"voice {i:02}" for i in range(1, 10))
+ALL = (*VOICES, "0.3 s", "60 s", "silence", "noise")
+ECAPA = (*VOICES, "0.5 s", "30 s", "silence", "noise")
+ECAPA_FEW = ("voice 07", "1 s", "0.5 s")
 FEW = ("voice 01", "0.3 s", "silence", "noise")  # where a CPU is slow and a longer test covers the rest
 BRIEF = ("1 s", "0.3 s")  # where only the form or the size of the checkpoint differs
 
@@ -60,13 +67,47 @@ def signals_for(precision: str) -> tuple[str, ...]:
     return tuple(name for name in ALL if name != "60 s")
 
 
+def ecapa_signals_for(precision: str) -> tuple[str, ...]:
+    """As `signals_for`; a second of audio takes ECAPA-TDNN of 1024 channels two seconds in 8 bits on two cores."""
+    return ECAPA if signals_for(precision) == ALL else ECAPA_FEW
+
+
+def in_words(signals: Sequence[str]) -> str:
+    """A set of signals in a few words."""
+    if len(signals) <= 4:
+        return ", ".join(signals)
+    if not {*signals} <= {*ALL} and {*VOICES} <= {*signals}:
+        return ", ".join(["nine voices", *(name for name in signals if name not in VOICES)])
+    left_out = [name for name in ALL if name not in signals]
+    return f"all {len(ALL)}" + (f" but {', '.join(left_out)}" if left_out else "")
+
+
 def embed(model: Any, name: str) -> np.ndarray:
     """The model's embedding of a test signal, from the waveform on. `embed` refuses silence, so that goes around it."""
+    if name == "silence":
+        return raw_output(model, name)
+    return np.array(model.embed(waveforms()[name], sample_rate=RATE))
+
+
+def log_probs(model: Any, name: str) -> np.ndarray:
+    """The model's log-probabilities of a test signal, from the waveform on; silence as for `embed`."""
+    if name != "silence":
+        return np.array(model.log_probs(waveforms()[name], sample_rate=RATE))
+    logits = raw_output(model, name).astype(np.float64)
+    return logits - np.log(np.exp(logits).sum())
+
+
+def raw_output(model: Any, name: str) -> np.ndarray:
+    """What the model gives for the features of a test signal, (D,) float32."""
     import mlx.core as mx
 
-    if name == "silence":
-        return np.array(model(model.config.front_end(mx.array(waveforms()[name]))[None])[0].astype(mx.float32))
-    return np.array(model.embed(waveforms()[name], sample_rate=RATE))
+    return np.array(model(model.config.front_end(mx.array(waveforms()[name]))[None])[0].astype(mx.float32))
+
+
+def rvq_sums(n_frames: int, width: int) -> np.ndarray:
+    """Seeded input of the speaker proxy, (T, F) float32 in [-1, 1): one stream, so that longer ones go on."""
+    bits = raw_bits(20, n_frames * width, 24).astype(np.float32)
+    return (bits * np.float32(2**-23) - np.float32(1)).reshape(n_frames, width)
 
 
 def cosine(a: Any, b: Any) -> float:
@@ -91,6 +132,18 @@ def cosines(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[dict[st
         {name: cosine(mine[name], right[name]) for name in right},
         {name: cosine(mine[name] - mean, right[name] - mean) for name in right},
     )
+
+
+def relative(ours: Any, theirs: Any) -> float:
+    """The largest difference, relative to the largest value."""
+    ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def best(scores: np.ndarray, count: int) -> list[int]:
+    """The places of the highest scores, best first."""
+    return np.argsort(-scores, kind="stable")[:count].tolist()
 
 
 def _unit(x: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Small models of every family and variant, and their source checkpoints on disk, from seeded random weights."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import yaml
-from random_weights import source_weights
+from random_weights import source_weights, wespeaker_ecapa
 from speech_zoo_campplus import ModelConfig as CamPlusConfig
 from speech_zoo_core import registry
-from speech_zoo_core.front_end import THREE_D_SPEAKER, WESPEAKER
+from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER
 from speech_zoo_core.loader import build
+from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
+from speech_zoo_ecapa_tdnn import proxy_config
 from speech_zoo_resnet34 import ModelConfig as ResNetConfig
 from torch_files import save_zip, state_dict
 
@@ -40,6 +43,34 @@ CAMPPLUS = CamPlusConfig(
     pool_eps=1e-7,
     threshold=0.3,
 )
+ECAPA = EcapaConfig(
+    model_type="ecapa_tdnn",
+    embed_dim=8,
+    front_end=replace(SPEECHBRAIN, n_mels=16),
+    feat_dim=16,
+    channels=[32, 32, 32, 32, 48],
+    attention_channels=8,
+    se_channels=8,
+    threshold=0.25,
+)
+LABELS = ("en: English", "sw: Swahili", "iw: Hebrew", "jw: Javanese", "zh: Chinese", "nn: Norwegian Nynorsk")
+LID = replace(
+    ECAPA,
+    task="language-identification",
+    threshold=None,
+    classifier_neurons=12,
+    id2label={str(i): label for i, label in enumerate(LABELS)},
+)
+ECAPA_WESPEAKER = replace(
+    ECAPA,
+    front_end=replace(WESPEAKER, n_mels=16),
+    padding="zeros",
+    res2net_skip="last",
+    aggregation_norm=False,
+    moments="raw",
+    threshold=0.3,
+)
+PROXY = proxy_config(input_dim=24, embed_dim=8, channels=16)
 CONFIGS: dict[str, Any] = {
     "basic": replace(RESNET, num_blocks=[1, 2, 1, 1]),
     "bottleneck": replace(RESNET, block="bottleneck", num_blocks=[1, 1, 2, 1]),
@@ -49,7 +80,15 @@ CONFIGS: dict[str, Any] = {
     "campplus_3dspeaker": replace(
         CAMPPLUS, feat_dim=80, front_end=THREE_D_SPEAKER, init_channels=32, growth_rate=8, pool_eps=0.0
     ),
+    "ecapa_speechbrain": ECAPA,
+    "ecapa_square": replace(ECAPA, channels=[24, 24, 24, 24, 16]),  # in Res2Net, three taps of 3 channels
+    "ecapa_lid": LID,
+    "ecapa_wespeaker": ECAPA_WESPEAKER,
+    "ecapa_wespeaker_plain": replace(ECAPA_WESPEAKER, global_context=False),
+    "speaker_proxy": PROXY,
 }
+AUDIO = [name for name, config in CONFIGS.items() if config.front_end is not None]
+SPEAKERS = [name for name in AUDIO if CONFIGS[name].task == "speaker-embedding"]
 
 
 @cache
@@ -80,10 +119,14 @@ def voice(n: int, seed: int = 0) -> np.ndarray:
 def wespeaker_yaml(config: Any, model: str) -> dict[str, Any]:
     """The `config.yaml` that WeSpeaker's training writes."""
     front_end = config.front_end
+    more: dict[str, Any] = {"pooling_func": "TSTP"}
+    if config.model_type == "resnet34":
+        more["two_emb_layer"] = config.two_emb_layer
+    if config.model_type == "ecapa_tdnn":
+        more = {"pooling_func": "ASTP", "channels": config.channels[0]}
     return {
         "model": model,
-        "model_args": {"feat_dim": config.feat_dim, "embed_dim": config.embed_dim, "pooling_func": "TSTP"}
-        | ({"two_emb_layer": config.two_emb_layer} if config.model_type == "resnet34" else {}),
+        "model_args": {"feat_dim": config.feat_dim, "embed_dim": config.embed_dim} | more,
         "dataset_args": {
             "cmvn": True,
             "cmvn_args": {"norm_mean": True, "norm_var": False},
@@ -101,12 +144,16 @@ def wespeaker_yaml(config: Any, model: str) -> dict[str, Any]:
 
 
 @cache
-def _avg_model(model_type: str) -> bytes:
-    """The `avg_model.pt` of RESNET or CAMPPLUS."""
-    config = {"resnet34": RESNET, "campplus": CAMPPLUS}[model_type]
+def _avg_model(family: str) -> bytes:
+    """The `avg_model.pt` of one of TINY."""
     with tempfile.TemporaryDirectory() as folder:
-        weights = source_weights(config, projection=True)
-        return save_zip(Path(folder) / "avg_model.pt", state_dict(weights)).read_bytes()
+        weights = source_weights(TINY[family], projection=True)
+        named = wespeaker_ecapa(weights) if TINY[family] is ECAPA_WESPEAKER else weights
+        return save_zip(Path(folder) / "avg_model.pt", state_dict(named)).read_bytes()
+
+
+TINY = {"resnet34": RESNET, "campplus": CAMPPLUS, "ecapa_tdnn": ECAPA_WESPEAKER}  # published in WeSpeaker's form
+WESPEAKER_NAMES = {"resnet34": "ResNet34", "campplus": "CAMPPlus", "ecapa_tdnn": "ECAPA_TDNN_GLOB_c512"}
 
 
 def wespeaker_folder(
@@ -116,12 +163,122 @@ def wespeaker_folder(
     folder.mkdir(parents=True, exist_ok=True)
     if weights is not None:
         save_zip(folder / "avg_model.pt", state_dict(weights))
-    elif config in (RESNET, CAMPPLUS):
+    elif config == TINY[config.model_type]:
         (folder / "avg_model.pt").write_bytes(_avg_model(config.model_type))
     else:
-        save_zip(folder / "avg_model.pt", state_dict(source_weights(config, projection=True)))
+        weights = source_weights(config, projection=True)
+        named = wespeaker_ecapa(weights) if config.model_type == "ecapa_tdnn" else weights
+        save_zip(folder / "avg_model.pt", state_dict(named))
     if settings is None:
-        settings = wespeaker_yaml(config, {"resnet34": "ResNet34", "campplus": "CAMPPlus"}[config.model_type])
+        settings = wespeaker_yaml(config, WESPEAKER_NAMES[config.model_type])
     text = settings if isinstance(settings, str) else yaml.safe_dump(settings)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     return folder
+
+
+HYPERPARAMS = """\
+# ################################
+# Pretrained: ECAPA-TDNN
+# ################################
+
+pretrained_path: org/tiny
+sample_rate: 16000
+n_mels: {mels}
+emb_dim: {dim}
+out_n_neurons: {classes}
+
+compute_features: !new:speechbrain.lobes.features.Fbank
+    n_mels: !ref <n_mels>
+
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+    norm_type: sentence
+    std_norm: False
+
+embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+    input_size: !ref <n_mels>
+    channels: {channels}
+    kernel_sizes: [5, 3, 3, 3, 1]
+    dilations: [1, 2, 3, 4, 1]
+    attention_channels: {attention}
+    lin_neurons: !ref <emb_dim>
+
+{classifier}
+mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
+    norm_type: global
+    std_norm: False
+
+modules:
+    compute_features: !ref <compute_features>
+    embedding_model: !ref <embedding_model>
+    classifier: !ref <classifier>
+
+label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
+
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        embedding_model: !ref <embedding_model>
+        label_encoder: !ref <label_encoder>
+    paths:
+        embedding_model: !ref <pretrained_path>/embedding_model.ckpt
+        label_encoder: !ref <pretrained_path>/label_encoder.txt
+"""
+SPEAKER_CLASSIFIER = """\
+classifier: !new:speechbrain.lobes.models.ECAPA_TDNN.Classifier
+    input_size: !ref <emb_dim>
+    out_neurons: !ref <out_n_neurons>
+"""
+LANGUAGE_CLASSIFIER = """\
+classifier: !new:speechbrain.lobes.models.Xvector.Classifier
+    input_shape: [null, null, !ref <emb_dim>]
+    activation: !name:torch.nn.LeakyReLU
+    lin_blocks: 1
+    lin_neurons: {neurons}
+    out_neurons: !ref <out_n_neurons>
+"""
+
+
+def hyperparams(config: Any) -> str:
+    """The `hyperparams.yaml` that SpeechBrain publishes."""
+    lid = config.id2label is not None
+    return HYPERPARAMS.format(
+        mels=config.feat_dim,
+        dim=config.embed_dim,
+        classes=len(config.id2label) if lid else 20,
+        channels=config.channels,
+        attention=config.attention_channels,
+        classifier=LANGUAGE_CLASSIFIER.format(neurons=config.classifier_neurons) if lid else SPEAKER_CLASSIFIER,
+    )
+
+
+def label_encoder(labels: Sequence[str]) -> str:
+    """The `label_encoder.txt` that SpeechBrain's encoder writes."""
+    lines = [f"{label!r} => {i}" for i, label in enumerate(labels)]
+    return "\n".join([*lines, "================", "'starting_index' => 0", ""])
+
+
+def speechbrain_folder(folder: Path, config: Any, weights: dict[str, np.ndarray] | None = None) -> Path:
+    """What SpeechBrain publishes: two `.ckpt`, `hyperparams.yaml`, `label_encoder.txt` and a `config.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = source_weights(config) if weights is None else weights
+    head = {name.removeprefix("classifier."): x for name, x in weights.items() if name.startswith("classifier.")}
+    body = {name: x for name, x in weights.items() if not name.startswith("classifier.")}
+    labels = list(config.id2label.values()) if config.id2label else [f"id{i:05}" for i in range(20)]
+    save_zip(folder / "embedding_model.ckpt", state_dict(body))
+    save_zip(folder / "classifier.ckpt", state_dict(head or {"weight": np.ones((20, config.embed_dim), np.float32)}))
+    (folder / "hyperparams.yaml").write_text(hyperparams(config), encoding="utf-8")
+    (folder / "label_encoder.txt").write_text(label_encoder(labels), encoding="utf-8")
+    (folder / "config.json").write_text('{"speechbrain_interface": "EncoderClassifier"}', encoding="utf-8")
+    return folder
+
+
+def proxy_file(path: Path, weights: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:
+    """A speaker proxy as it is published; `changes` are other values of its `config`, None leaves a value out."""
+    settings = {
+        "input_dim": PROXY.feat_dim,
+        "embed_dim": PROXY.embed_dim,
+        "channels": PROXY.channels[0],
+        "num_blocks": len(PROXY.channels) - 2,
+    }
+    settings = {key: value for key, value in (settings | changes).items() if value is not None}
+    tensors = state_dict(source_weights(PROXY) if weights is None else weights)
+    return save_zip(path, {"model_state_dict": tensors, "config": settings, "epoch": 140, "val_separation": 0.8141})

@@ -182,7 +182,10 @@ ZEROS = np.zeros((3, 4), np.float32)
 # How to spoil a good folder, and what the error says.
 CONVERTED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "empty folder": (lambda f: [path.unlink() for path in f.iterdir()], ["broken holds no checkpoint"]),
-    "no config": (lambda f: (f / "config.json").unlink(), ["no config.json says what it is", "campplus, resnet34"]),
+    "no config": (
+        lambda f: (f / "config.json").unlink(),
+        ["no config.json says what it is", "campplus, ecapa_tdnn, resnet34"],
+    ),
     "no tensors": (lambda f: (f / "model.safetensors").unlink(), ["broken holds no checkpoint"]),
     "missing tensor": (
         lambda f: edit_tensors(f, drop="layer3.0.conv2.bias"),
@@ -206,7 +209,7 @@ CONVERTED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "text": (lambda f: (f / "model.safetensors").write_text("Not a checkpoint.\n" * 9), ["model.safetensors"]),
     "unknown model_type": (
         lambda f: edit_config(f, model_type="resnet35"),
-        ["unknown model_type 'resnet35'; known: campplus, resnet34"],
+        ["unknown model_type 'resnet35'; known: campplus, ecapa_tdnn, resnet34"],
     ),
     "model_type of another type": (lambda f: edit_config(f, model_type=["resnet34"]), ["model_type must be a string"]),
     "text for a number": (lambda f: edit_config(f, embed_dim="16"), ["config.json", "embed_dim"]),

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 Run = Callable[..., Any]
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
-COMMANDS = ("list", "info", "embed", "verify", "convert", "demo")
+COMMANDS = ("list", "info", "embed", "verify", "lid", "convert", "demo")
 
 
 # Help and wrong usage
@@ -63,6 +63,10 @@ def test_no_command_prints_the_help(cli: Run) -> None:
         ("verify a.wav", "Missing argument 'B'"),
         ("verify a.wav b.wav c.wav", "unexpected extra argument"),
         ("verify a.wav b.wav --threshold high", "Invalid value for '--threshold'"),
+        ("lid", "Missing argument 'FILE…'"),
+        ("lid a.wav --top 0", "Invalid value for '--top'"),
+        ("lid a.wav --top few", "Invalid value for '--top'"),
+        ("lid a.wav --languages ,", "--languages needs at least one code"),
         ("convert source", "Missing argument 'OUT'"),
         ("convert source out --bits eight", "Invalid value for '--bits'"),
     ],
@@ -81,12 +85,18 @@ def test_list(cli: Run) -> None:
     lines = cli("list").succeeded().out.splitlines()
     entries = cli("list", "--json").succeeded().json
     assert [line.split()[:2] for line in lines] == [
-        [name, "bundled" if entry["bundled"] else "Hub"] for name, entry in entries.items()
+        [name, "bundled" if entry["bundled"] else "Hub" if entry["repo"] else "file"] for name, entry in entries.items()
     ]
     assert [name for name, entry in entries.items() if entry["bundled"]] == ["campplus-zh-en"]
+    assert [name for name, entry in entries.items() if entry["task"] == "language-identification"] == [
+        "voxlingua107-ecapa"
+    ]
     assert entries["wespeaker-resnet34-lm"]["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
     for entry in entries.values():
         assert {"model_type", "task", "summary", "licence", "origin", "threshold_from"} <= entry.keys()
+        assert entry["task"] in ("speaker-embedding", "language-identification")
+        verifies = entry["task"] == "speaker-embedding" and entry["bundled"] | bool(entry["repo"])
+        assert (entry["threshold_from"] is not None) == verifies
 
 
 def test_info_of_a_bundled_name(cli: Run) -> None:

@@ -1,14 +1,15 @@
 """Make the golden files in this folder with the original implementations (oracles) and PyTorch.
 
-    pip install torch onnx onnxruntime kaldi-native-fbank pyyaml
-    pip install --no-deps speakerlab wespeaker-unofficial
+    pip install torch onnx onnxruntime kaldi-native-fbank pyyaml hyperpyyaml requests scipy
+    pip install --no-deps speakerlab wespeaker-unofficial speechbrain
     cd tests && SPEECH_ZOO_CAMPPLUS_PT=campplus_cn_en_common.pt python -m goldens.make_goldens
 
 Deterministic, but for torch's legacy form, which holds memory addresses. `test_goldens.py` compares with these files
 and needs none of the above:
 
-- `features.safetensors`: log-mel features of kaldi-native-fbank, without CMN, as "front end/signal".
-- `embeddings.safetensors`: the oracles' embeddings before normalisation, as "case/signal" and "file/signal".
+- `features.safetensors`: log-mel features of kaldi-native-fbank and SpeechBrain, without CMN, as "front end/signal".
+- `embeddings.safetensors`: the oracles' embeddings before normalisation, as "case/signal" and "file/signal"; of
+  `ecapa-lid` the log-probabilities, of `speaker-proxy` the embeddings of unit length.
 - `seeded.json`: names and shapes of the state dicts that the tests fill by `signals.seeded_weights`.
 - `tiny/`: small ResNets in the file forms that torch writes.
 """
@@ -26,6 +27,7 @@ from parity_oracles import (
     POVEY,
     REAL_CAMPPLUS,
     Oracle,
+    custom_ecapa,
     custom_resnet,
     export_onnx,
     kaldi_features,
@@ -39,9 +41,12 @@ from parity_oracles import (
 )
 from safetensors.numpy import save
 from signals import ALL, waveforms
+from speechbrain_files import SMALL, SMALL_PROXY
+from speechbrain_oracles import Proxy, SpeechBrain, speechbrain_features
 
 HERE = Path(__file__).parent
 FEATURE_SIGNALS = ("1 s", "0.3 s", "silence", "noise")
+SPEECHBRAIN_SIGNALS = ("1 s", "0.5 s", "0.3 s")
 SOME = ("voice 01", "voice 02", "voice 03", "0.3 s", "silence", "noise")
 TINY_SIGNAL = "voice 01"
 
@@ -54,6 +59,10 @@ def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
         "bottleneck": (3, custom_resnet("bottleneck", [1, 2, 2, 1], 16, 192, False, seed=3), SOME),
         "bottleneck-two-layers": (4, custom_resnet("bottleneck", [2, 1, 1, 1], 16, 128, True, seed=4), SOME),
         "campplus-wespeaker": (5, wespeaker_campplus(5), SOME),
+        "ecapa-wespeaker-glob": (6, custom_ecapa(64, 6), SOME),
+        "ecapa-speechbrain": (7, SpeechBrain(SMALL["ecapa-speechbrain"], 7), SOME),
+        "ecapa-lid": (8, SpeechBrain(SMALL["ecapa-lid"], 8), SOME),
+        "speaker-proxy": (9, Proxy(9, **SMALL_PROXY), ("50 frames", "12 frames", "5 frames")),
     }
 
 
@@ -111,17 +120,22 @@ def main() -> None:
         for window, settings in (("hamming", HAMMING), ("povey", POVEY))
         for signal in FEATURE_SIGNALS
     }
+    for n_mels in (60, 80):
+        for signal in SPEECHBRAIN_SIGNALS:
+            found = speechbrain_features(waveforms()[signal], n_mels, mean_norm=False, dtype=torch.float64)
+            features[f"speechbrain {n_mels}/{signal}"] = found.astype("float32")
     embeddings = {f"campplus-zh-en/{signal}": real_campplus().embed(signal) for signal in ALL}
     shapes = {}
     for case, (seed, oracle, signals) in seeded_cases().items():
-        embeddings |= {f"{case}/{signal}": oracle.embed(signal) for signal in signals}
+        output = oracle.log_probs if case == "ecapa-lid" else oracle.embed
+        embeddings |= {f"{case}/{signal}": output(signal) for signal in signals}
         tensors = {name: list(value.shape) for name, value in sorted(oracle.module.state_dict().items())}
         shapes[case] = {"seed": seed, "shapes": tensors}
     shutil.rmtree(HERE / "tiny", ignore_errors=True)
     (HERE / "tiny").mkdir()
     for file, oracle in write_tiny(HERE / "tiny").items():
         embeddings[f"{file}/{TINY_SIGNAL}"] = oracle.embed(TINY_SIGNAL)
-    packages = ("torch", "speakerlab", "wespeaker-unofficial", "kaldi-native-fbank", "onnx")
+    packages = ("torch", "speakerlab", "wespeaker-unofficial", "kaldi-native-fbank", "onnx", "speechbrain")
     made_with = {"made_with": ", ".join(f"{package} {version(package)}" for package in packages)}
     (HERE / "features.safetensors").write_bytes(save(features, made_with))
     (HERE / "embeddings.safetensors").write_bytes(save(embeddings, made_with))

@@ -1,6 +1,7 @@
 """The zoo against golden files that `make_goldens.py` made with the originals; needs no PyTorch."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,8 +12,24 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from signals import COSINE, FEW, LOG_MEL, cosines, embed, seeded_weights, waveforms
-from speech_zoo_core.front_end import THREE_D_SPEAKER, WESPEAKER, FrontEnd
+from signals import (
+    COSINE,
+    FEW,
+    LOG_MEL,
+    LOG_PROBS,
+    UNIT,
+    best,
+    cosines,
+    embed,
+    log_probs,
+    relative,
+    rvq_sums,
+    seeded_weights,
+    waveforms,
+)
+from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
+from speechbrain_files import LANGUAGES, SMALL, SMALL_PROXY, write_folder
+from torch_files import save_zip, state_dict
 
 HERE = Path(__file__).parent
 SEEDED = json.loads((HERE / "seeded.json").read_text())
@@ -44,15 +61,26 @@ def check(model: Any, case: str, precision: str, signals: tuple[str, ...] | None
         assert min(centred.values()) >= COSINE[precision], centred
 
 
-@pytest.mark.parametrize("front_end", [WESPEAKER, THREE_D_SPEAKER], ids=["hamming", "povey"])
-@pytest.mark.parametrize("signal", ["1 s", "0.3 s", "silence", "noise"])
-def test_features(front_end: FrontEnd, signal: str) -> None:
-    expected = load_file(HERE / "features.safetensors")[f"{front_end.window}/{signal}"]
+def check_features(front_end: FrontEnd, name: str, signal: str) -> None:
+    """With and without CMN."""
+    expected = load_file(HERE / "features.safetensors")[f"{name}/{signal}"]
     waveform = mx.array(waveforms()[signal])
     plain, normalised = np.array(replace(front_end, cmn=False)(waveform)), np.array(front_end(waveform))
     assert plain.shape == expected.shape
     assert np.abs(plain - expected).max() <= LOG_MEL
     assert np.abs(normalised - (expected - expected.mean(axis=0))).max() <= LOG_MEL
+
+
+@pytest.mark.parametrize("front_end", [WESPEAKER, THREE_D_SPEAKER], ids=["hamming", "povey"])
+@pytest.mark.parametrize("signal", ["1 s", "0.3 s", "silence", "noise"])
+def test_features(front_end: FrontEnd, signal: str) -> None:
+    check_features(front_end, front_end.window, signal)
+
+
+@pytest.mark.parametrize("n_mels", [60, 80])
+@pytest.mark.parametrize("signal", ["1 s", "0.5 s", "0.3 s"])
+def test_speechbrain_features(n_mels: int, signal: str) -> None:
+    check_features(replace(SPEECHBRAIN, n_mels=n_mels), f"speechbrain {n_mels}", signal)
 
 
 def test_bundled_campplus() -> None:
@@ -69,16 +97,46 @@ def test_bundled_campplus_in_8_bits(tmp_path: Path) -> None:
     check(model, "campplus-zh-en", "8-bit", FEW)
 
 
-@pytest.mark.parametrize("case", SEEDED)
-def test_seeded_weights(case: str, tmp_path: Path) -> None:
+def seeded(case: str) -> dict[str, np.ndarray]:
     """Weights that NumPy makes again, under the original names and in the original layout."""
-    weights = seeded_weights(
-        {name: tuple(shape) for name, shape in SEEDED[case]["shapes"].items()}, SEEDED[case]["seed"]
-    )
-    save_file(weights, tmp_path / "model.safetensors")
+    shapes = {name: tuple(shape) for name, shape in SEEDED[case]["shapes"].items()}
+    return seeded_weights(shapes, SEEDED[case]["seed"])
+
+
+@pytest.mark.parametrize("case", sorted(SEEDED.keys() - SMALL.keys() - {"speaker-proxy"}))
+def test_seeded_weights(case: str, tmp_path: Path) -> None:
+    save_file(seeded(case), tmp_path / "model.safetensors")
     if case == "campplus-wespeaker":
         (tmp_path / "config.yaml").write_text(CAMPPLUS_YAML)
     check(speech_zoo.load(tmp_path), case, "float32")
+
+
+def speechbrain_folder(case: str, folder: Path, labels: Sequence[str]) -> Path:
+    return write_folder(folder, SMALL[case], seeded(case), lambda path, x: save_zip(path, state_dict(x)), labels)
+
+
+def test_speechbrain_speaker(tmp_path: Path) -> None:
+    folder = speechbrain_folder("ecapa-speechbrain", tmp_path / "sb", [f"id{i}" for i in range(8)])
+    check(speech_zoo.load(folder), "ecapa-speechbrain", "float32")
+
+
+def test_speechbrain_languages(tmp_path: Path) -> None:
+    model = speech_zoo.load(speechbrain_folder("ecapa-lid", tmp_path / "sb", LANGUAGES))
+    assert [f"{code}: {name}" for code, name in model._languages] == list(LANGUAGES)
+    theirs = goldens()["ecapa-lid"]
+    ours = {signal: log_probs(model, signal) for signal in theirs}
+    for signal, expected in theirs.items():
+        assert relative(ours[signal], expected) <= LOG_PROBS
+        assert best(ours[signal], 5) == best(expected, 5)
+    assert min(cosines(ours, theirs)[1].values()) >= COSINE["float32"]
+
+
+def test_speaker_proxy(tmp_path: Path) -> None:
+    content = {"model_state_dict": state_dict(seeded("speaker-proxy")), "config": SMALL_PROXY, "epoch": 1}
+    model = speech_zoo.load(save_zip(tmp_path / "speaker_proxy.pt", content))
+    for signal, expected in goldens()["speaker-proxy"].items():
+        sums = rvq_sums(int(signal.removesuffix(" frames")), SMALL_PROXY["input_dim"])
+        assert np.abs(np.array(model(mx.array(sums)[None])[0]) - expected).max() <= UNIT
 
 
 @pytest.mark.parametrize("file", TINY)

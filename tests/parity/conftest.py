@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import speech_zoo
-from signals import ALL, COSINE, cosines, embed
+from signals import ALL, BRIEF, COSINE, cosines, embed, in_words
 
 COLUMNS = ("model", "form", "precision", "signals", "worst", "1 - worst", "centred", "limit", "oracle")
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
@@ -33,8 +33,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             + ", ".join(f"{package} {version(package)}" for package in packages)
         )
         terminalreporter.write_line(
-            "worst: the lowest cosine to the oracle, or the largest difference of features; "
-            "centred: 1 - cosine after the oracle's mean over the signals is subtracted"
+            "worst: the lowest cosine to the oracle, or the largest difference of features, or of log-probabilities "
+            "relative to the largest; centred: 1 - cosine after the oracle's mean over the signals is subtracted"
         )
         widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
         for row in [COLUMNS, *rows]:
@@ -59,10 +59,23 @@ def compare(record: Callable[..., None]) -> Callable[..., None]:
         worst, limit = min(plain, key=plain.__getitem__), COSINE[precision]
         figures = [f"{max(0.0, 1 - x):.1e}" for x in (plain[worst], min(centred.values()))]
         record(
-            name, form, precision, _names(signals), f"{plain[worst]:.9f} ({worst})", *figures, str(limit), oracle.name
+            name, form, precision, in_words(signals), f"{plain[worst]:.9f} ({worst})", *figures, str(limit), oracle.name
         )
         assert plain[worst] >= limit, plain
         assert precision != "float32" or min(centred.values()) >= limit, centred
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def compare_onnx(compare: Callable[..., None]) -> Callable[..., None]:
+    """Compare an ONNX file with the module that it was exported from, and with onnxruntime on the same file."""
+    from parity_oracles import OnnxOracle
+
+    def check(path: Path, oracle: Any, name: str, form: str) -> None:
+        model = speech_zoo.load(path)
+        compare(model, oracle, name, form, signals=BRIEF)
+        compare(model, OnnxOracle(path, oracle.front_end), name, form, signals=BRIEF)
 
     return check
 
@@ -79,11 +92,3 @@ def at_precision(tmp_path: Path) -> Callable[..., Any]:
         return speech_zoo.load(speech_zoo.convert(source, tmp_path / "8-bit", bits=8))
 
     return load
-
-
-def _names(signals: Sequence[str]) -> str:
-    """A set of signals in a few words."""
-    if len(signals) <= 4:
-        return ", ".join(signals)
-    left_out = [name for name in ALL if name not in signals]
-    return f"all {len(ALL)}" + (f" but {', '.join(left_out)}" if left_out else "")

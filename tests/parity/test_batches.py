@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import speech_zoo
 import torch
-from parity_oracles import custom_resnet, resnet, save_wespeaker, state_dict, wespeaker_campplus
+from parity_oracles import custom_resnet, resnet, save_wespeaker, state_dict, wespeaker_campplus, wespeaker_ecapa
 from signals import COSINE, RATE, cosine, raw_bits, waveforms
 from speech_zoo_core import audio_model
+from speechbrain_oracles import save_speechbrain, speechbrain_speaker
 
 
 @cache
@@ -30,10 +31,14 @@ def sources() -> dict[str, Callable[[Path], Any]]:
         "bottleneck, 2 layers": bottleneck,
         "CAM++ zh-en": lambda d: "campplus-zh-en",
         "CAM++ WeSpeaker": lambda d: save_wespeaker(d, wespeaker_campplus(11), "CAMPPlus", embed_dim=512),
+        "ECAPA SpeechBrain": lambda d: save_speechbrain(d, speechbrain_speaker(1)),
+        "ECAPA WeSpeaker GLOB": lambda d: save_wespeaker(
+            d, wespeaker_ecapa("GLOB_c512", 4), "ECAPA_TDNN_GLOB_c512", embed_dim=192, pooling_func="ASTP"
+        ),
     }
 
 
-@pytest.fixture(scope="module", params=["ResNet34", "bottleneck, 2 layers", "CAM++ zh-en", "CAM++ WeSpeaker"])
+@pytest.fixture(scope="module", params=sources())
 def named_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
     source = sources()[request.param](tmp_path_factory.mktemp("batches") / "source")
     return request.param, speech_zoo.load(source)

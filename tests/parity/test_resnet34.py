@@ -13,11 +13,11 @@ import safetensors.torch
 import speech_zoo
 import torch
 from parity_oracles import (
-    OnnxOracle,
     Oracle,
     custom_resnet,
     export_onnx,
     minus_mean,
+    renamed_onnx,
     resnet,
     save_pyannote,
     save_wespeaker,
@@ -156,13 +156,6 @@ EXPORTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _compare_onnx(path: Path, oracle: Oracle, name: str, form: str, compare: Compare) -> None:
-    """With the module and with onnxruntime on the same file."""
-    model = speech_zoo.load(path)
-    compare(model, oracle, name, form, signals=BRIEF)
-    compare(model, OnnxOracle(path, oracle.front_end), name, form, signals=BRIEF)
-
-
 def _batch_norms(path: Path) -> int:
     return sum(node.op_type == "BatchNormalization" for node in onnx.load(str(path)).graph.node)
 
@@ -170,23 +163,23 @@ def _batch_norms(path: Path) -> int:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", EXPORTS)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_onnx(layers: int, form: str, tmp_path: Path, compare: Compare) -> None:
+def test_onnx(layers: int, form: str, tmp_path: Path, compare_onnx: Compare) -> None:
     if form == "ONNX, dynamo":
         pytest.importorskip("onnxscript")
     oracle = minus_mean(resnet34(layers), 256)
     path = export_onnx(tmp_path / "resnet34.onnx", oracle, **EXPORTS[form])
     if "dynamo" not in form:  # 36 in the trunk of ResNet34; the one between the embedding layers cannot be folded
         assert _batch_norms(path) == (36 if "kept" in form else 0) + (layers == 2)
-    _compare_onnx(path, oracle, with_layers("ResNet34", layers), form, compare)
+    compare_onnx(path, oracle, with_layers("ResNet34", layers), form)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layers", [1, 2])
-def test_onnx_bottleneck_without_mean(layers: int, tmp_path: Path, compare: Compare) -> None:
+def test_onnx_bottleneck_without_mean(layers: int, tmp_path: Path, compare_onnx: Compare) -> None:
     oracle = custom_resnet("bottleneck", [1, 2, 1, 1], 16, 64, layers == 2, seed=6)
     last = Oracle(torch.nn.Sequential(oracle.module, _Last()), oracle.name, oracle.front_end)
     path = export_onnx(tmp_path / "bottleneck.onnx", last, **LEGACY)
-    _compare_onnx(path, last, with_layers("bottleneck [1, 2, 1, 1]", layers), "ONNX, no mean vector", compare)
+    compare_onnx(path, last, with_layers("bottleneck [1, 2, 1, 1]", layers), "ONNX, no mean vector")
 
 
 class _Last(torch.nn.Module):
@@ -196,24 +189,7 @@ class _Last(torch.nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layers", [1, 2])
-def test_onnx_with_other_names(layers: int, tmp_path: Path, compare: Compare) -> None:
-    """Initialisers in another order and every value under a meaningless name."""
+def test_onnx_with_other_names(layers: int, tmp_path: Path, compare_onnx: Compare) -> None:
     oracle = minus_mean(resnet34(layers), 256)
-    path = export_onnx(tmp_path / "named.onnx", oracle, **LEGACY)
-    model = onnx.load(str(path))
-    graph = model.graph
-    values = [item.name for item in graph.initializer] + [name for node in graph.node for name in node.output]
-    names = {name: f"{(i * 7919) % len(values)}" for i, name in enumerate(values)}
-    assert len(set(names.values())) == len(values)
-    for node in graph.node:
-        node.name = ""
-        for names_of in (node.input, node.output):
-            names_of[:] = [names.get(name, name) for name in names_of]
-    for item in (*graph.initializer, *graph.output, *graph.value_info):
-        item.name = names.get(item.name, item.name)
-    shuffled = sorted(graph.initializer, key=lambda item: item.name)
-    del graph.initializer[:]
-    graph.initializer.extend(shuffled)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(tmp_path / "renamed.onnx"))
-    _compare_onnx(tmp_path / "renamed.onnx", oracle, with_layers("ResNet34", layers), "ONNX, renamed", compare)
+    path = renamed_onnx(export_onnx(tmp_path / "named.onnx", oracle, **LEGACY))
+    compare_onnx(path, oracle, with_layers("ResNet34", layers), "ONNX, renamed")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,26 @@ import pytest
 import torch_files as tf
 from safetensors.numpy import load_file, save_file
 from speech_zoo_core import conversion
+from speech_zoo_core.config import to_dict
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import load
-from tiny_models import CAMPPLUS, RATE, RESNET, tiny_model, tiny_source, voice, wespeaker_folder
+from tiny_models import (
+    ECAPA,
+    LID,
+    RATE,
+    RESNET,
+    TINY,
+    proxy_file,
+    speechbrain_folder,
+    tiny_model,
+    tiny_source,
+    voice,
+    wespeaker_folder,
+)
 
-TINY = {"resnet34": RESNET, "campplus": CAMPPLUS}
+pytestmark = pytest.mark.usefixtures("types_found_once")
 each_family = pytest.mark.parametrize("family", TINY)
 
 
@@ -47,7 +62,14 @@ def test_what_a_converted_folder_holds(tmp_path: Path, source: Path, family: str
     assert config["model_type"] == family
     assert config["threshold"] == 0.3
     assert config["front_end"]["n_mels"] == 16
-    assert config["source"]["form"] == {"resnet34": "WeSpeaker ResNet34", "campplus": "WeSpeaker CAM++"}[family]
+    assert (
+        config["source"]["form"]
+        == {
+            "resnet34": "WeSpeaker ResNet34",
+            "campplus": "WeSpeaker CAM++",
+            "ecapa_tdnn": "WeSpeaker ECAPA_TDNN_GLOB_c512",
+        }[family]
+    )
     for name in ("avg_model.pt", "config.yaml"):
         assert config["source"]["sha256"][name] == hashlib.sha256((source / name).read_bytes()).hexdigest()
     tensors = load_file(out / "model.safetensors")
@@ -72,6 +94,97 @@ def test_converting_again_changes_no_byte(tmp_path: Path, source: Path, options:
     once = convert(source, tmp_path / "once", **options)
     assert content(convert(source, tmp_path / "same", **options)) == content(once)
     assert content(convert(once, tmp_path / "twice", **options)) == content(once)
+
+
+# The forms that are ECAPA-TDNN's alone
+
+ECAPA_FORMS: dict[str, tuple[Callable[[Path], Path], str, set[str]]] = {  # how to write it, its form, its files
+    "ecapa_speechbrain": (
+        lambda path: speechbrain_folder(path, ECAPA),
+        "SpeechBrain speaker ECAPA-TDNN",
+        {"embedding_model.ckpt", "hyperparams.yaml", "config.json"},
+    ),
+    "ecapa_lid": (
+        lambda path: speechbrain_folder(path, LID),
+        "SpeechBrain language identification ECAPA-TDNN",
+        {"embedding_model.ckpt", "hyperparams.yaml", "config.json", "classifier.ckpt", "label_encoder.txt"},
+    ),
+    "speaker_proxy": (lambda path: proxy_file(path.with_suffix(".pt")), "speaker proxy", {"source.pt"}),
+}
+each_ecapa = pytest.mark.parametrize("form", ECAPA_FORMS)
+
+
+@each_ecapa
+def test_an_ecapa_is_converted(tmp_path: Path, form: str) -> None:
+    write, name, files = ECAPA_FORMS[form]
+    source = write(tmp_path / "source")
+    out = convert(source, tmp_path / "out")
+    assert sorted(content(out)) == ["config.json", "model.safetensors"]
+    assert str(tmp_path) not in (out / "config.json").read_text(encoding="utf-8")
+    provenance = config_of(out)["source"]
+    assert provenance["form"] == name
+    place = source if source.is_dir() else source.parent
+    assert provenance["sha256"] == {
+        file: hashlib.sha256((place / file).read_bytes()).hexdigest() for file in sorted(files)
+    }
+    tensors = load_file(out / "model.safetensors")
+    assert not [key for key in tensors if "running" in key or "num_batches" in key or "asp_bn" in key]
+    original, converted, expected = load(source), load(out), parameters(tiny_model(form))
+    for model in (original, converted):
+        assert parameters(model).keys() == expected.keys()
+        assert all(mx.array_equal(x, expected[key]) for key, x in parameters(model).items())
+    assert replace(converted.config, source=None) == original.config == tiny_model(form).config
+
+
+@each_ecapa
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16"}, {"bits": 8}, {"bits": 8, "dtype": "float16"}], ids=str)
+def test_converting_an_ecapa_again_changes_no_byte(tmp_path: Path, form: str, options: dict[str, Any]) -> None:
+    source = ECAPA_FORMS[form][0](tmp_path / "source")
+    once = convert(source, tmp_path / "once", **options)
+    assert content(convert(source, tmp_path / "same", **options)) == content(once)
+    again = {key: value for key, value in options.items() if key != "bits"}  # quantized already
+    assert content(convert(once, tmp_path / "twice", **again)) == content(once)
+
+
+@each_ecapa
+def test_the_parameters_that_a_model_has_load_again(tmp_path: Path, form: str) -> None:
+    model = load(ECAPA_FORMS[form][0](tmp_path / "source"))
+    (tmp_path / "saved").mkdir()
+    mx.save_safetensors(str(tmp_path / "saved" / "model.safetensors"), parameters(model))
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(to_dict(model.config)), encoding="utf-8")
+    again = load(tmp_path / "saved")
+    assert again.config == model.config
+    assert all(mx.array_equal(x, parameters(model)[key]) for key, x in parameters(again).items())
+
+
+@each_ecapa
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        ({"dtype": "float16"}, 0.9999),
+        ({"dtype": "bfloat16"}, 0.999),
+        ({"bits": 8}, 0.999),
+        ({"bits": 4}, 0.9),
+        ({"bits": 8, "dtype": "float16"}, 0.999),
+    ],
+    ids=str,
+)
+def test_an_ecapa_in_less_precision_stays_close(
+    tmp_path: Path, form: str, options: dict[str, Any], least: float
+) -> None:
+    source = ECAPA_FORMS[form][0](tmp_path / "source")
+    model, expected = load(convert(source, tmp_path / "out", **options)), tiny_model(form)
+    x = mx.random.normal((2, 50, expected.config.feat_dim), key=mx.random.key(0))
+    for row, other in zip(model(x), expected(x), strict=True):
+        assert cosine(row / mx.linalg.norm(row), other / mx.linalg.norm(other)) > least
+
+
+def test_a_classifier_is_not_quantized(tmp_path: Path) -> None:
+    wide = replace(LID, embed_dim=32, classifier_neurons=32)
+    out = convert(speechbrain_folder(tmp_path / "source", wide), tmp_path / "out", bits=8)
+    types = {name: x.dtype.name for name, x in load_file(out / "model.safetensors").items()}
+    assert types["fc.weight"] == types["mfa.conv.weight"] == "uint32"
+    assert {kind for name, kind in types.items() if name.startswith("classifier.")} == {"float32"}
 
 
 @pytest.mark.parametrize("name", ["square", "bottleneck", "two_emb_layer", "campplus_3dspeaker"])

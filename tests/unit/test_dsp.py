@@ -1,4 +1,4 @@
-"""The Kaldi fbank against a plain float64 implementation, and what must hold for any input."""
+"""The fbanks against plain float64 implementations, and what must hold for any input."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech_zoo_core import dsp
 from speech_zoo_core.audio import load_audio
-from speech_zoo_core.front_end import THREE_D_SPEAKER, WESPEAKER, FrontEnd
+from speech_zoo_core.errors import ConfigError
+from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
 
 RATE, FRAME, SHIFT, N_FFT, N_MELS = 16000, 400, 160, 512, 80
 VOICES = sorted((Path(speech_zoo.__file__).parent / "data" / "voices").glob("*.wav"))
@@ -168,3 +169,104 @@ def test_without_cmn_the_mean_stays() -> None:
     raw = FrontEnd(cmn=False)(waveform)
     assert mx.array_equal(dsp.cmn(raw), FrontEnd()(waveform))
     assert float(mx.abs(mx.mean(raw, axis=0)).min()) > 1
+
+
+@given(frames=st.integers(2, 40), extra=st.integers(0, 20), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_cmn_over_the_first_frames_only(frames: int, extra: int, seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((frames + extra, 5)).astype(np.float32)
+    normalised = np.array(dsp.cmn(mx.array(x), frames))
+    assert np.allclose(normalised, x - x[:frames].mean(axis=0, dtype=np.float64), atol=1e-5)
+
+
+# SpeechBrain's
+
+
+def speechbrain_reference(x: np.ndarray, n_mels: int = 80, rate: int = RATE) -> np.ndarray:
+    """Fbank of speechbrain/lobes/features.py in float64: STFT, Filterbank, _amplitude_to_DB."""
+    frame, shift = rate // 40, rate // 100
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(frame) / frame)  # torch.hamming_window is periodic
+    padded = np.pad(x.astype(np.float64), frame // 2)
+    spectra = [np.fft.rfft(padded[i : i + frame] * window) for i in range(0, len(padded) - frame + 1, shift)]
+    top = 2595 * np.log10(1 + rate / 2 / 700)
+    edges = [700 * (10 ** (top * i / (n_mels + 1) / 2595) - 1) for i in range(n_mels + 2)]
+    banks = np.zeros((n_mels, frame // 2 + 1))
+    for i in range(n_mels):
+        for k in range(frame // 2 + 1):
+            banks[i, k] = max(0, 1 - abs(k * rate / frame - edges[i + 1]) / (edges[i + 1] - edges[i]))
+    decibels = 10 * np.log10(np.maximum(np.abs(spectra) ** 2 @ banks.T, 1e-10))
+    return np.maximum(decibels, decibels.max() - 80)
+
+
+@pytest.mark.parametrize(("n_mels", "rate"), [(80, RATE), (60, RATE), (23, 8000)])
+def test_speechbrains_features_of_a_real_clip(n_mels: int, rate: int) -> None:
+    waveform = load_audio(VOICES[0], RATE)[: 4 * rate]  # at 8 kHz it is a slow voice
+    features = dsp.speechbrain_fbank(waveform, rate, n_mels, "hamming", 25.0, 10.0)
+    assert features.dtype == mx.float32
+    assert np.abs(np.array(features) - speechbrain_reference(np.array(waveform), n_mels, rate)).max() < 1e-3
+
+
+def test_speechbrains_front_end_is_the_fbank_less_its_mean() -> None:
+    waveform = load_audio(VOICES[1], RATE)[:RATE]
+    expected = speechbrain_reference(np.array(waveform))
+    assert np.abs(np.array(SPEECHBRAIN(waveform)) - (expected - expected.mean(axis=0))).max() < 1e-3
+
+
+def test_speechbrains_silence_is_flat() -> None:
+    features = dsp.speechbrain_fbank(mx.zeros(RATE), RATE, 80, "hamming", 25.0, 10.0)
+    assert np.unique(np.array(features)).tolist() == [-100.0]  # 10 * log10(1e-10)
+
+
+def test_what_lies_80_decibels_below_the_loudest_is_raised() -> None:
+    noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    noise[RATE // 2 :] *= 1e-6
+    features = np.array(dsp.speechbrain_fbank(mx.array(noise), RATE, 80, "hamming", 25.0, 10.0))
+    assert features.max() - features.min() == pytest.approx(80, abs=1e-4)
+    assert (features[60:] == features.min()).all()
+
+
+@given(n=st.integers(0, 4000))
+@settings(max_examples=30, deadline=None)
+def test_speechbrains_frames_are_centred(n: int) -> None:
+    features = SPEECHBRAIN(mx.zeros(n))
+    assert features.shape == (1 + n // SHIFT, N_MELS)
+    assert SPEECHBRAIN.num_frames(n) == len(features)
+
+
+@given(frames=st.integers(1, 1000), rate=st.sampled_from([8000, 16000, 44100]))
+def test_seconds_is_the_shortest_clip_with_so_many_centred_frames(frames: int, rate: int) -> None:
+    front_end = FrontEnd("speechbrain_fbank", sample_rate=rate, frame_length=20.0)
+    samples = round(front_end.seconds(frames) * rate)
+    assert front_end.num_frames(samples) == frames
+    assert samples == 0 or front_end.num_frames(samples - 1) == frames - 1
+
+
+@given(n=st.integers(1, 8000), zeros=st.integers(0, 3000), seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_zeros_after_a_clip_change_none_of_its_frames(n: int, zeros: int, seed: int) -> None:
+    clip = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+    alone, padded = (
+        SPEECHBRAIN(mx.array(clip)),
+        SPEECHBRAIN(mx.array(np.pad(clip, (0, zeros))), SPEECHBRAIN.num_frames(n)),
+    )
+    assert mx.allclose(padded[: len(alone)], alone, atol=1e-3)
+
+
+def test_blocks_of_speechbrains_frames_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = mx.array(np.random.default_rng(0).standard_normal(FRAME + 9 * SHIFT).astype(np.float32))
+    whole = SPEECHBRAIN(noise)
+    for size in (1, 3, 5, 12):
+        monkeypatch.setattr(dsp, "BLOCK_FRAMES", size)
+        assert mx.allclose(SPEECHBRAIN(noise), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", dsp.WINDOWS)
+def test_a_periodic_window_is_a_symmetric_one_without_its_last_sample(kind: str) -> None:
+    periodic, symmetric = dsp._speechbrain_window(kind, 400), dsp._window(kind, 401)
+    assert periodic.dtype == mx.float32
+    assert np.allclose(np.array(periodic), np.array(symmetric)[:-1], atol=1e-5)
+
+
+def test_a_frame_that_has_no_centre() -> None:
+    with pytest.raises(ConfigError, match="even number of samples"):
+        FrontEnd("speechbrain_fbank", sample_rate=11000, frame_length=25.0)  # 275 samples

@@ -17,6 +17,7 @@ from speech_zoo_core.layers import (
     parameters,
     pop_batch_norm,
     quantize,
+    scale_shift_of,
     time_mask,
     to_mlx_layout,
     to_numpy,
@@ -132,6 +133,56 @@ def test_a_norm_before_its_layer(out: int, channels: int, seed: int) -> None:
     x = rng.standard_normal((5, channels))
     expected = apply_layer(apply_norm(x, weights), layer["linear.weight"], layer["linear.bias"])
     assert np.allclose(apply_layer(x, *folded.values()), expected, rtol=1e-4, atol=1e-4)
+
+
+@given(channels=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_a_norm_that_stays(channels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = norm(rng, channels)
+    left = dict(weights)
+    scale_shift_of(left, "bn")
+    assert set(left) == {"bn.weight", "bn.bias"}
+    assert {x.dtype.name for x in left.values()} == {"float32"}
+    x = rng.standard_normal((5, channels))
+    assert np.allclose(x * left["bn.weight"] + left["bn.bias"], apply_norm(x, weights), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("taps", [(), (1,), (1, 1)])
+def test_a_norm_before_a_pointwise_layer(affine: bool, taps: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    weights = norm(rng, 3, affine) | {"conv.weight": rng.standard_normal((4, 3, *taps)).astype(np.float32)}
+    weights["conv.bias"] = rng.standard_normal(4).astype(np.float32)
+    folded = dict(weights)
+    fold_into_next(folded, "bn", "conv", affine)
+    x = rng.standard_normal((5, 3))
+    expected = apply_layer(apply_norm(x, weights), weights["conv.weight"], weights["conv.bias"])
+    assert np.allclose(apply_layer(x, folded["conv.weight"], folded["conv.bias"]), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4,), (), (4, 3, 3)])
+def test_a_layer_after_a_norm_whose_weight_does_not_fit(shape: tuple[int, ...]) -> None:
+    layer = {"linear.weight": np.ones(shape, np.float32), "linear.bias": np.ones(4, np.float32)}
+    weights = norm(np.random.default_rng(0), 3) | layer
+    with pytest.raises(CheckpointError, match="linear"):
+        fold_into_next(weights, "bn", "linear")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5,), (1, 4), (4, 1), (4, 4)])
+def test_a_layer_after_a_norm_whose_bias_does_not_fit(shape: tuple[int, ...]) -> None:
+    """NumPy would stretch some of them to the right shape."""
+    weights = norm(np.random.default_rng(0), 3) | {"linear.weight": np.ones((4, 3), np.float32)}
+    with pytest.raises(CheckpointError, match="linear"):
+        fold_into_next(weights | {"linear.bias": np.ones(shape, np.float32)}, "bn", "linear")
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_layer_after_a_norm_that_lacks_a_part(part: str) -> None:
+    layer = {"linear.weight": np.ones((4, 3), np.float32), "linear.bias": np.ones(4, np.float32)}
+    del layer[f"linear.{part}"]
+    with pytest.raises(CheckpointError, match=rf"lacks linear\.{part}"):
+        fold_into_next(norm(np.random.default_rng(0), 3) | layer, "bn", "linear")
 
 
 # Layout

@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo_core.errors import AudioError, CheckpointError
+from speech_zoo_core.errors import AudioError, CheckpointError, InputError
 from speech_zoo_core.layers import parameters
-from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, to_mx, voice
+from tiny_models import AUDIO, CONFIGS, RATE, SPEAKERS, model_of, tiny_model, tiny_source, to_mx, voice
 
+pytestmark = pytest.mark.usefixtures("types_found_once")
 each_model = pytest.mark.parametrize("name", CONFIGS)
-each_family = pytest.mark.parametrize("name", ["basic", "bottleneck", "campplus"])
+each_family = pytest.mark.parametrize(
+    "name", ["basic", "bottleneck", "campplus", "ecapa_speechbrain", "ecapa_wespeaker"]
+)
+each_with_audio = pytest.mark.parametrize("name", AUDIO)
+each_speaker_model = pytest.mark.parametrize("name", SPEAKERS)
 
 
 def features(model: Any, frames: int, seed: int = 0) -> mx.array:
@@ -67,6 +72,14 @@ def test_square_convolutions_are_turned_once() -> None:
     assert np.allclose(np.array(found), np.moveaxis(folded, 1, -1), rtol=1e-5)
 
 
+def test_square_convolutions_of_one_axis_are_turned_once() -> None:
+    """(3, 3, 3) fits the model in both orders."""
+    name = "blocks.1.res2net_block.blocks.0.conv"
+    found = parameters(tiny_model("ecapa_square"))[f"{name}.weight"]
+    assert found.shape == (3, 3, 3)
+    assert np.array_equal(np.array(found), np.moveaxis(tiny_source("ecapa_square")[f"{name}.conv.weight"], 1, -1))
+
+
 @each_model
 def test_bfloat16_sources_give_float32_weights(name: str) -> None:
     source = {key: x.astype(mx.bfloat16) if x.dtype == mx.float32 else x for key, x in to_mx(tiny_source(name)).items()}
@@ -87,7 +100,14 @@ def representatives(name: str) -> list[str]:
     return [key for key in kinds.values() if not key.endswith("num_batches_tracked")]
 
 
-TENSORS = [(name, key) for name in ("two_emb_layer", "campplus") for key in representatives(name)]
+TENSORS = [(name, key) for name in ("two_emb_layer", "campplus", "ecapa_lid") for key in representatives(name)]
+# SpeechBrain wraps every layer once more: blocks.0.conv.conv.weight, out.w.weight.
+WRAPPING = re.compile(r"(?<=\.)(?:conv|norm|w)\.(?=[a-z_]+$)")
+
+
+def plain(name: str, key: str) -> str:
+    """A tensor's name as messages have it: without SpeechBrain's wrapping."""
+    return WRAPPING.sub("", key) if name.startswith("ecapa") else key
 
 
 def refusal(name: str, source: dict[str, np.ndarray]) -> str:
@@ -101,9 +121,11 @@ def refusal(name: str, source: dict[str, np.ndarray]) -> str:
 def test_a_missing_tensor_is_named(name: str, key: str) -> None:
     source = dict(tiny_source(name))
     del source[key]
-    layer, _, part = key.rpartition(".")
+    layer, _, part = plain(name, key).rpartition(".")
     message = refusal(name, source)
-    assert key in message or (part == "running_var" and layer in message)  # without it, the rest of a norm is left over
+    assert f"{layer}.{part}" in message or (
+        part == "running_var" and layer in message
+    )  # without it, the rest of a norm is left over
 
 
 @pytest.mark.parametrize(("name", "key"), TENSORS)
@@ -115,11 +137,11 @@ def test_a_tensor_of_another_shape_is_named(name: str, key: str, change: str) ->
     }
     source = dict(tiny_source(name))
     source[key] = changes[change](source[key])
-    layer = key.rpartition(".")[0]
+    layer = plain(name, key).rpartition(".")[0]
     assert layer.removesuffix(".1").removesuffix(".0") in refusal(name, source)
 
 
-@pytest.mark.parametrize("name", ["two_emb_layer", "campplus"])
+@pytest.mark.parametrize("name", ["two_emb_layer", "campplus", "ecapa_lid", "ecapa_wespeaker"])
 @pytest.mark.parametrize(
     "key", ["surprise.weight", "surprise.running_var", "head.surprise", "xvector", "layer9.0.bn1.weight"]
 )
@@ -127,11 +149,22 @@ def test_an_extra_tensor_is_named(name: str, key: str) -> None:
     assert key.rpartition(".")[0] in refusal(name, tiny_source(name) | {key: np.ones(3, np.float32)})
 
 
-@pytest.mark.parametrize(("name", "norm"), [("basic", "layer1.0.bn1"), ("basic", "bn1"), ("campplus", "head.bn1")])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("basic", "layer1.0.bn1"),
+        ("basic", "bn1"),
+        ("campplus", "head.bn1"),
+        ("ecapa_speechbrain", "asp_bn.norm"),
+        ("ecapa_speechbrain", "asp.tdnn.norm.norm"),
+        ("ecapa_lid", "classifier.norm.norm"),
+        ("ecapa_lid", "classifier.DNN.block_0.norm.norm"),
+    ],
+)
 def test_a_norm_without_weight_and_bias_is_refused(name: str, norm: str) -> None:
     """Only the last norm of each family is without them; elsewhere they were lost."""
     source = {key: x for key, x in tiny_source(name).items() if key not in (f"{norm}.weight", f"{norm}.bias")}
-    assert norm in refusal(name, source)
+    assert norm.removesuffix(".norm") in refusal(name, source)
 
 
 # Output
@@ -142,20 +175,59 @@ def test_a_norm_without_weight_and_bias_is_refused(name: str, norm: str) -> None
 def test_the_shape_of_the_output(name: str, batch: int) -> None:
     model = tiny_model(name)
     embeddings = model(mx.stack([features(model, 57, seed) for seed in range(batch)]))
-    assert embeddings.shape == (batch, model.config.embed_dim)
+    assert embeddings.shape == (batch, len(getattr(model.config, "id2label", None) or range(model.config.embed_dim)))
     assert embeddings.dtype == mx.float32
     assert bool(mx.isfinite(embeddings).all())
     if batch > 1:
         assert cosine(embeddings[0], embeddings[1]) < 0.99999  # the input matters
 
 
-@each_model
+@each_with_audio
 def test_waveforms_in_place_of_features(name: str) -> None:
     model = tiny_model(name)
     clips = mx.array(np.stack([voice(8000, seed) for seed in range(2)]))
     expected = mx.concatenate([model(model.config.front_end(clip)[None]) for clip in clips])
     assert mx.allclose(model(clips), expected, rtol=1e-4, atol=1e-4)
     assert mx.allclose(model(clips[0]), expected[:1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in AUDIO if name != "campplus_3dspeaker"])
+@given(data=st.data())
+@settings(max_examples=4, deadline=None)
+def test_waveforms_that_were_padded_give_what_each_gives_alone(name: str, data: st.DataObject) -> None:
+    """The mean that is subtracted is that of the clip's own frames."""
+    model = tiny_model(name)
+    front_end = model.config.front_end
+    shortest = round(front_end.seconds(model.min_frames) * RATE)
+    sizes = data.draw(st.lists(st.integers(shortest, 16_000), min_size=2, max_size=3))
+    clips = [voice(n, seed) for seed, n in enumerate(sizes)]
+    padded = mx.array(np.stack([np.pad(clip, (0, max(sizes) + 800 - len(clip))) for clip in clips]))
+    lengths = mx.array([front_end.num_frames(n) for n in sizes])
+    for clip, row in zip(clips, model(padded, lengths), strict=True):
+        alone = model(mx.array(clip))[0]
+        assert mx.allclose(row, alone, rtol=1e-3, atol=1e-3 * float(mx.abs(alone).max()))
+        assert cosine(row, alone) > 0.999999
+
+
+@each_family
+@pytest.mark.parametrize(
+    "lengths",
+    [[30], [30, 30, 30], 30, [[30, 30]], [30, 0], [30, -5], [30, 9999], [True, True], [float("nan"), 0.5], [0.5, 1.5]],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["features", "waveforms"])
+def test_lengths_that_fit_no_batch_are_refused(name: str, form: str, lengths: Any) -> None:
+    model = tiny_model(name)
+    clips = mx.array(np.stack([voice(8000, seed) for seed in range(2)]))
+    x = clips if form == "waveforms" else model.waveform_features(clips)
+    with pytest.raises(InputError, match="lengths"):
+        model(x, mx.array(lengths))
+
+
+@each_with_audio
+def test_waveforms_shorter_than_a_frame_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="too short"):
+        tiny_model(name)(mx.array(voice(200))[None])
 
 
 @each_model
@@ -172,17 +244,17 @@ def test_the_least_number_of_frames_is_enough(name: str) -> None:
     assert bool(mx.isfinite(model(features(model, model.min_frames)[None])).all())
 
 
-@each_model
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].model_type != "ecapa_tdnn"])
 def test_one_frame_less_has_no_variance(name: str) -> None:
     """So `min_frames` asks for no more than is needed."""
     model = tiny_model(name)
     assert not bool(mx.isfinite(model(features(model, model.min_frames - 1)[None])).all())
 
 
-@each_model
+@each_speaker_model
 def test_a_clip_that_is_too_short_says_how_long_is_needed(name: str) -> None:
     model = tiny_model(name)
-    shortest = 400 + (model.min_frames - 1) * 160  # samples
+    shortest = round(model.config.front_end.seconds(model.min_frames) * RATE)
     vector = model.embed(voice(shortest), RATE)
     assert bool(mx.isfinite(vector).all())
     with pytest.raises(AudioError) as caught:
@@ -193,7 +265,15 @@ def test_a_clip_that_is_too_short_says_how_long_is_needed(name: str) -> None:
         model.embed_batch([voice(8000), voice(160)], RATE)
 
 
-@each_model
+@each_speaker_model
+def test_the_shortest_clips_still_differ(name: str) -> None:
+    """Less is no clip to embed: of a single frame, the subtraction of its mean leaves nothing."""
+    model = tiny_model(name)
+    shortest = round(model.config.front_end.seconds(model.min_frames) * RATE)
+    assert cosine(model.embed(voice(shortest), RATE), model.embed(voice(shortest, 1), RATE)) < 0.999
+
+
+@each_speaker_model
 @pytest.mark.parametrize(
     "signal", [np.zeros(RATE), np.full(RATE, 0.25), voice(RATE) * 1e-4], ids=["zero", "dc", "faint"]
 )
@@ -207,7 +287,20 @@ def test_a_silent_clip_is_refused(name: str, signal: np.ndarray) -> None:
 # Padding
 
 
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "two_emb_layer", "campplus"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "basic",
+        "bottleneck",
+        "two_emb_layer",
+        "campplus",
+        "ecapa_speechbrain",
+        "ecapa_lid",
+        "ecapa_wespeaker",
+        "ecapa_wespeaker_plain",
+        "speaker_proxy",
+    ],
+)
 @given(data=st.data())
 @settings(max_examples=6, deadline=None)
 def test_padding_does_not_leak(name: str, data: st.DataObject) -> None:

@@ -1,6 +1,8 @@
-"""ONNX files: the graph as it is read, and WeSpeaker's ResNet found again by its structure."""
+"""ONNX files: the graph as it is read, and WeSpeaker's ResNet and ECAPA-TDNN found again by their structure."""
 
 import builtins
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from random_weights import source_weights
+from random_weights import source_weights, wespeaker_ecapa
 from speech_zoo_core.checkpoint import read_checkpoint
 from speech_zoo_core.errors import CheckpointError
 from speech_zoo_core.front_end import FrontEnd
 from speech_zoo_core.loader import build, load
 from speech_zoo_resnet34 import SPEC, ModelConfig
+from tiny_models import CONFIGS, model_of, tiny_source
 
+pytestmark = pytest.mark.usefixtures("types_found_once")
 CONFIG = ModelConfig(
     model_type="resnet34",
     embed_dim=8,
@@ -279,3 +283,269 @@ def test_a_convolution_that_no_resnet_here_has(tmp_path: Path, conv: int, change
         node.attribute.append(helper.make_attribute(key, value))
     path = save_graph(tmp_path / "model.onnx", exporter.nodes, exporter.constants, "feats", "embs")
     assert "of the graph" in refusal(path, load)
+
+
+# WeSpeaker's ECAPA-TDNN
+
+
+class EcapaExporter(Exporter):
+    """Writes a WeSpeaker ECAPA-TDNN as torch's exporter does; its BatchNorms follow a ReLU and cannot be folded."""
+
+    def conv(self, x: str, name: str, dilation: int = 1) -> str:
+        weight = self.weights[f"{name}.weight"]
+        pad = weight.shape[-1] // 2 * dilation
+        parts = [self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", self.weights[f"{name}.bias"])]
+        shape = {"dilations": [dilation], "group": 1, "kernel_shape": [weight.shape[-1]], "pads": [pad, pad]}
+        return self.node("Conv", [x, *parts], strides=[1], **shape)
+
+    def tdnn(self, x: str, conv: str, norm: str, dilation: int = 1) -> str:
+        width = len(self.weights[f"{conv}.bias"])
+        return self.batch_norm(self.node("Relu", [self.conv(x, conv, dilation)]), norm, width)
+
+    def split(self, x: str, count: int) -> list[str]:
+        outputs = [f"/split_{len(self.nodes)}_{i}" for i in range(count)]
+        self.nodes.append(helper.make_node("Split", [x], outputs, axis=1))
+        return outputs
+
+    def se_res2block(self, x: str, name: str, dilation: int) -> str:
+        part = f"{name}.se_res2block"
+        hidden = self.tdnn(x, f"{part}.0.conv", f"{part}.0.bn")
+        chunks = self.split(hidden, 8)
+        out: list[str] = []
+        for i, chunk in enumerate(chunks[:-1]):
+            inner = self.node("Add", [out[-1], chunk]) if out else chunk
+            out.append(self.tdnn(inner, f"{part}.1.convs.{i}", f"{part}.1.bns.{i}", dilation))
+        hidden = self.node("Concat", [*out, chunks[-1]], axis=1)
+        hidden = self.tdnn(hidden, f"{part}.2.conv", f"{part}.2.bn")
+        gate = self.linear(self.node("ReduceMean", [hidden], axes=[2], keepdims=0), f"{part}.3.linear1")
+        gate = self.node("Sigmoid", [self.linear(self.node("Relu", [gate]), f"{part}.3.linear2")])
+        gate = self.node("Unsqueeze", [gate, self.constant("axes", np.array([2]))])
+        return self.node("Add", [x, self.node("Mul", [hidden, gate])])
+
+    def astp(self, x: str) -> str:
+        """WeSpeaker's pooling; the sizes that it asks for with Shape stand for all that torch exports there."""
+        context = x
+        if self.weights["pool.linear1.weight"].shape[1] > len(self.weights["conv.bias"]):
+            shape = self.node("Shape", [x])
+            mean = self.node("ReduceMean", [x], axes=[-1], keepdims=1)
+            centred = self.node("Sub", [x, mean])
+            square = self.node("ReduceMean", [self.node("Mul", [centred, centred])], axes=[-1], keepdims=1)
+            shifted = self.node("Add", [square, self.constant("eps", np.float32(1e-7))])
+            parts = [self.node("Expand", [part, shape]) for part in (mean, self.node("Sqrt", [shifted]))]
+            context = self.node("Concat", [x, *parts], axis=1)
+        attention = self.node("Tanh", [self.conv(context, "pool.linear1")])
+        attention = self.node("Softmax", [self.conv(attention, "pool.linear2")], axis=2)
+        axes = self.constant("axes", np.array([2]))
+        mean = self.node("ReduceSum", [self.node("Mul", [attention, x]), axes], keepdims=0)
+        two = self.constant("two", np.float32(2))
+        square = self.node("ReduceSum", [self.node("Mul", [attention, self.node("Pow", [x, two])]), axes], keepdims=0)
+        variance = self.node("Sub", [square, self.node("Pow", [mean, two])])
+        floor = self.node("Clip", [variance, self.constant("floor", np.float32(1e-7)), ""])
+        return self.node("Concat", [mean, self.node("Sqrt", [floor])], axis=1)
+
+    def ecapa(self, path: Path, mean: np.ndarray | None = None) -> Path:
+        x = self.tdnn(self.node("Transpose", ["feats"], perm=[0, 2, 1]), "layer1.conv", "layer1.bn")
+        outputs = []
+        for i in (2, 3, 4):
+            x = self.se_res2block(x, f"layer{i}", i)
+            outputs.append(x)
+        x = self.astp(self.node("Relu", [self.conv(self.node("Concat", outputs, axis=1), "conv")]))
+        x = self.linear(self.batch_norm(x, "bn", len(self.weights["bn.bias"])), "linear")
+        if "bn2.bias" in self.weights:
+            x = self.batch_norm(x, "bn2", len(self.weights["bn2.bias"]))
+        if mean is not None:
+            self.node("Sub", [x, self.constant("mean_vec", mean)])
+        self.nodes[-1].output[0] = "embs"
+        return self.save(path)
+
+    def save(self, path: Path) -> Path:
+        return save_graph(path, self.nodes, self.constants, "feats", "embs")
+
+    def find(self, op: str, index: int = 0) -> Any:
+        return [node for node in self.nodes if node.op_type == op][index]
+
+    def attribute(self, node: Any, **values: Any) -> None:
+        """Set attributes of a node; None takes one away, so that ONNX's default holds."""
+        for key, value in values.items():
+            for item in [item for item in node.attribute if item.name == key]:
+                node.attribute.remove(item)
+            if value is not None:
+                node.attribute.append(helper.make_attribute(key, value))
+
+
+def with_last_norm(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights with WeSpeaker's optional BatchNorm of the embedding."""
+    rng = np.random.default_rng(7)
+    width = len(weights["linear.bias"])
+    norm = {part: rng.uniform(0.5, 1.5, width) for part in ("weight", "bias", "running_mean", "running_var")}
+    return weights | {f"bn2.{part}": x.astype(np.float32) for part, x in norm.items()}
+
+
+@pytest.mark.parametrize("gemm", [True, False])
+@pytest.mark.parametrize("rename", [True, False])
+@pytest.mark.parametrize("last_norm", [True, False])
+@pytest.mark.parametrize("name", ["ecapa_wespeaker", "ecapa_wespeaker_plain"])
+def test_an_exported_ecapa_equals_its_state_dict(
+    tmp_path: Path, name: str, last_norm: bool, rename: bool, gemm: bool
+) -> None:
+    weights = wespeaker_ecapa(tiny_source(name))
+    exporter = EcapaExporter(with_last_norm(weights) if last_norm else weights, fold=False, rename=rename, gemm=gemm)
+    # Exports carry no settings: the features are WeSpeaker's 80 mels, so the first layer gets as many.
+    exporter.weights["layer1.conv.weight"] = np.resize(exporter.weights["layer1.conv.weight"], (32, 80, 5))
+    model = load(exporter.ecapa(tmp_path / "model.onnx"))
+    source = tiny_source(name) | {"blocks.0.conv.conv.weight": exporter.weights["layer1.conv.weight"].astype("f4")}
+    config = replace(CONFIGS[name], feat_dim=80, front_end=FrontEnd())
+    assert model.config == config
+    x = mx.random.normal((2, 40, 80), key=mx.random.key(0))
+    expected = np.array(model_of(config, source)(x))
+    if last_norm:
+        gain, shift, mean, var = (
+            exporter.weights[f"bn2.{k}"] for k in ("weight", "bias", "running_mean", "running_var")
+        )
+        expected = (expected - mean) / np.sqrt(var + 1e-5) * gain + shift
+    assert np.allclose(np.array(model(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def ecapa_exporter(path: Path, **options: Any) -> EcapaExporter:
+    """A whole export, ready to be damaged."""
+    weights = wespeaker_ecapa(tiny_source("ecapa_wespeaker"))
+    weights["layer1.conv.weight"] = np.resize(weights["layer1.conv.weight"], (32, 80, 5))
+    exporter = EcapaExporter(weights, fold=False, rename=True)
+    exporter.ecapa(path, **options)
+    return exporter
+
+
+def test_the_mean_that_an_exported_ecapa_subtracts(tmp_path: Path) -> None:
+    ecapa_exporter(tmp_path / "plain.onnx")
+    ecapa_exporter(tmp_path / "centred.onnx", mean=np.linspace(-1, 1, 8))
+    plain, centred = load(tmp_path / "plain.onnx"), load(tmp_path / "centred.onnx")
+    x = mx.random.normal((1, 40, 80), key=mx.random.key(0))
+    assert mx.allclose(centred(x), plain(x) - mx.array(np.linspace(-1, 1, 8)), atol=1e-4)
+
+
+def reflect(exporter: EcapaExporter) -> None:
+    """The first convolution pads by reflection, in a node of its own."""
+    conv = exporter.find("Conv")
+    exporter.attribute(conv, pads=[0, 0])
+    pad = helper.make_node("Pad", [conv.input[0], exporter.constant("pads", np.array([0, 0, 2, 0, 0, 2]))], ["/padded"])
+    exporter.attribute(pad, mode="reflect")
+    conv.input[0] = "/padded"
+    exporter.nodes.insert(exporter.nodes.index(conv), pad)
+
+
+def inputs(op: str, index: int, *order: int) -> Callable[[EcapaExporter], None]:
+    """A damage: the inputs of a node in another order, or fewer of them."""
+
+    def change(exporter: EcapaExporter) -> None:
+        node = exporter.find(op, index)
+        found = [node.input[i] for i in order]
+        del node.input[:]
+        node.input.extend(found)
+
+    return change
+
+
+def attributes(op: str, index: int, **values: Any) -> Callable[[EcapaExporter], None]:
+    return lambda exporter: exporter.attribute(exporter.find(op, index), **values)
+
+
+def another_op(op: str, index: int, other: str) -> Callable[[EcapaExporter], None]:
+    def change(exporter: EcapaExporter) -> None:
+        exporter.find(op, index).op_type = other
+
+    return change
+
+
+def without_residual(exporter: EcapaExporter) -> None:
+    """Each block ends in its squeeze-and-excitation: what was added to stays out."""
+    for add in [node for node in exporter.nodes if node.op_type == "Add"]:
+        producers = {node.output[0]: node.op_type for node in exporter.nodes}
+        if "Mul" in (producers.get(name) for name in add.input):
+            add.op_type = "Identity"
+            del add.input[0]
+
+
+def another_chunk_added(exporter: EcapaExporter) -> None:
+    """The second convolution of layer2 gets the first chunk's result and the third chunk."""
+    split = exporter.find("Split")
+    first, second = exporter.find("Add", 0), exporter.find("Add", 1)
+    assert first.input[1] == split.output[1] and second.input[1] == split.output[2]
+    first.input[1], second.input[1] = split.output[2], split.output[1]
+
+
+def left_out_chunk(exporter: EcapaExporter) -> None:
+    """The last chunk is convolved, the first is passed on: SpeechBrain's order."""
+    split = exporter.find("Split")
+    names = list(split.output)
+    del split.output[:]
+    split.output.extend(names[::-1])
+
+
+BLOCK_CONVS = 9  # of a block: two of one tap around seven dilated ones
+ECAPA_DAMAGE: dict[str, Callable[[EcapaExporter], None]] = {
+    "another dilation": attributes("Conv", 2, dilations=[1], pads=[1, 1]),
+    "another dilation in another block": attributes("Conv", 2 + BLOCK_CONVS, dilations=[4], pads=[4, 4]),
+    "a dilation left out, which means 1": attributes("Conv", 2, dilations=None),
+    "pads left out, which means none": attributes("Conv", 0, pads=None),
+    "no padding": attributes("Conv", 0, pads=[0, 0]),
+    "padding on one side": attributes("Conv", 0, pads=[4, 0]),
+    "padding by another rule": attributes("Conv", 0, pads=None, auto_pad="SAME_LOWER"),
+    "a stride": attributes("Conv", 0, strides=[2]),
+    "groups": attributes("Conv", 2, group=2),
+    "reflected padding": reflect,
+    "chunks joined in another order": inputs("Concat", 0, 1, 0, 2, 3, 4, 5, 6, 7),
+    "the untouched chunk first": inputs("Concat", 0, 7, 0, 1, 2, 3, 4, 5, 6),
+    "a chunk added to the wrong one": another_chunk_added,
+    "blocks joined in another order": inputs("Concat", 3, 1, 0, 2),
+    "a block left out": inputs("Concat", 3, 0, 1),
+    "context in another order": inputs("Concat", 4, 0, 2, 1),
+    "statistics in another order": inputs("Concat", 5, 1, 0),
+    "no tanh": another_op("Tanh", 0, "Relu"),
+    "a tanh in place of a sigmoid": another_op("Sigmoid", 0, "Tanh"),
+    "another gate": another_op("Sigmoid", 1, "HardSigmoid"),
+    "another activation": another_op("Relu", 0, "LeakyRelu"),
+    "no activation": another_op("Relu", 1, "Identity"),
+    "another squeeze": another_op("ReduceMean", 0, "ReduceMax"),
+    "attention over channels": attributes("Softmax", 0, axis=1),
+    "a mean without attention": inputs("Mul", 4, 1, 1),
+    "a deviation without attention": inputs("Mul", 5, 1, 1),
+    "the loudest frame for the mean": another_op("ReduceSum", 0, "ReduceMax"),
+    "another epsilon": attributes("BatchNormalization", 0, epsilon=1e-3),
+    "another epsilon after the pooling": attributes("BatchNormalization", -1, epsilon=1e-3),
+    "no residual connection": without_residual,
+    "a difference in its place": another_op("Add", 6, "Sub"),
+    "something after the last layer": lambda e: e.nodes.append(helper.make_node("Tanh", ["embs"], ["more"])),
+}
+
+
+def test_the_ecapa_that_the_damaged_ones_are_made_from_is_good(tmp_path: Path) -> None:
+    exporter = ecapa_exporter(tmp_path / "whole.onnx")
+    assert load(exporter.save(tmp_path / "model.onnx")).config.model_type == "ecapa_tdnn"
+
+
+@pytest.mark.parametrize("damage", ECAPA_DAMAGE)
+def test_an_ecapa_that_differs_is_refused(tmp_path: Path, damage: str) -> None:
+    exporter = ecapa_exporter(tmp_path / "whole.onnx")
+    before = [node.SerializeToString() for node in exporter.nodes]
+    ECAPA_DAMAGE[damage](exporter)
+    assert [node.SerializeToString() for node in exporter.nodes] != before
+    message = refusal(exporter.save(tmp_path / "model.onnx"), load)
+    assert "graph" in message or "is not a source checkpoint that is known" in message
+
+
+@pytest.mark.parametrize("part", ["layer2.se_res2block.0.conv.weight", "linear.weight", "pool.linear1.bias"])
+def test_an_ecapa_that_computes_a_weight(tmp_path: Path, part: str) -> None:
+    exporter = ecapa_exporter(tmp_path / "whole.onnx")
+    x = exporter.weights[part]
+    name = next(name for name, y in exporter.constants.items() if y.shape == x.shape and np.array_equal(y, x))
+    exporter.constants["other"] = exporter.constants.pop(name)
+    exporter.nodes.insert(0, helper.make_node("Neg", ["other"], [name]))
+    assert "where a weight was expected" in refusal(exporter.save(tmp_path / "model.onnx"), load)
+
+
+def test_an_ecapa_of_one_layer(tmp_path: Path) -> None:
+    """It begins like one."""
+    exporter = EcapaExporter(wespeaker_ecapa(tiny_source("ecapa_wespeaker")), fold=False, rename=True)
+    exporter.tdnn(exporter.node("Transpose", ["feats"], perm=[0, 2, 1]), "layer1.conv", "layer1.bn")
+    exporter.nodes[-1].output[0] = "embs"
+    assert "is not a WeSpeaker ECAPA-TDNN" in refusal(exporter.save(tmp_path / "model.onnx"), load)

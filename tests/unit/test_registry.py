@@ -34,7 +34,7 @@ def run(code: str) -> str:
 
 
 def test_the_installed_types() -> None:
-    assert {"campplus", "resnet34"} <= set(registry.model_types())
+    assert {"campplus", "ecapa_tdnn", "resnet34"} <= set(registry.model_types())
     assert registry.model_types() == sorted(registry.model_types())
     for spec in registry.specs():
         assert isinstance(spec, ModelSpec)

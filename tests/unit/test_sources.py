@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch_files as tf
 import yaml
-from random_weights import source_weights
+from random_weights import source_weights, wespeaker_ecapa
 from safetensors.numpy import save, save_file
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.front_end import THREE_D_SPEAKER, WESPEAKER
 from speech_zoo_core.loader import load
-from tiny_models import CAMPPLUS, CONFIGS, RESNET, tiny_source, wespeaker_folder, wespeaker_yaml
+from tiny_models import CAMPPLUS, CONFIGS, ECAPA_WESPEAKER, RESNET, tiny_source, wespeaker_folder, wespeaker_yaml
 
-TINY = {"ResNet34": RESNET, "CAMPPlus": CAMPPLUS}
+pytestmark = pytest.mark.usefixtures("types_found_once")
+TINY = {"ResNet34": RESNET, "CAMPPlus": CAMPPLUS, "ECAPA_TDNN_GLOB_c512": ECAPA_WESPEAKER}
 each_family = pytest.mark.parametrize("model", TINY)
 
 
@@ -36,7 +37,8 @@ def settings(family: str, /, **changes: Any) -> dict[str, Any]:
 
 @cache
 def weights_of(model: str) -> bytes:
-    return save(source_weights(TINY[model], projection=True))
+    weights = source_weights(TINY[model], projection=True)
+    return save(wespeaker_ecapa(weights) if TINY[model] is ECAPA_WESPEAKER else weights)
 
 
 def folder(tmp_path: Path, model: str, data: Any) -> Path:
@@ -109,12 +111,12 @@ UNSUPPORTED = {  # changes, and what the message names
     "a self-supervised front end": ({"dataset_args__frontend": "s3prl"}, "frontend = 's3prl'"),
     "another feature": ({"dataset_args__feat_type": "raw"}, "feat_type = 'raw'"),
     "another scale": ({"dataset_args__wavform_norm": True}, "wavform_norm"),
-    "another pooling": ({"model_args__pooling_func": "ASTP"}, "pooling_func"),
+    "another pooling": ({"model_args__pooling_func": "MQMHASTP"}, "pooling_func"),
     "an unknown model setting": ({"model_args__se_ratio": 8}, "se_ratio"),
     "other mels": ({"dataset_args__fbank_args__num_mel_bins": 40}, "40"),
     "a wrong embedding size": ({"model_args__embed_dim": 256}, "embed_dim"),
     "a wrong feature size": ({"model_args__feat_dim": 80}, "feat_dim"),
-    "another model": ({"model": "ECAPA_TDNN_GLOB_c512"}, "ECAPA_TDNN_GLOB_c512"),
+    "another model": ({"model": "ReDimNetB2"}, "ReDimNetB2"),
 }
 
 
@@ -171,15 +173,23 @@ def test_settings_of_a_wrong_type(tmp_path: Path, model: str, name: str) -> None
     assert any(word in message for word in named.split("|"))
 
 
-@each_family
+@pytest.mark.parametrize("model", ["ResNet34", "CAMPPlus"])
 def test_settings_without_sizes(tmp_path: Path, model: str) -> None:
     assert load(folder(tmp_path, model, settings(model, model_args=None))).config == TINY[model]
 
 
+NO_YAML = ["model: [", "a: b: c", "\tx", "- 1\n- 2", "just text", "!!python/object:os.system {}", "[" * 600]
+ODD_YAML = [f"x: !!{kind}" for kind in ("bool maybe", "int ''", "float ''", "timestamp x", "binary x", "set [1]")]
+ODD_YAML += ["x: 2001-99-99", "? [1]\n: 2", "x: &a [*a]", "x: *nothing", "%YAML 9.9\n---\n{}", "x: \x00"]
+
+
+@pytest.mark.parametrize("text", ODD_YAML)
+def test_yaml_that_its_reader_stumbles_over(tmp_path: Path, text: str) -> None:
+    assert "config.yaml" in refusal(folder(tmp_path, "ResNet34", f"model: ResNet34\n{text}"))
+
+
 @each_family
-@pytest.mark.parametrize(
-    "text", ["model: [", "a: b: c", "\tx", "- 1\n- 2", "just text", "!!python/object:os.system {}", "[" * 600]
-)
+@pytest.mark.parametrize("text", NO_YAML)
 def test_settings_that_are_no_yaml_mapping(tmp_path: Path, model: str, text: str) -> None:
     assert "config.yaml" in refusal(folder(tmp_path, model, text))
 
@@ -189,6 +199,29 @@ def test_settings_that_are_not_utf8(tmp_path: Path, model: str) -> None:
     path = folder(tmp_path, model, "")
     (path / "config.yaml").write_bytes(b"model: \xff\xfe")
     assert "config.yaml cannot be read" in refusal(path)
+
+
+BOMBS = {
+    "laughs": "\n".join(
+        [f"{letter}: &{letter} [{', '.join([f'*{chr(ord(letter) - 1)}'] * 9)}]" for letter in "bcdefghi"]
+    ),
+    "merges": "\n".join(
+        [f"{letter}: &{letter} {{<<: [{', '.join([f'*{chr(ord(letter) - 1)}'] * 9)}]}}" for letter in "bcdefghi"]
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_aliases_of_aliases_take_no_time(tmp_path: Path, bomb: str) -> None:
+    """A few lines that stand for a hundred million values, used where a message would print them."""
+    model = "ResNet34"
+    first = "a: &a {x: y}\n" if bomb == "merges" else "a: &a [x, y]\n"
+    text = f"{first}{BOMBS[bomb]}\nmodel: {model}\nmodel_args: {{pooling_func: *i}}\n"
+    start = time.perf_counter()
+    message = refusal(folder(tmp_path, model, text))
+    assert time.perf_counter() - start < 5
+    assert "config.yaml" in message
+    assert len(message) < 2000
 
 
 def test_yaml_runs_no_code(tmp_path: Path) -> None:

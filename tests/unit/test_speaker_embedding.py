@@ -16,7 +16,7 @@ from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.tasks import Verification
 from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
 
-each_family = pytest.mark.parametrize("name", ["basic", "campplus"])
+each_family = pytest.mark.parametrize("name", ["basic", "campplus", "ecapa_speechbrain", "ecapa_wespeaker"])
 LENGTHS = [9000, 4000, 12345, 4000, 20000, 5000]
 
 
@@ -144,8 +144,8 @@ def test_verify_scores_with_the_cosine(name: str) -> None:
     result = model.verify((a, RATE), (b, RATE))
     assert isinstance(result, Verification)
     assert result.score == pytest.approx(float(model.embed(a, RATE) @ model.embed(b, RATE)), abs=1e-6)
-    assert result.threshold == 0.3
-    assert result.same_speaker is (result.score >= 0.3)
+    assert result.threshold == model.config.threshold
+    assert result.same_speaker is (result.score >= model.config.threshold)
     assert model.verify(a, b, sample_rate=RATE) == result
 
 
