@@ -74,7 +74,7 @@ def test_speechbrain(n_mels: int, cmn: bool, record: Callable[..., None]) -> Non
         worst = max(found, key=found.__getitem__)
         figure, oracle = f"{found[worst]:.1e} ({worst})", f"{SPEECHBRAIN} in {str(dtype).removeprefix('torch.')}"
         record(name, form, "float32", f"all {len(ALL)}, 0.5 s, 30 s", figure, "", "", str(LOG_MEL), oracle)
-        # Against float32 there is room for the rounding of the machine's FFT library; here it stays below the limit, too.
+        # float32: room for the rounding of the machine's FFT library; the figure itself is in the table.
         assert found[worst] <= LOG_MEL * (1.5 if dtype == torch.float32 else 1), found
 
 
