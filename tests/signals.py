@@ -68,7 +68,7 @@ def signals_for(precision: str) -> tuple[str, ...]:
 
 
 def ecapa_signals_for(precision: str) -> tuple[str, ...]:
-    """As `signals_for`; a second of audio takes ECAPA-TDNN of 1024 channels two seconds in 8 bits on two cores."""
+    """Every signal; on a CPU few in other precisions: a second of audio takes 1024 channels two seconds in 8 bits."""
     return ECAPA if signals_for(precision) == ALL else ECAPA_FEW
 
 
