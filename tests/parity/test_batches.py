@@ -70,7 +70,7 @@ def test_embed_batch(named_model: tuple[str, Any], one_batch: bool, monkeypatch:
     """`embed_batch` gives what `embed` gives, in the order given, whatever the device's way to form batches."""
     _, model = named_model
     if one_batch:
-        monkeypatch.setattr(audio_model, "_batches", lambda sizes: [list(range(len(sizes)))])
+        monkeypatch.setattr(audio_model, "_batches", lambda sizes, _limit, _mixed: [list(sizes)])
     clips = [waveforms()[name] for name in ("noise", "0.3 s", "voice 07")]
     together = model.embed_batch(clips, sample_rate=RATE)
     assert together.dtype == mx.float32

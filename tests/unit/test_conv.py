@@ -117,3 +117,28 @@ def test_they_are_layers_of_mlx() -> None:
     """So that quantization and loading treat them as such."""
     assert issubclass(conv.Conv1d, nn.Conv1d)
     assert issubclass(conv.Conv2d, nn.Conv2d)
+
+
+@given(
+    frames=st.integers(20, 40),
+    width=st.sampled_from([(4, 8), (16, 4), (32, 32)]),
+    groups=st.sampled_from([1, 2, 4]),
+    kernel=st.integers(1, 19),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 9),
+    bias=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_1d_in_groups_and_with_strides(
+    frames: int, width: tuple[int, int], groups: int, kernel: int, stride: int, padding: int, bias: bool
+) -> None:
+    """Against MLX's own; kernels below and above the taps of one product, few and many channels."""
+    layer = conv.Conv1d(width[0], width[1], kernel, stride, padding, groups=groups, bias=bias)
+    x = mx.array(random(2, frames, width[0], seed=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "on_cpu", lambda: False)
+        expected = layer(x)
+        patch.setattr(conv, "on_cpu", lambda: True)
+        found = layer(x)
+    assert found.shape == expected.shape
+    assert np.allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)

@@ -192,7 +192,7 @@ LENGTHS = [9000, 4000, 12345, 4000, 20000, 700]
 def test_a_batch_equals_one_at_a_time(monkeypatch: pytest.MonkeyPatch, lid: Any, frames: int) -> None:
     """One by one, in small batches, and in one that is padded: as on a GPU."""
     monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
-    monkeypatch.setattr(audio_model, "BATCH_FRAMES", frames)
+    monkeypatch.setattr(audio_model, "BATCH_SECONDS", frames / 100)
     monkeypatch.setattr(audio_model, "CHUNK_CLIPS", 4)
     clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]
     together = lid.predict_batch(clips, top_k=6, sample_rate=RATE)

@@ -93,7 +93,7 @@ def test_a_batch_equals_one_at_a_time(name: str) -> None:
 @pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("frames", [60, 200, 16_000])
 def test_a_padded_batch_equals_one_at_a_time(monkeypatch: pytest.MonkeyPatch, name: str, frames: int) -> None:
-    monkeypatch.setattr(audio_model, "BATCH_FRAMES", frames)
+    monkeypatch.setattr(audio_model, "BATCH_SECONDS", frames / 100)
     monkeypatch.setattr(audio_model, "CHUNK_CLIPS", 4)
     model = tiny_model(name)
     clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]
@@ -123,15 +123,13 @@ def test_a_single_clip_is_no_batch(audios: Any) -> None:
         tiny_model("basic").embed_batch(audios)
 
 
-@given(sizes=st.lists(st.integers(1, 400), max_size=30), limit=st.integers(1, 2000), gpu=st.booleans())
-def test_batches_hold_every_clip_once(sizes: list[int], limit: int, gpu: bool) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audio_model, "on_cpu", lambda: not gpu)
-        patch.setattr(audio_model, "BATCH_FRAMES", limit)
-        batches = list(audio_model._batches(sizes))
+@given(sizes=st.lists(st.integers(1, 400), max_size=30), limit=st.integers(0, 2000), mixed=st.booleans())
+def test_batches_hold_every_clip_once(sizes: list[int], limit: int, mixed: bool) -> None:
+    batches = list(audio_model._batches(dict(enumerate(sizes)), limit, mixed))
     assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
     for batch in batches:
-        assert len(batch) == 1 or (gpu and max(sizes[i] for i in batch) * len(batch) <= limit)
+        assert len(batch) == 1 or max(sizes[i] for i in batch) * len(batch) <= limit
+        assert mixed or len({sizes[i] for i in batch}) == 1
 
 
 # verify

@@ -10,10 +10,10 @@ import numpy as np
 from .audio import Audio, check_speech, describe, load_audio
 from .conv import on_cpu
 from .errors import AudioError, ConfigError, InputError
-from .front_end import FrontEnd
+from .front_end import FrontEnd, WaveformFrontEnd
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
-BATCH_FRAMES = 16_000  # padded feature frames per forward pass, to bound memory: 160 s of audio
+BATCH_SECONDS = 160.0  # of padded audio per forward pass, to bound memory
 
 
 class AudioModel:
@@ -25,6 +25,7 @@ class AudioModel:
 
     config: Any
     min_frames: int
+    pads = True  # whether clips of different length may share a batch
 
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:  # pragma: no cover
         raise TypeError("the model class defines __call__")
@@ -35,6 +36,10 @@ class AudioModel:
         Raises:
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
         """
+        return self._front_end()(self._waveform(audio, sample_rate))
+
+    def _waveform(self, audio: Audio, sample_rate: int | None) -> mx.array:
+        """One clip at the front end's rate, (N,) float32; errors as `features`."""
         front_end = self._front_end()
         waveform = load_audio(audio, front_end.sample_rate, sample_rate)
         n_frames = front_end.num_frames(waveform.size)
@@ -44,7 +49,7 @@ class AudioModel:
                 f"{self.config.model_type} needs at least {front_end.seconds(self.min_frames):.3f} s"
             )
         check_speech(waveform, describe(audio))
-        return front_end(waveform)
+        return waveform
 
     def waveform_features(self, waveforms: mx.array, lengths: mx.array | None = None) -> mx.array:
         """Features of waveforms (N,) or (B, N), float32 in [-1, 1] at the front end's rate: (B, T, F).
@@ -73,15 +78,15 @@ class AudioModel:
         if sizes.min() < self.min_frames or sizes.max() > size:
             raise InputError(f"lengths {sizes.tolist()} must lie between {self.min_frames} and {size} frames")
 
-    def _front_end(self) -> FrontEnd:
-        front_end: FrontEnd | None = self.config.front_end
+    def _front_end(self) -> FrontEnd | WaveformFrontEnd:
+        front_end: FrontEnd | WaveformFrontEnd | None = self.config.front_end
         if front_end is None:
             raise ConfigError("this checkpoint takes no audio; call the model with its features (B, T, F)")
         return front_end
 
-    def _check_task(self, task: str) -> None:
-        if self.config.task != task:
-            raise ConfigError(f"this checkpoint is for {self.config.task}, not for {task}")
+    def _check_task(self, *tasks: str) -> None:
+        if self.config.task not in tasks:
+            raise ConfigError(f"this checkpoint is for {self.config.task}, not for {tasks[0]}")
 
     def _outputs(self, audios: Sequence[Audio], sample_rate: int | None, doing: str) -> list[mx.array]:
         """The raw output (D,) of each clip, in the order given; shows progress on a terminal."""
@@ -90,18 +95,32 @@ class AudioModel:
             raise AudioError("a batch takes a list of clips; embed or predict takes one")
         from tqdm import tqdm
 
+        front_end = self._front_end()
+        frames_per_second = 1 / (front_end.seconds(2) - front_end.seconds(1))
+        limit = 0 if on_cpu() else int(BATCH_SECONDS * frames_per_second)
         rows: list[mx.array] = []
         with tqdm(total=len(audios), desc=doing, unit="clip", disable=None, leave=False) as bar:
             for start in range(0, len(audios), CHUNK_CLIPS):
-                clips = [self.features(audio, sample_rate) for audio in audios[start : start + CHUNK_CLIPS]]
                 found: dict[int, mx.array] = {}
-                for batch in _batches([len(clip) for clip in clips]):
+                clips: dict[int, mx.array] = {}
+                for i, audio in enumerate(audios[start : start + CHUNK_CLIPS], start):
+                    waveform = self._waveform(audio, sample_rate)
+                    if (output := self._in_windows(waveform)) is not None:
+                        found[i] = output
+                        bar.update()
+                    else:
+                        clips[i] = front_end(waveform)
+                for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.pads):
                     outputs = self._padded([clips[i] for i in batch])
                     mx.eval(outputs)
                     found.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
-                rows += [found[i] for i in range(len(clips))]
+                rows += [found[i] for i in sorted(found)]
         return rows
+
+    def _in_windows(self, waveform: mx.array) -> mx.array | None:
+        """The raw output (D,) of a clip that is too long for one pass; None for all others."""
+        return None
 
     def _padded(self, clips: list[mx.array]) -> mx.array:
         """Raw outputs (B, D) of clips (T_i, F), padded to the longest where they differ."""
@@ -112,15 +131,17 @@ class AudioModel:
         return self(padded, mx.array(sizes))
 
 
-def _batches(sizes: list[int]) -> Iterator[list[int]]:
-    """Indices grouped by similar size, each group within BATCH_FRAMES when padded; one by one on a CPU.
+def _batches(sizes: dict[int, int], limit: int, mixed: bool) -> Iterator[list[int]]:
+    """Clips (their keys) grouped by similar size, each group within `limit` frames when padded.
 
-    A batch keeps a GPU busy; on a CPU it only adds padding and misses the caches (measured: 1.3 times slower).
+    Clips of one size only, unless `mixed`.
+
+    A batch keeps a GPU busy; on a CPU it only adds padding and misses the caches (measured: 1.3 times slower), so the
+    limit is 0 there.
     """
-    limit = 0 if on_cpu() else BATCH_FRAMES
     batch: list[int] = []
-    for i in sorted(range(len(sizes)), key=sizes.__getitem__):
-        if batch and sizes[i] * (len(batch) + 1) > limit:
+    for i in sorted(sizes, key=sizes.__getitem__):
+        if batch and (sizes[i] * (len(batch) + 1) > limit or (not mixed and sizes[i] != sizes[batch[0]])):
             yield batch
             batch = []
         batch.append(i)

@@ -49,6 +49,8 @@ def convert(
     origin = find(source, revision)
     spec, config, weights, form = read_model(origin)
     model = build(spec, config, weights, str(origin.path))
+    del weights
+    origin.release()  # what is converted below is no longer held by its source
     model.set_dtype(parse_dtype(dtype))
     if bits is not None:
         if config.quantization is not None:

@@ -9,6 +9,7 @@ from . import dsp
 from .errors import ConfigError
 
 MAX_NUMBER = 1e9
+VARIANCE_EPS = 1e-7  # transformers/models/wav2vec2/feature_extraction_wav2vec2.py
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,40 @@ class FrontEnd:
             waveform * self.scale, self.sample_rate, self.n_mels, self.window, self.frame_length, self.frame_shift
         )
         return dsp.cmn(features, n_frames) if self.cmn else features
+
+
+@dataclass(frozen=True)
+class WaveformFrontEnd:
+    """The waveform itself, brought to zero mean and unit variance unless `normalise` is false."""
+
+    kind: Literal["waveform"] = "waveform"
+    sample_rate: int = 16000
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate < MAX_NUMBER:
+            raise ConfigError("front_end: sample_rate is out of range")
+
+    def num_frames(self, n_samples: int) -> int:
+        """A frame is a sample."""
+        return n_samples
+
+    def seconds(self, n_frames: int) -> float:
+        """The duration of `n_frames` samples."""
+        return n_frames / self.sample_rate
+
+    def __call__(self, waveform: mx.array, n_frames: int | None = None) -> mx.array:
+        """(N,) float32 in [-1, 1] to (N, 1) float32.
+
+        `n_frames` says how many samples the clip has without the zeros after it; these stay zeros.
+        """
+        if self.normalise:
+            clip = waveform[:n_frames]
+            clip = clip - mx.mean(clip)
+            clip = clip - mx.mean(clip)  # what the first sum rounded away
+            clip = clip * mx.rsqrt(mx.mean(mx.square(clip)) + VARIANCE_EPS)
+            waveform = mx.pad(clip, (0, waveform.size - clip.size))
+        return waveform[:, None]
 
 
 WESPEAKER = FrontEnd()  # wespeaker/dataset/processor.py and cli/speaker.py, compute_fbank

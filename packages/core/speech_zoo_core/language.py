@@ -1,6 +1,8 @@
 """What people do with a language model: which language is spoken, among all that the checkpoint knows or some."""
 
 import difflib
+import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from iso639 import Lang
 
 
+FRAME_SECONDS = 0.03  # of the speech that weights a window
+SPEECH_RANGE = 40.0  # dB below the loudest frame of the clip
 SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
 
 
@@ -88,28 +92,50 @@ def language_name(code: str) -> str:
     return re.sub(r"\s*\(.*\)$", "", found.name) if found else code
 
 
-class LanguageIdentification(AudioModel):
-    """Prediction for a model whose raw output is one logit for each of `config.id2label`'s languages.
+def all_languages(labels: Sequence[str]) -> bool:
+    """Whether labels are languages: all of them codes of ISO 639, and three quarters of these living languages.
 
-    A value of `id2label` is a code ("eng"), or a code and a name ("en: English").
+    The emotions neu, hap, ang and sad are codes, too: of Neo (constructed), Hupla, Old English (historical) and
+    Sandawe; MMS knows Latin, Sanskrit, Esperanto and Interlingua among its many.
+    """
+    found = [language(label.lower()) for label in labels]
+    living = sum(item is not None and item.type() == "Living" for item in found)
+    return None not in found and living >= 0.75 * len(found)
+
+
+class LanguageIdentification(AudioModel):
+    """Prediction for a model whose raw output is one logit for each of `config.id2label`'s labels.
+
+    A value of `id2label` is a code ("eng"), or a code and a name ("en: English"). Where the task is not
+    language-identification but audio-classification, a label is its own name.
+
+    Clips above `config.single_pass` seconds, where the config has that, are cut into equal windows of at most
+    `config.window` seconds without overlap. The windows' probabilities are averaged, weighted by the speech in each:
+    the number of its `FRAME_SECONDS` frames within `SPEECH_RANGE` dB of the loudest frame of the clip.
     """
 
     @cached_property
     def _languages(self) -> list[tuple[str, str]]:
-        """Code and name of each class."""
-        pairs = (label.partition(": ") for label in check_labels(self.config.id2label))
+        """Label and name of each class."""
+        labels = check_labels(self.config.id2label)
+        if self.config.task != "language-identification":
+            return [(label, label) for label in labels]
+        pairs = (label.partition(": ") for label in labels)
         return [(code, name or language_name(code)) for code, _, name in pairs]
 
     @property
     def labels(self) -> list[str]:
-        """The codes of the languages that the checkpoint knows, in the order of its logits."""
-        self._check_task("language-identification")
+        """The labels that the checkpoint knows, in the order of its logits."""
+        self._check_task("language-identification", "audio-classification")
         return [code for code, _ in self._languages]
 
     def logits(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The logits of one clip, (L,) float32, in the order of `labels`; arguments and errors as `predict`."""
-        self._check_task("language-identification")
-        return _finite(self(self.features(audio, sample_rate)[None])[0])
+        self._check_task("language-identification", "audio-classification")
+        waveform = self._waveform(audio, sample_rate)
+        if (logits := self._in_windows(waveform)) is not None:
+            return logits
+        return _finite(self(self._front_end()(waveform)[None])[0])
 
     def log_probs(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The log-probabilities of one clip, (L,) float32, in the order of `labels`; as `predict`."""
@@ -152,13 +178,33 @@ class LanguageIdentification(AudioModel):
         rows = self._outputs(audios, sample_rate, "identifying")
         return [self._best(_finite(row), top_k, chosen) for row in rows]
 
+    def _in_windows(self, waveform: mx.array) -> mx.array | None:
+        """The logarithm of the averaged probabilities, (L,) float32; None where one pass will do."""
+        front_end = self._front_end()
+        seconds = waveform.size / front_end.sample_rate
+        if seconds <= getattr(self.config, "single_pass", seconds):
+            return None
+        count = math.ceil(seconds / self.config.window)
+        edges = [round(i * waveform.size / count) for i in range(count + 1)]
+        loudness = _loudness(np.array(waveform), round(FRAME_SECONDS * front_end.sample_rate))
+        total, weights = np.zeros(len(self._languages)), 0
+        for start, end in itertools.pairwise(edges):
+            frames = slice(*(round(edge / waveform.size * len(loudness)) for edge in (start, end)))
+            weight = int((loudness[frames] > loudness.max() - SPEECH_RANGE).sum())
+            if weight:
+                window = _finite(self(front_end(waveform[start:end])[None])[0])
+                total += weight * np.array(mx.softmax(window, precise=True), np.float64)
+                weights += weight
+        return mx.array(np.log(total / weights).astype(np.float32))
+
     def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
         """Indices of the classes to choose among."""
-        self._check_task("language-identification")
+        self._check_task("language-identification", "audio-classification")
         if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
             raise InputError(f"top_k is a positive number of languages, not {top_k!r}")
         if languages is None:
             return list(range(len(self._languages)))
+        self._check_task("language-identification")
         codes = list(languages) if isinstance(languages, Iterable) and not isinstance(languages, str) else []
         if not codes or not all(isinstance(code, str) for code in codes):
             raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
@@ -197,6 +243,13 @@ def match_language(code: str, labels: Sequence[str]) -> list[int]:
     nearest = spellings[near[0]]
     what = f"is {wanted.name}, which this checkpoint does not know" if wanted else "is no ISO 639 code"
     raise InputError(f"language {code!r} {what}; the nearest that it knows is {nearest!r} ({language_name(nearest)})")
+
+
+def _loudness(samples: "np.ndarray[Any, Any]", frame: int) -> "np.ndarray[Any, Any]":
+    """Power in dB of frames without overlap, the last one whatever is left: (N,) to (T,)."""
+    starts = np.arange(0, samples.size, frame)
+    sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    return 10 * np.log10(np.maximum(sums / np.diff([*starts, samples.size]), 1e-12))
 
 
 def _finite(logits: mx.array) -> mx.array:

@@ -115,8 +115,10 @@ def fold_into_next(weights: Arrays, norm: str, layer: str, affine: bool = True) 
     weights[f"{layer}.weight"] = (weight * scale).astype(np.float32)
 
 
-def to_mlx_layout(weights: Arrays, model: nn.Module, source_layout: bool) -> dict[str, mx.array]:
-    """Bring every tensor into the shape that the model's parameter of that name has.
+def to_mlx_layout(
+    weights: "Mapping[str, np.ndarray[Any, Any] | mx.array]", model: nn.Module, source_layout: bool
+) -> dict[str, mx.array]:
+    """Bring every tensor into the shape that the model's parameter of that name has; lazy for MLX arrays.
 
     PyTorch keeps the input channels second, MLX last. Where both orders give the parameter's shape, `source_layout`
     tells whether the tensors come from a source checkpoint. Tensors that fit in neither order stay as they are, for
@@ -124,13 +126,14 @@ def to_mlx_layout(weights: Arrays, model: nn.Module, source_layout: bool) -> dic
     """
     shapes = {name: value.shape for name, value in parameters(model).items()}
     fitted = {}
-    for name, x in weights.items():
+    for name, value in weights.items():
+        x = value if isinstance(value, mx.array) else mx.array(value)
         shape: Any = shapes.get(name, x.shape)
-        moved = np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+        moved = mx.moveaxis(x, 1, -1) if x.ndim > 2 else x
         if len(shape) == 2 and x.ndim > 2 and set(moved.shape[1:-1]) == {1}:  # a 1x1 convolution that is a Linear here
             moved = moved.reshape(x.shape[0], -1)
         order = (moved, x) if source_layout else (x, moved)
-        fitted[name] = mx.array(next((y for y in order if y.shape == shape), x))
+        fitted[name] = next((y for y in order if y.shape == shape), x)
     return fitted
 
 

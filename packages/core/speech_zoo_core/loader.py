@@ -12,7 +12,7 @@ from . import blas, hub, registry
 from .config import from_dict
 from .conv import on_cpu
 from .errors import CheckpointError, ConfigError, RegistryError
-from .layers import load_strict, quantize
+from .layers import load_strict, parameters, quantize
 from .registry import ModelSpec
 from .source import Source
 
@@ -38,11 +38,14 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     source = find(ref, revision)
     spec, config, weights, _ = read_model(source)
     model = build(spec, config, weights, str(source.path))
+    del weights
+    source.release()
     if dtype is not None:
         model.set_dtype(parse_dtype(dtype))
     elif on_cpu():
         model.set_dtype(mx.float32)
-    mx.eval(model.parameters())
+    for tensor in parameters(model).values():  # one by one: a source's tensor is freed before the next is read
+        mx.eval(tensor)
     blas.warn_if_slow()
     return model
 

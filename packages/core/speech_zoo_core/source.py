@@ -105,6 +105,10 @@ class Source:
         self.files.update([self.main_file, *checkpoint.shards])
         return checkpoint
 
+    def release(self) -> None:
+        """Forget the tensors, so that their memory goes with their last user."""
+        self.__dict__.pop("checkpoint", None)
+
     def beside(self, name: str) -> Checkpoint | None:
         """Another checkpoint file in the folder; None if there is none."""
         path = self.folder / name
