@@ -1,0 +1,10 @@
+"""Wav2Vec2 with a classification head for mlx-speech-zoo: MMS-LID, keyword spotting, speakers, emotions."""
+
+from speech_zoo_core.registry import ModelSpec
+
+from .model import Model, ModelConfig
+from .source import recognise
+
+SPEC = ModelSpec("wav2vec2_cls", "language-identification", Model, ModelConfig, recognise)
+
+__all__ = ["SPEC", "Model", "ModelConfig"]
