@@ -63,3 +63,10 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure memory and speed on this machine, next to torch; arguments go to `speech-zoo bench`."""
+    install(session, "onnx", "torch==2.13.0", "transformers>=5")
+    session.run("speech-zoo", "bench", *session.posargs)

@@ -172,6 +172,19 @@ def convert(
 
 
 @app.command()
+def bench(
+    layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers; the real model has 48.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each contender; the median counts.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure MMS-LID-256 on this machine: memory, and speed next to torch where that is installed."""
+    from .bench import run
+
+    run(layers, seconds, repeats, as_json)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The heat map.")] = Path("speech-zoo-demo.png"),
 ) -> None:
