@@ -1,6 +1,6 @@
 """Make the golden files in this folder with the original implementations (oracles) and PyTorch.
 
-    pip install torch onnx onnxruntime kaldi-native-fbank pyyaml hyperpyyaml requests scipy
+    pip install torch transformers onnx onnxruntime kaldi-native-fbank pyyaml hyperpyyaml requests scipy
     pip install --no-deps speakerlab wespeaker-unofficial speechbrain
     cd tests && SPEECH_ZOO_CAMPPLUS_PT=campplus_cn_en_common.pt python -m goldens.make_goldens
 
@@ -9,7 +9,7 @@ and needs none of the above:
 
 - `features.safetensors`: log-mel features of kaldi-native-fbank and SpeechBrain, without CMN, as "front end/signal".
 - `embeddings.safetensors`: the oracles' embeddings before normalisation, as "case/signal" and "file/signal"; of
-  `ecapa-lid` the log-probabilities, of `speaker-proxy` the embeddings of unit length.
+  `ecapa-lid` the log-probabilities, of `wav2vec2-*` the logits, of `speaker-proxy` the embeddings of unit length.
 - `seeded.json`: names and shapes of the state dicts that the tests fill by `signals.seeded_weights`.
 - `tiny/`: small ResNets in the file forms that torch writes.
 """
@@ -21,6 +21,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from parity_oracles import (
     HAMMING,
@@ -40,15 +41,18 @@ from parity_oracles import (
     with_weights_of,
 )
 from safetensors.numpy import save
-from signals import ALL, waveforms
+from signals import ALL, RATE, waveforms
 from speechbrain_files import SMALL, SMALL_PROXY
 from speechbrain_oracles import Proxy, SpeechBrain, speechbrain_features
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
+from wav2vec2_files import SETTINGS, VARIANTS, source_tensors
 
 HERE = Path(__file__).parent
 FEATURE_SIGNALS = ("1 s", "0.3 s", "silence", "noise")
 SPEECHBRAIN_SIGNALS = ("1 s", "0.5 s", "0.3 s")
 SOME = ("voice 01", "voice 02", "voice 03", "0.3 s", "silence", "noise")
 TINY_SIGNAL = "voice 01"
+WAV2VEC2_SIGNALS = ("voice 01", "0.3 s", "noise")
 
 
 def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
@@ -111,6 +115,19 @@ def write_tiny(folder: Path) -> dict[str, Oracle]:
     return oracles
 
 
+def wav2vec2_logits(variant: str, signal: str) -> np.ndarray:
+    """transformers on the tensors that the tests make again."""
+    changes = VARIANTS[variant]
+    module = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**{**SETTINGS, **changes})).eval()
+    weights = {name: torch.from_numpy(value) for name, value in source_tensors(**changes).items()}
+    found = module.load_state_dict(weights, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == (["wav2vec2.masked_spec_embed"], [])
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    inputs = extractor(waveforms()[signal], sampling_rate=RATE, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        return module(**inputs).logits[0].numpy()
+
+
 def main() -> None:
     if not REAL_CAMPPLUS.is_file():
         sys.exit("error: SPEECH_ZOO_CAMPPLUS_PT must name campplus_cn_en_common.pt")
@@ -131,11 +148,22 @@ def main() -> None:
         embeddings |= {f"{case}/{signal}": output(signal) for signal in signals}
         tensors = {name: list(value.shape) for name, value in sorted(oracle.module.state_dict().items())}
         shapes[case] = {"seed": seed, "shapes": tensors}
+    embeddings |= {
+        f"{case}/{signal}": wav2vec2_logits(case, signal) for case in VARIANTS for signal in WAV2VEC2_SIGNALS
+    }
     shutil.rmtree(HERE / "tiny", ignore_errors=True)
     (HERE / "tiny").mkdir()
     for file, oracle in write_tiny(HERE / "tiny").items():
         embeddings[f"{file}/{TINY_SIGNAL}"] = oracle.embed(TINY_SIGNAL)
-    packages = ("torch", "speakerlab", "wespeaker-unofficial", "kaldi-native-fbank", "onnx", "speechbrain")
+    packages = (
+        "torch",
+        "speakerlab",
+        "wespeaker-unofficial",
+        "kaldi-native-fbank",
+        "onnx",
+        "speechbrain",
+        "transformers",
+    )
     made_with = {"made_with": ", ".join(f"{package} {version(package)}" for package in packages)}
     (HERE / "features.safetensors").write_bytes(save(features, made_with))
     (HERE / "embeddings.safetensors").write_bytes(save(embeddings, made_with))

@@ -17,6 +17,7 @@ from signals import (
     FEW,
     LOG_MEL,
     LOG_PROBS,
+    RATE,
     UNIT,
     best,
     cosines,
@@ -30,6 +31,7 @@ from signals import (
 from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from speechbrain_files import LANGUAGES, SMALL, SMALL_PROXY, write_folder
 from torch_files import save_zip, state_dict
+from wav2vec2_files import VARIANTS, hf_folder, source_tensors
 
 HERE = Path(__file__).parent
 SEEDED = json.loads((HERE / "seeded.json").read_text())
@@ -146,3 +148,13 @@ def test_files_that_torch_wrote(file: str, tmp_path: Path) -> None:
         pytest.importorskip("onnx")
     check(speech_zoo.load(HERE / "tiny" / file), file, "float32")
     check(speech_zoo.load(speech_zoo.convert(HERE / "tiny" / file, tmp_path / "zoo")), file, "float32")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_wav2vec2(variant: str, tmp_path: Path) -> None:
+    changes = VARIANTS[variant]
+    source = hf_folder(tmp_path / "hf", source_tensors(**changes), **changes)
+    for model in (speech_zoo.load(source), speech_zoo.load(speech_zoo.convert(source, tmp_path / "zoo"))):
+        for signal, expected in goldens()[variant].items():
+            found = np.array(model.logits(waveforms()[signal], RATE))
+            assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), signal
