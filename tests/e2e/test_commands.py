@@ -88,9 +88,10 @@ def test_list(cli: Run) -> None:
         [name, "bundled" if entry["bundled"] else "Hub" if entry["repo"] else "file"] for name, entry in entries.items()
     ]
     assert [name for name, entry in entries.items() if entry["bundled"]] == ["campplus-zh-en"]
-    assert [name for name, entry in entries.items() if entry["task"] == "language-identification"] == [
-        "voxlingua107-ecapa"
-    ]
+    assert {name for name, entry in entries.items() if entry["task"] == "language-identification"} == {
+        "voxlingua107-ecapa",
+        *(f"mms-lid-{count}" for count in (126, 256, 512, 1024, 2048, 4017)),
+    }
     assert entries["wespeaker-resnet34-lm"]["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
     for entry in entries.values():
         assert {"model_type", "task", "summary", "licence", "origin", "threshold_from"} <= entry.keys()
