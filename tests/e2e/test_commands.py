@@ -95,7 +95,7 @@ def test_list(cli: Run) -> None:
     assert entries["wespeaker-resnet34-lm"]["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
     for entry in entries.values():
         assert {"model_type", "task", "summary", "licence", "origin", "threshold_from"} <= entry.keys()
-        assert entry["task"] in ("speaker-embedding", "language-identification")
+        assert entry["task"] in ("speaker-embedding", "language-identification", "audio-classification")
         verifies = entry["task"] == "speaker-embedding" and entry["bundled"] | bool(entry["repo"])
         assert (entry["threshold_from"] is not None) == verifies
 
