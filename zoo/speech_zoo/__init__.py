@@ -68,6 +68,8 @@ def convert(
     bits: int | None = None,
     *,
     revision: str | None = None,
+    force: bool = False,
+    name: str | None = None,
 ) -> Path:
     """Convert a checkpoint to a folder with `config.json` and `model.safetensors`; returns the folder's path.
 
@@ -77,13 +79,19 @@ def convert(
         dtype: "float32", "float16" or "bfloat16".
         bits: 8 or 4 quantizes the linear layers; None keeps them in `dtype`.
         revision: branch, tag or commit of a Hub repo.
+        force: replace a converted checkpoint that lies in `out_dir`; nothing else is ever replaced.
+        name: the catalogue name of a local copy; its files must be those that the catalogue expects.
 
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .catalogue import resolve
+    from .catalogue import entry, name_of, resolve
 
-    return speech_zoo_core.convert(resolve(source), out_dir, dtype, bits, revision=revision)
+    name = name or name_of(source)
+    expected = entry(name).files if name else None
+    return speech_zoo_core.convert(
+        resolve(source), out_dir, dtype, bits, revision=revision, force=force, name=name, expected=expected
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -161,13 +161,15 @@ def convert(
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     bits: Annotated[int | None, typer.Option(help="8 or 4 quantizes the linear layers.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repo.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a converted checkpoint in OUT.")] = False,
+    name: Annotated[str | None, typer.Option(help="Catalogue name of a local copy.")] = None,
 ) -> None:
     """Convert a checkpoint to config.json and model.safetensors."""
     from . import convert as convert_checkpoint
 
-    folder = convert_checkpoint(source, out, dtype, bits, revision=revision)
+    folder = convert_checkpoint(source, out, dtype, bits, revision=revision, force=force, name=name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    size = (folder / "model.safetensors").stat().st_size
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     typer.echo(f"{folder}: {config['model_type']} from {config['source']['form']}, {size / 1e6:.1f} MB")
 
 

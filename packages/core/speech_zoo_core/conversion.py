@@ -2,18 +2,18 @@
 
 import json
 import os
-import shutil
-import tempfile
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import mlx.core as mx
 from tqdm import tqdm
 
+from .checkpoint.writer import write_checkpoint
 from .config import to_dict
 from .errors import CheckpointError, ConfigError
+from .folder import check_free, whole_folder
 from .layers import parameters, quantize
 from .loader import build, find, parse_dtype, read_model, with_source
 from .tasks import Quantization
@@ -26,8 +26,11 @@ def convert(
     bits: int | None = None,
     *,
     revision: str | None = None,
+    force: bool = False,
+    name: str | None = None,
+    expected: Mapping[str, str | None] | None = None,
 ) -> Path:
-    """Convert a checkpoint.
+    """Convert a checkpoint; the same input gives the same bytes.
 
     Args:
         source: what `load` takes.
@@ -35,17 +38,20 @@ def convert(
         dtype: "float32", "float16" or "bfloat16".
         bits: 8 or 4 quantizes the linear layers; None keeps them in `dtype`.
         revision: branch, tag or commit of a Hub repo.
+        force: replace a converted checkpoint that lies in `out_dir`; nothing else is ever replaced.
+        name: what the checkpoint is called, for its provenance.
+        expected: files that the source must be made of, and their SHA-256 where it is known.
 
     Returns:
         The folder's path.
 
     Raises:
-        SpeechZooError: the source cannot be read, or the folder cannot be written; nothing is left half-written.
+        SpeechZooError: the source cannot be read or is not what was expected, or the folder cannot be written;
+            nothing is left half-written.
     """
     out = Path(out_dir).expanduser().resolve()
     parse_dtype(dtype)
-    if os.path.exists(out) and (not out.is_dir() or any(out.iterdir())):  # noqa: PTH110
-        raise CheckpointError(f"{out_dir} exists already; give a new or empty folder")
+    check_free(out, force)
     origin = find(source, revision)
     spec, config, weights, form = read_model(origin)
     model = build(spec, config, weights, str(origin.path))
@@ -57,33 +63,32 @@ def convert(
             raise ConfigError(f"{origin.path} is quantized already; convert from its source")
         quantize(model, bits)
         config = replace(config, quantization=Quantization(bits))
-    config = with_source(config, origin, form, f"mlx-speech-zoo {version('mlx-speech-zoo-core')}")
+    config = with_source(config, origin, form, f"mlx-speech-zoo {version('mlx-speech-zoo-core')}", name)
+    _check_files(config.source, expected or {}, os.fspath(source))
     tensors = parameters(model)
-    for tensor in tqdm(tensors.values(), desc="converting", unit="tensor", disable=None, leave=False):
-        mx.eval(tensor)
+    del model  # so that each tensor is freed once it is written
     try:
-        _write(out, {"config.json": json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"}, tensors)
+        with whole_folder(out) as beside:
+            text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+            (beside / "config.json").write_text(text, encoding="utf-8")
+            size = sum(x.nbytes for x in tensors.values())
+            with tqdm(desc="converting", total=size, unit="B", unit_scale=True, disable=None, delay=1) as bar:
+                for written in write_checkpoint(beside, tensors):
+                    bar.update(written)
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{out_dir} cannot be written: {reason}") from error
     return Path(out_dir)
 
 
-def _write(out: Path, texts: dict[str, str], tensors: dict[str, mx.array]) -> None:
-    """Write beside, then rename."""
-    beside: Path | None = None
-    missing = [folder for folder in out.parents if not folder.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        mx.save_safetensors(str(beside / "model.safetensors"), tensors, metadata={"format": "mlx"})
-        for name, text in texts.items():
-            (beside / name).write_text(text, encoding="utf-8")
-        beside.chmod(0o755)
-        beside.replace(out)
-    finally:
-        if beside is not None and beside.exists():
-            shutil.rmtree(beside)
-        for folder in missing:  # those that were made for a folder that could not be written
-            with suppress(OSError):
-                folder.rmdir()
+def _check_files(provenance: dict[str, Any], expected: Mapping[str, str | None], source: str) -> None:
+    found = provenance.get("sha256")
+    found = found if isinstance(found, dict) else {}
+    if missing := sorted(expected.keys() - found.keys()):
+        raise CheckpointError(
+            f"{source} should be made of {', '.join(sorted(expected))}, but {', '.join(missing)} was not there; "
+            f"read: {', '.join(found)}"
+        )
+    for file, digest in expected.items():
+        if digest not in (None, found[file]):
+            raise CheckpointError(f"{file} of {source} has SHA-256 {found[file]}, {digest} was expected")

@@ -119,14 +119,15 @@ def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str
     return model
 
 
-def with_source(config: Any, source: Source, form: str, converter: str) -> Any:
+def with_source(config: Any, source: Source, form: str, converter: str, name: str | None = None) -> Any:
     """The config with its provenance; a converted checkpoint keeps the one it has."""
     if form == "converted" and config.source is not None:
-        return config
+        return config if name is None else replace(config, source=config.source | {"name": name})
     facts = {
         "form": form,
         "repo": source.repo,
         "revision": source.revision,
+        "name": name,
         "sha256": {path.name: _sha256(path) for path in sorted(source.files)},
         "converter": converter,
     }
