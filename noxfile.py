@@ -1,5 +1,7 @@
 """Every task of the project; each session does all of its own set-up with pip."""
 
+import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -54,6 +56,49 @@ def goldens(session: nox.Session) -> None:
     session.install("--no-deps", *group("oracles-no-deps"))
     session.chdir("tests")
     session.run("python", "-m", "goldens.make_goldens", *session.posargs)
+
+
+@nox.session
+def convert(session: nox.Session) -> None:
+    """Make what is published: convert, check and describe every variant of catalogue names, into converted/.
+
+    nox -s convert upload -- mms-lid-256 voxlingua107-ecapa [--variants float16,8-bit] [upload's options]
+    NAME=PATH takes a local copy of the source.
+    """
+    install(session, "onnx", *group("oracles"))
+    session.install("--no-deps", *group("oracles-no-deps"))
+    for name, source, variant, folder in published(session)[0]:
+        options = {"float32": (), "8-bit": ("--bits", "8"), "4-bit": ("--bits", "4")}.get(variant, ("--dtype", variant))
+        session.run("speech-zoo", "convert", source, folder, "--name", name, *options, "--force")
+        session.run("speech-zoo", "check", folder, *(("--reference", source) if source != name else ()))
+        session.run("speech-zoo", "card", folder)
+
+
+@nox.session
+def upload(session: nox.Session) -> None:
+    """Publish what `convert` made: nox -s upload -- NAME… [--org ORG] [--private] [--create-pr] [--dry-run]."""
+    install(session, "onnx")
+    chosen, org, options = published(session)
+    for _, _, _, folder in chosen:
+        session.run("speech-zoo", "upload", folder, f"{org}/{Path(folder).name}".lstrip("/"), *options)
+
+
+def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], str, list[str]]:
+    """What to publish, (name, source, variant, folder) each; the organisation; the options that are left."""
+    parser = argparse.ArgumentParser(prog="nox -s convert upload --", allow_abbrev=False)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="catalogue name, or NAME=PATH for a local copy")
+    parser.add_argument("--org", default="", help="the Hub organisation; default: the user that is logged in")
+    parser.add_argument("--variants", default="", help="as in float16,8-bit; default: all that the catalogue has")
+    arguments, options = parser.parse_known_args(session.posargs)
+    chosen = []
+    for argument in arguments.names:
+        name, _, path = argument.partition("=")
+        facts = json.loads(str(session.run("speech-zoo", "info", name, "--json", silent=True)))
+        wanted = [variant for variant in arguments.variants.split(",") if variant] or facts["targets"]
+        if unknown := sorted(set(wanted) - set(facts["targets"])):
+            session.error(f"{name} has no variant {', '.join(unknown)}; it has {', '.join(facts['targets'])}")
+        chosen += [(name, path or name, variant, f"converted/{facts['targets'][variant]}") for variant in wanted]
+    return chosen, arguments.org, options
 
 
 @nox.session
