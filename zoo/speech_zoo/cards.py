@@ -15,6 +15,7 @@ from typing import Any
 from speech_zoo_core import registry
 from speech_zoo_core.config import from_dict, read_json, to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.hub import REPO_ID
 
 from .catalogue import Entry, Licence, entries, entry_of, licences, targets
 from .files import written_beside
@@ -74,6 +75,8 @@ def write(checkpoint: str | os.PathLike[str], licence: str | None = None, repo: 
 
 def render(folder: Path, licence: str | None = None, repo: str | None = None) -> str:
     """The card of a converted folder; see `write`."""
+    if repo is not None and not REPO_ID.fullmatch(repo):
+        raise ConfigError(f"{repo!r} is not a valid repo name; give it as org/name")
     found = _read_folder(folder)
     known = entry_of(found.config.get("source"))
     if known is not None:
@@ -211,8 +214,8 @@ def _origin(source: Mapping[str, Any], entry: Entry | None) -> str:
 
 def _repo(source: Mapping[str, Any], entry: Entry | None) -> str | None:
     """The original on the Hub: as the conversion recorded it, else as the catalogue knows it."""
-    repo = source.get("repo") or (entry.repo if entry else None)
-    return None if repo is None else _line(repo)
+    repo = str(source.get("repo") or (entry.repo if entry else None))
+    return repo if REPO_ID.fullmatch(repo) else None
 
 
 def _licence(licence_id: str) -> Licence:
@@ -235,6 +238,10 @@ def _template() -> Any:
 def _line(value: Any) -> str:
     """Text that cannot leave its line."""
     return " ".join(str(value).split())
+
+
+def _code(value: Any) -> str:
+    return "`" + _line(value).replace("`", "'") + "`"
 
 
 def _metadata(found: Checkpoint, title: str, task: str, entry: Entry | None, licence: str) -> str:
@@ -332,16 +339,14 @@ def _limits(found: Checkpoint, task: str, takes_audio: bool, entry: Entry | None
 
 def _provenance(source: Mapping[str, Any], entry: Entry | None, precision: str) -> list[tuple[str, str]]:
     """Where the weights come from: as the conversion recorded it, else as the catalogue expects it."""
-    hashes = source.get("sha256") or (entry.files if entry and not source else {})
-    revision = f" at revision `{_line(source['revision'])}`" if "revision" in source else ""
+    hashes: Any = source.get("sha256") or (entry.files if entry and not source else {})
+    files = list(hashes.items()) if isinstance(hashes, dict) else []
+    revision = f" at revision {_code(source['revision'])}" if "revision" in source else ""
     rows = [
         ("original", entry.origin if entry else ""),
         ("repo", f"{_origin(source, entry)}{revision}" if _repo(source, entry) else ""),
         ("form", _line(source.get("form", ""))),
-        *(
-            ("file", f"`{_line(name)}`" + (f", SHA-256 `{_line(digest)}`" if digest else ""))
-            for name, digest in hashes.items()
-        ),
+        *(("file", _code(name) + (f", SHA-256 {_code(digest)}" if digest else "")) for name, digest in files),
         ("converted with", _line(source.get("converter", ""))),
         (
             "changed",

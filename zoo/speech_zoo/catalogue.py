@@ -115,7 +115,7 @@ def entry_of(source: dict[str, Any] | None) -> tuple[str, Entry] | None:
     """The entry that a provenance (`source` of a `config.json`) belongs to: by its name, its repo, or a file's hash."""
     source = source or {}
     hashes = source.get("sha256")
-    held = set(hashes.values()) if isinstance(hashes, dict) else set()
+    held = {digest for digest in hashes.values() if isinstance(digest, str)} if isinstance(hashes, dict) else set()
     for matches in (
         lambda name, _: name == source.get("name"),
         lambda _, entry: entry.repo is not None and entry.repo == source.get("repo"),

@@ -44,7 +44,7 @@ def reason_against(parity: dict[str, Any], folder: Path | None) -> str | None:
         raise ConfigError("parity.json is no parity report: write it anew with speech-zoo check")
     if parity["passed"] is None:
         return "there was nothing to compare it with"
-    if folder is not None and any(_sha256(folder / name) != digest for name, digest in parity["checkpoint"].items()):
+    if folder is not None and parity["checkpoint"] != {path.name: _sha256(path) for path in _files(folder)}:
         return "the parity report is of other files than these"
     return None
 
@@ -82,12 +82,12 @@ def _table(parity: dict[str, Any]) -> dict[str, Any]:
         "limits": "Limits: " + "; ".join(LIMITS[key].format(value) for key, value in parity["limits"].items()) + ".",
         "columns": [column[0] for column in columns],
         "worst": [
-            {"computed": computed, "clips": len(some), "values": cells(some)}
+            {"computed": computed, "clips": len(some), "cells": cells(some)}
             for computed in dict.fromkeys(clip["computed"] for clip in clips)
             if (some := [clip for clip in clips if clip["computed"] == computed])
         ],
         "clips": [
-            {key: clip[key] for key in ("clip", "seconds", "computed", "passed")} | {"values": one(clip)}
+            {key: clip[key] for key in ("clip", "seconds", "computed", "passed")} | {"cells": one(clip)}
             for clip in clips
         ],
         "machine": f"{machine['system']}, {machine['device']}, Python {machine['python']}, {packages}",
@@ -95,9 +95,12 @@ def _table(parity: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
+def _files(folder: Path) -> list[Path]:
+    """The files of a converted folder that decide what it computes."""
+    return [folder / "config.json", *folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")]
+
+
+def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
