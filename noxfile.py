@@ -111,6 +111,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def cards(session: nox.Session) -> None:
+    """Write hub_cards anew, the card of every catalogue entry."""
+    install(session, "onnx")
+    session.run("python", "-m", "speech_zoo.cards", "hub_cards")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure memory and speed on this machine, next to torch; arguments go to `speech-zoo bench`."""
     install(session, "onnx", "torch==2.13.0", "transformers>=5")

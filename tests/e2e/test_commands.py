@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 Run = Callable[..., Any]
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
-COMMANDS = ("list", "info", "embed", "verify", "lid", "convert", "demo")
+COMMANDS = ("list", "info", "embed", "verify", "lid", "convert", "card", "demo")
 
 
 # Help and wrong usage

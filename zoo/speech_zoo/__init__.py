@@ -35,6 +35,7 @@ __all__ = [
     "RegistryError",
     "SpeechZooError",
     "Verification",
+    "card",
     "convert",
     "load",
 ]
@@ -85,13 +86,29 @@ def convert(
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .catalogue import entry, name_of, resolve
+    from .catalogue import name_of, named, resolve
 
     name = name or name_of(source)
-    expected = entry(name).files if name else None
+    expected = named(name).files if name else None
     return speech_zoo_core.convert(
         resolve(source), out_dir, dtype, bits, revision=revision, force=force, name=name, expected=expected
     )
+
+
+def card(checkpoint: str | os.PathLike[str], *, licence: str | None = None, repo: str | None = None) -> Path:
+    """Write the model card (`README.md`) of a converted folder, from what is known and was measured; returns its path.
+
+    Args:
+        checkpoint: a folder that `convert` wrote.
+        licence: the Hub's id of the licence ("apache-2.0"), for a source that the catalogue does not know.
+        repo: `org/name` that the usage snippets load.
+
+    Raises:
+        SpeechZooError: one line that says what is wrong and what to do.
+    """
+    from .cards import write
+
+    return write(checkpoint, licence, repo)
 
 
 def __getattr__(name: str) -> Any:

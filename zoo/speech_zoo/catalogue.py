@@ -1,15 +1,46 @@
-"""The catalogue: facts about every checkpoint that is known by name, from `catalogue.yaml`."""
+"""The catalogue: facts about every checkpoint that is known by name, from `catalogue.yaml`, and about licences."""
 
 import difflib
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 from speech_zoo_core import registry
 from speech_zoo_core.config import from_dict
 from speech_zoo_core.errors import CheckpointError
+
+VARIANTS = {"float32": "", "float16": "-fp16", "8-bit": "-8bit", "4-bit": "-4bit"}  # what follows `target`-mlx
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure that the authors of the original published.
+
+    Attributes:
+        split: which part of the data set, which list of trials.
+        metric: what was measured, with its unit: "EER (%)".
+        source: where it stands: a URL where there is one.
+    """
+
+    dataset: str
+    split: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """What a licence is called, where it stands, and whether it lets a converted copy be passed on."""
+
+    name: str
+    url: str
+    redistribution: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +48,19 @@ class Entry:
     """Facts about one checkpoint.
 
     Attributes:
-        repo: where the original is published on the Hub; None if elsewhere.
         origin: the original, for people.
-        files: what the original is made of, and the SHA-256 of each file where it is known.
-        threshold_from: how the checkpoint's verification threshold was chosen; None without one.
+        licence: the Hub's id of it, as in `licences.yaml`.
+        files: what the original must hold, each with its SHA-256; None where that was never seen.
+        target: what the names of the published conversions begin with.
+        variants: in which precisions it is published, keys of `VARIANTS`.
+        threshold: cosine from which two clips count as the same speaker, as conversion writes it.
+        threshold_from: how the threshold was chosen; None without one.
+        repo: where the original is published on the Hub; None if elsewhere.
+        languages: ISO 639 codes, or "multilingual".
+        datasets: the data it was trained on, as the Hub names them.
+        goldens: whether the outputs of the original on the bundled voices ship with the package.
+        takes_audio: False for a model that is fed codebook embeddings.
+        limits: what a user must know before relying on it.
     """
 
     model_type: str
@@ -30,19 +70,64 @@ class Entry:
     licence: str
     training_data: str
     citation: str
+    files: dict[str, str | None]
+    target: str
+    variants: list[str]
+    threshold: float | None = None
     threshold_from: str | None = None
     repo: str | None = None
-    files: dict[str, str | None] = field(default_factory=dict)
+    languages: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+    goldens: bool = False
+    takes_audio: bool = True
+    limits: str | None = None
+
+
+def _read(name: str, cls: type[T]) -> dict[str, T]:
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return {key: from_dict(cls, facts, f"{name}: {key}") for key, facts in yaml.safe_load(text).items()}
 
 
 @cache
 def entries() -> dict[str, Entry]:
     """Every entry, by name, in the order of the file."""
-    text = Path(__file__).with_name("catalogue.yaml").read_text(encoding="utf-8")
-    return {name: from_dict(Entry, facts, f"catalogue.yaml: {name}") for name, facts in yaml.safe_load(text).items()}
+    return _read("catalogue.yaml", Entry)
 
 
-def entry(name: str) -> Entry:
+@cache
+def licences() -> dict[str, Licence]:
+    """Every licence that a published checkpoint may have, by the Hub's id of it."""
+    return _read("licences.yaml", Licence)
+
+
+def targets(entry: Entry) -> dict[str, str]:
+    """The name of the Hub repo, without the organisation, for each variant."""
+    return {variant: f"{entry.target}-mlx{VARIANTS[variant]}" for variant in entry.variants}
+
+
+def facts(entry: Entry) -> dict[str, Any]:
+    """Everything that is known about an entry, as plain data."""
+    return {**asdict(entry), "targets": targets(entry)}
+
+
+def entry_of(source: dict[str, Any] | None) -> tuple[str, Entry] | None:
+    """The entry that a provenance (`source` of a `config.json`) belongs to: by its name, its repo, or a file's hash."""
+    source = source or {}
+    hashes = source.get("sha256")
+    held = {digest for digest in hashes.values() if isinstance(digest, str)} if isinstance(hashes, dict) else set()
+    for matches in (
+        lambda name, _: name == source.get("name"),
+        lambda _, entry: entry.repo is not None and entry.repo == source.get("repo"),
+        lambda _, entry: not held.isdisjoint(set(entry.files.values()) - {None}),
+    ):
+        for name, entry in entries().items():
+            if matches(name, entry):
+                return name, entry
+    return None
+
+
+def named(name: str) -> Entry:
     """One entry.
 
     Raises:
@@ -57,17 +142,24 @@ def entry(name: str) -> Entry:
 
 def name_of(source: str | os.PathLike[str]) -> str | None:
     """The catalogue name of what `load` takes, told by the name itself or by its repo."""
-    return next((name for name, facts in entries().items() if str(source) in (name, facts.repo)), None)
+    return next((name for name, entry in entries().items() if str(source) in (name, entry.repo)), None)
 
 
 def resolve(ref: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """A catalogue name becomes the repo to fetch; bundled names and everything else stay as they are.
+    """A catalogue name becomes the repo to fetch; bundled names, paths and repos stay as they are.
 
     Raises:
-        CheckpointError: the checkpoint of that name is not on the Hub.
+        CheckpointError: the checkpoint of that name is not on the Hub, or the name is nearly one of the catalogue's.
     """
-    if not isinstance(ref, str) or ref in registry.bundled() or (entry := entries().get(ref)) is None:
+    if not isinstance(ref, str) or ref in registry.bundled():
+        return ref
+    if (entry := entries().get(ref)) is None:
+        near = difflib.get_close_matches(ref, entries(), n=1)
+        if near and "/" not in ref and not os.path.exists(ref):  # noqa: PTH110 (Path.exists raises for a long name)
+            raise CheckpointError(f"{ref} does not exist; did you mean {near[0]}?")
         return ref
     if entry.repo is None:
-        raise CheckpointError(f"{ref} is not on the Hub; its origin is {entry.origin}")
+        raise CheckpointError(
+            f"{ref} is not on the Hub: get {', '.join(entry.files)} from {entry.origin}, and give its path"
+        )
     return entry.repo

@@ -30,15 +30,15 @@ def list_models(as_json: JsonOption = False) -> None:
     """List the checkpoints that are known by name."""
     from speech_zoo_core import registry
 
-    from .catalogue import entries
+    from .catalogue import entries, facts
 
     bundled = registry.bundled()
     if as_json:
-        _print_json({name: {**vars(entry), "bundled": name in bundled} for name, entry in entries().items()})
+        _print_json({name: {**facts(entry), "bundled": name in bundled} for name, entry in entries().items()})
         return
     for name, entry in entries().items():
         where = "bundled" if name in bundled else "Hub" if entry.repo else "file"
-        typer.echo(f"{name:28} {where:8} {entry.summary}")
+        typer.echo(f"{name:30} {where:8} {entry.licence:13} {entry.summary}")
 
 
 @app.command()
@@ -49,22 +49,21 @@ def info(
     """Show what is known about a checkpoint; one that is only on the Hub is not fetched."""
     from speech_zoo_core import registry
 
-    from .catalogue import entries
+    from . import catalogue
 
     facts: dict[str, Any] = {"name": model}
-    entry = entries().get(model)
+    entry = catalogue.entries().get(model)
     if entry is not None:
-        facts |= {key: value for key, value in vars(entry).items() if value is not None}
+        facts |= {key: value for key, value in catalogue.facts(entry).items() if value is not None}
     if entry is None or model in registry.bundled():
         facts |= _checkpoint_facts(model)
     if as_json:
         _print_json(facts)
         return
     for key, value in facts.items():
-        if key == "languages":
-            value = f"{len(value)}: {', '.join(value)}"  # noqa: PLW2901
-        for name, part in value.items() if isinstance(value, dict) else [("", value)]:
-            typer.echo(f"{f'{key} {name}'.strip().replace('_', ' '):24} {part}")
+        title = key.replace("_", " ")
+        for name, part in _lines(key, value):
+            typer.echo(f"{f'{title} {name}'.strip():23}  {part}")
 
 
 @app.command()
@@ -174,6 +173,20 @@ def convert(
 
 
 @app.command()
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="A converted folder.")],
+    licence: Annotated[
+        str | None, typer.Option(help="The Hub's id of the licence, for a source that is not in the catalogue.")
+    ] = None,
+    repo: Annotated[str | None, typer.Option(help="org/name that the usage snippets load.")] = None,
+) -> None:
+    """Write the model card (README.md) of a converted checkpoint."""
+    from . import card as write_card
+
+    typer.echo(write_card(checkpoint, licence=licence, repo=repo))
+
+
+@app.command()
 def bench(
     layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers; the real model has 48.")] = 4,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
@@ -206,6 +219,21 @@ def _load(model: str, task: str | None = None) -> Any:
             f"{model} is for {loaded.config.task}, not for {task}; speech-zoo list shows what is for what"
         )
     return loaded
+
+
+def _lines(key: str, value: Any) -> list[tuple[str, Any]]:
+    """What `info` prints of a fact: a name within it, and the text."""
+    if key == "languages":
+        return [("", f"{len(value)}: {', '.join(value)}")] if value else []
+    if key == "metrics":
+        return [(f"{m['dataset']} {m['split']}", f"{m['value']:g} {m['metric']} ({m['source']})") for m in value]
+    if key == "files":
+        return [(name, "SHA-256 not known" if digest is None else digest) for name, digest in value.items()]
+    if isinstance(value, dict):
+        return [(name.replace("_", " "), part) for name, part in value.items()]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [("", ", ".join(value))] if value else []
+    return [("", value)]
 
 
 def _checkpoint_facts(model: str) -> dict[str, Any]:

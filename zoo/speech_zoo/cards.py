@@ -1,0 +1,370 @@
+"""Model cards: the README.md of a converted checkpoint, from one template and the facts.
+
+`python -m speech_zoo.cards hub_cards` renders the card of every catalogue entry.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from speech_zoo_core import registry
+from speech_zoo_core.config import from_dict, read_json, to_dict
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.hub import REPO_ID
+
+from .catalogue import Entry, Licence, entries, entry_of, licences, targets
+from .files import written_beside
+from .parity_table import parity_table, reason_against
+
+ORGANISATION = "your-org"  # stands in the snippets as long as nobody named the repo
+PIPELINES = {  # the Hub has no tag for speaker embeddings
+    "speaker-embedding": "feature-extraction",
+    "language-identification": "audio-classification",
+    "audio-classification": "audio-classification",
+}
+TAGS = {
+    "speaker-embedding": ["speaker-embedding", "speaker-verification", "speaker-recognition"],
+    "language-identification": ["language-identification", "spoken-language-identification"],
+    "audio-classification": [],
+}
+PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is known of the conversion itself; of a catalogue entry that nobody converted yet, hardly anything.
+
+    Attributes:
+        config: its `config.json`; empty without a conversion.
+        parity: its `parity.json`; None if it was not compared.
+        not_compared_because: why `parity` is None.
+    """
+
+    precision: str = "float32"
+    config: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    size: int | None = None
+    parity: dict[str, Any] | None = None
+    not_compared_because: str = "no parity report is kept of it; `speech-zoo check` on a conversion writes one"
+
+
+def write(checkpoint: str | os.PathLike[str], licence: str | None = None, repo: str | None = None) -> Path:
+    """Write the `README.md` of a converted folder; returns its path.
+
+    Args:
+        checkpoint: the folder.
+        licence: the Hub's id of the licence, for a source that the catalogue does not know.
+        repo: `org/name` in the snippets; default: the catalogue's name of this variant.
+
+    Raises:
+        CheckpointError: it is no converted folder.
+        ConfigError: its licence is not known, or one of its files cannot be read.
+        SpeechZooError: the card cannot be written.
+    """
+    folder = Path(checkpoint).expanduser()
+    text = render(folder, licence, repo)
+    with written_beside(folder / "README.md") as beside:
+        beside.write_text(text, encoding="utf-8")
+    return folder / "README.md"
+
+
+def render(folder: Path, licence: str | None = None, repo: str | None = None) -> str:
+    """The card of a converted folder; see `write`."""
+    if repo is not None and not REPO_ID.fullmatch(repo):
+        raise ConfigError(f"{repo!r} is not a valid repo name; give it as org/name")
+    found = _read_folder(folder)
+    known = entry_of(found.config.get("source"))
+    if known is not None:
+        name, entry = known
+        if licence not in (None, entry.licence):
+            raise ConfigError(f"{folder} is {name}, which is under {entry.licence}; leave --licence out")
+        return _render(found, name, entry, entry.licence, repo)
+    if licence is None:
+        raise ConfigError(
+            f"the catalogue does not know the source of {folder}, so its licence is not known: name it with --licence "
+            f"({', '.join(licences())})"
+        )
+    return _render(found, folder.resolve().name, None, licence, repo)
+
+
+def render_entry(name: str, parity: dict[str, Any] | None = None) -> str:
+    """The card of a catalogue entry as far as it is known without a conversion.
+
+    Args:
+        name: of the entry.
+        parity: the parity report that is kept of a conversion.
+    """
+    entry = entries()[name]
+    if parity is None:
+        return _render(Checkpoint(), name, entry, entry.licence)
+    found = Checkpoint(precision=str(parity.get("precision")), **_comparison(parity, None))
+    return _render(found, name, entry, entry.licence)
+
+
+def catalogue_cards(directory: Path) -> dict[str, str]:
+    """The card of every catalogue entry by its file name; reads the parity reports that are kept in `directory`."""
+    cards = {}
+    for name in entries():
+        report = directory / f"{name}.parity.json"
+        cards[f"{name}.md"] = render_entry(name, read_json(report) if report.exists() else None)
+    return cards
+
+
+def for_repo(card: str, repo: str) -> str:
+    """The card with its repo in the snippets, where they still name the placeholder."""
+    name = card.partition("\n# ")[2].partition("\n")[0]
+    return card.replace(f"{ORGANISATION}/{name}", repo)
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    """Raises CheckpointError: it is not what `speech-zoo convert` writes."""
+    weights = sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []
+    if not weights or not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is no converted folder (config.json and model.safetensors): convert it first")
+    settings = read_json(folder / "config.json")
+    model_type = settings.get("model_type")
+    if model_type not in registry.model_types():
+        raise CheckpointError(f"{folder / 'config.json'} is not of a converted checkpoint: convert it first")
+    config = to_dict(from_dict(registry.get(model_type).config, settings, str(folder / "config.json")))
+    bits = config.get("quantization", {}).get("bits")
+    parameters, stored = _count(weights, bits)
+    report = folder / "parity.json"
+    return Checkpoint(
+        precision=stored if bits is None else f"{bits}-bit",
+        config=config,
+        parameters=parameters,
+        size=sum(path.stat().st_size for path in weights),
+        **(_comparison(read_json(report), folder) if report.exists() else {}),
+    )
+
+
+def _count(files: list[Path], bits: int | None) -> tuple[int, str]:
+    """The number of parameters as before quantization, and the type that most of them are stored in."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, str]] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    part = file.get_slice(name)
+                    count = 1
+                    for length in part.get_shape():
+                        count *= length
+                    shapes[name] = (count, str(part.get_dtype()))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+    total, types = 0, Counter[str]()
+    for name, (count, kind) in shapes.items():
+        owner, _, part = name.rpartition(".")
+        packed = f"{owner}.scales" in shapes
+        if not packed or part not in ("scales", "biases"):
+            total += count * 32 // bits if packed and part == "weight" and bits else count
+            types[PRECISIONS.get(kind, kind)] += count if kind in PRECISIONS else 0
+    return total, max(types, key=lambda kind: types[kind], default="float32")
+
+
+def _comparison(parity: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """The fields of `Checkpoint` that a parity report fills."""
+    reason = reason_against(parity, folder)
+    return {"parity": parity} if reason is None else {"not_compared_because": reason}
+
+
+def _render(found: Checkpoint, name: str, entry: Entry | None, licence_id: str, repo: str | None = None) -> str:
+    licence = _licence(licence_id)
+    config, source = found.config, found.config.get("source") or {}
+    task = config.get("task") or (entry.task if entry else "")
+    variants = targets(entry) if entry else {}
+    title = variants.get(found.precision) or (f"{entry.target}-mlx-{found.precision}" if entry else name)
+    takes_audio = entry.takes_audio if entry else config.get("front_end") is not None
+    repo = repo or f"{ORGANISATION}/{title}"
+    what = entry.summary if entry else f"{task.replace('-', ' ')} with {config['model_type']}"
+    return _template().render(
+        metadata=_metadata(found, title, task, entry, licence_id),
+        title=title,
+        summary=what[0].upper() + what[1:],
+        origin=_origin(source, entry),
+        rows=_rows(found, task, entry),
+        repo=repo,
+        imports=[] if takes_audio else ["import mlx.core as mx"],
+        usage=_usage(task, takes_audio, config.get("feat_dim", 2048)),
+        commands=_commands(task, takes_audio, repo),
+        parity=None if found.parity is None else parity_table(found.parity),
+        not_compared_because=found.not_compared_because,
+        metrics=entry.metrics if entry else [],
+        limits=_limits(found, task, takes_audio, entry),
+        provenance=_provenance(source, entry, found.precision),
+        variants=list(variants.items()),
+        licence=licence,
+        citation=entry.citation if entry else None,
+    )
+
+
+def _origin(source: Mapping[str, Any], entry: Entry | None) -> str:
+    repo = _repo(source, entry)
+    if repo is not None:
+        return f"[{repo}](https://huggingface.co/{repo})"
+    return entry.origin if entry else _line(source.get("form", "a local checkpoint"))
+
+
+def _repo(source: Mapping[str, Any], entry: Entry | None) -> str | None:
+    """The original on the Hub: as the conversion recorded it, else as the catalogue knows it."""
+    repo = str(source.get("repo") or (entry.repo if entry else None))
+    return repo if REPO_ID.fullmatch(repo) else None
+
+
+def _licence(licence_id: str) -> Licence:
+    if licence_id not in licences():
+        raise ConfigError(f"the licence {licence_id!r} is not known; known are {', '.join(licences())}")
+    return licences()[licence_id]
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters["cell"] = lambda value: _line(value).replace("|", "\\|")
+    return environment.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8"))
+
+
+def _line(value: Any) -> str:
+    """Text that cannot leave its line."""
+    return " ".join(str(value).split())
+
+
+def _code(value: Any) -> str:
+    return "`" + _line(value).replace("`", "'") + "`"
+
+
+def _metadata(found: Checkpoint, title: str, task: str, entry: Entry | None, licence: str) -> str:
+    """The YAML block that the Hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base = _repo(found.config.get("source") or {}, entry)
+    results = [
+        EvalResult(
+            task_type=PIPELINES[task],
+            task_name=task.replace("-", " "),
+            dataset_type=metric.dataset.lower().replace(" ", "_"),
+            dataset_name=f"{metric.dataset} {metric.split}",
+            dataset_split=metric.split,
+            metric_type=metric.metric.split(",")[0].split(" (")[0].lower().replace(" ", "_"),
+            metric_name=metric.metric,
+            metric_value=metric.value,
+            source_name="published by the authors of the original" if url else None,
+            source_url=url,
+        )
+        for metric in (entry.metrics if entry else [])
+        for url in [metric.source if metric.source.startswith("https://") else None]
+    ]
+    data = ModelCardData(
+        license=licence,
+        language=(entry.languages if entry else None) or None,
+        library_name="mlx-audio",
+        pipeline_tag=PIPELINES[task],
+        tags=["mlx", "mlx-speech-zoo", "speech", *TAGS[task]],
+        datasets=(entry.datasets if entry else None) or None,
+        base_model=base,
+        base_model_relation="quantized" if base else None,  # what the Hub calls the same weights in another format
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml(line_break="\n")
+
+
+def _rows(found: Checkpoint, task: str, entry: Entry | None) -> list[tuple[str, str]]:
+    """The table of facts; a fact that is not known has no row."""
+    config = found.config
+    front_end = config.get("front_end") or {}
+    labels = list(config.get("id2label", {}).values())
+    shown = f"{len(labels)}: {', '.join(labels)}" if len(labels) <= 20 else f"{len(labels)}"
+    rows = [
+        ("task", task.replace("-", " ")),
+        ("architecture", f"`{config.get('model_type') or (entry.model_type if entry else '')}`"),
+        ("precision", found.precision if config or found.parity else ""),
+        ("parameters", f"{found.parameters / 1e6:.2f} million" if found.parameters else ""),
+        ("size", f"{found.size / 1e6:.1f} MB" if found.size else ""),
+        ("embedding", f"{config['embed_dim']} values" if task == "speaker-embedding" and "embed_dim" in config else ""),
+        ("labels", shown if labels else ""),
+        ("sample rate", f"{front_end['sample_rate']} Hz; other rates are resampled" if front_end else ""),
+        ("trained on", entry.training_data if entry else ""),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def _usage(task: str, takes_audio: bool, width: int) -> str:
+    if not takes_audio:
+        return f"x = mx.random.normal((1, 50, {width}))  # yours: sums of codebook embeddings\nprint(model(x))"
+    if task == "speaker-embedding":
+        return 'print(model.embed("a.wav"))\nprint(model.verify("a.wav", "b.wav"))'
+    return 'print(model.predict("a.wav", top_k=3))'
+
+
+def _commands(task: str, takes_audio: bool, repo: str) -> list[str]:
+    if task == "speaker-embedding" and takes_audio:
+        return [f"speech-zoo embed a.wav --model {repo}", f"speech-zoo verify a.wav b.wav --model {repo}"]
+    if task == "language-identification":
+        return [f"speech-zoo lid a.wav --top 3 --model {repo}"]
+    return [f"speech-zoo info {repo}"]
+
+
+def _limits(found: Checkpoint, task: str, takes_audio: bool, entry: Entry | None) -> list[str]:
+    limits = [entry.limits] if entry and entry.limits else []
+    threshold = found.config.get("threshold", entry.threshold if entry and not found.config else None)
+    if threshold is not None:
+        chosen = entry.threshold_from if entry and entry.threshold == threshold else None
+        how = f"How it was chosen: {chosen}." if chosen else "How it was chosen is not known."
+        limits.append(
+            f'`verify` says "same speaker" from a cosine of {threshold} on. {how} Choose your own on pairs of your own '
+            "recordings before you rely on it."
+        )
+    if takes_audio:
+        limits.append("Silence and clips that are too short are errors, never an answer.")
+    if found.parity is None:
+        limits.append("Not compared with the original: see above.")
+    limits += [f"Not compared: {_line(what)}." for what in (found.parity or {}).get("not_compared", [])]
+    if found.precision.endswith("-bit"):
+        limits.append(f"Linear layers are quantized to {found.precision.removesuffix('-bit')} bits.")
+    limits.append("Speed was not measured.")
+    return limits
+
+
+def _provenance(source: Mapping[str, Any], entry: Entry | None, precision: str) -> list[tuple[str, str]]:
+    """Where the weights come from: as the conversion recorded it, else as the catalogue expects it."""
+    hashes: Any = source.get("sha256") or (entry.files if entry and not source else {})
+    files = list(hashes.items()) if isinstance(hashes, dict) else []
+    revision = f" at revision {_code(source['revision'])}" if "revision" in source else ""
+    rows = [
+        ("original", entry.origin if entry else ""),
+        ("repo", f"{_origin(source, entry)}{revision}" if _repo(source, entry) else ""),
+        ("form", _line(source.get("form", ""))),
+        *(("file", _code(name) + (f", SHA-256 {_code(digest)}" if digest else "")) for name, digest in files),
+        ("converted with", _line(source.get("converter", ""))),
+        (
+            "changed",
+            f"names and layout of the tensors; BatchNorm and weight norm folded; what only training needs dropped; "
+            f"stored as {precision}",
+        ),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def main(arguments: list[str]) -> None:
+    """Write the card of every catalogue entry into a folder: `hub_cards` unless another is named."""
+    directory = Path(arguments[0] if arguments else "hub_cards")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in catalogue_cards(directory).items():
+        with written_beside(directory / name) as beside:
+            beside.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
