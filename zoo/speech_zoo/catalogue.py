@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from speech_zoo_core import registry
@@ -30,6 +31,34 @@ class Entry:
     citation: str
     threshold_from: str | None = None
     repo: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """A licence of checkpoints.
+
+    Attributes:
+        redistribution: whether a converted copy may be passed on.
+    """
+
+    name: str
+    url: str
+    redistribution: bool
+
+
+@cache
+def licences() -> dict[str, Licence]:
+    """Every licence that is known, by its id on the Hub."""
+    text = Path(__file__).with_name("licences.yaml").read_text(encoding="utf-8")
+    return {name: from_dict(Licence, facts, f"licences.yaml: {name}") for name, facts in yaml.safe_load(text).items()}
+
+
+def entry_of(source: dict[str, Any]) -> tuple[str, Entry] | None:
+    """The entry that a provenance (`source` in a converted config) leads to, by its name or its repo."""
+    if source.get("name") in entries():
+        return source["name"], entries()[source["name"]]
+    repo = source.get("repo")
+    return next(((name, entry) for name, entry in entries().items() if entry.repo == repo is not None), None)
 
 
 @cache
