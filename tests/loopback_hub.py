@@ -16,6 +16,7 @@ REVISION is a branch, a pull request or a commit. Use:
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,12 +41,14 @@ class Fault:
         headers: of that answer.
         cut: the connection ends in the middle of the request's body ("body"), or after what was asked has been done
             but before the answer ("answer").
+        meanwhile: is done before what was asked.
     """
 
     request: str
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     cut: Literal["body", "answer"] | None = None
+    meanwhile: Callable[[], object] = lambda: None
 
 
 class LoopbackHub:
@@ -115,6 +118,10 @@ class LoopbackHub:
         """End the connection of the next request that matches."""
         self.faults.append(Fault(request, cut=where))
 
+    def meet(self, request: str, meanwhile: Callable[[], object]) -> None:
+        """Do something before the next request that matches is answered."""
+        self.faults.append(Fault(request, meanwhile=meanwhile))
+
     def next_fault(self, request: str) -> Fault:
         """What goes wrong with this request."""
         with self.lock:
@@ -139,6 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.cut == "body":
             self._hang_up()
             return
+        fault.meanwhile()
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if fault.status is not None:
             answer: Answer = fault.status, dict(fault.headers), b""
