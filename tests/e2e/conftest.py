@@ -201,9 +201,9 @@ def converted(tmp_path_factory: pytest.TempPathFactory, run_process: Callable[..
 
 
 @pytest.fixture
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+def hub() -> Iterator[LoopbackHub]:
     """A Hub without repos."""
-    with LoopbackHub(tmp_path_factory.mktemp("hub")) as hub:
+    with LoopbackHub() as hub:
         yield hub
 
 

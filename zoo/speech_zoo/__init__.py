@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from speech_zoo_core.language import Prediction
     from speech_zoo_core.tasks import Verification
 
+    from .publish import Upload
+
 __version__ = "0.1.0"
 __all__ = [
     "AudioError",
@@ -34,10 +36,12 @@ __all__ = [
     "Prediction",
     "RegistryError",
     "SpeechZooError",
+    "Upload",
     "Verification",
     "card",
     "convert",
     "load",
+    "upload",
 ]
 
 
@@ -111,7 +115,45 @@ def card(checkpoint: str | os.PathLike[str], *, licence: str | None = None, repo
     return write(checkpoint, licence, repo)
 
 
+def upload(
+    checkpoint: str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> "Upload":
+    """Publish a converted checkpoint on the Hugging Face Hub, in one commit that is read back and compared.
+
+    Uploaded again, the same files make no second commit. Weights of an earlier upload that are no longer part of the
+    checkpoint are deleted in the same commit.
+
+    Args:
+        checkpoint: a folder that `convert` wrote, with the card that `speech-zoo card` wrote.
+        repo: `org/name`, or `name` for the account that the token is of; created if it is not there.
+        private: create the repo as a private one.
+        create_pr: open a pull request instead of writing to the branch.
+        revision: the branch, created if it is not there; default: main.
+        dry_run: only look whether the folder may be published; needs no token and no network.
+        force: upload without a card, or with a `parity.json` that failed or belongs to other files.
+
+    Raises:
+        SpeechZooError: one line that says what is wrong and what to do.
+    """
+    from .publish import upload as publish
+
+    return publish(
+        checkpoint, repo, private=private, create_pr=create_pr, revision=revision, dry_run=dry_run, force=force
+    )
+
+
 def __getattr__(name: str) -> Any:
+    if name == "Upload":
+        from .publish import Upload
+
+        return Upload
     if name in ("Prediction", "Verification"):
         return getattr(speech_zoo_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

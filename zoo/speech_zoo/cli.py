@@ -187,6 +187,39 @@ def card(
 
 
 @app.command()
+def upload(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder that convert wrote.")],
+    repo: Annotated[str, typer.Argument(help="org/name, or name for your own account; created if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repo as a private one.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; created if need be.  [default: main]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Without a card, or with a failed or stale parity.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a converted checkpoint on the Hugging Face Hub."""
+    from . import upload as publish
+
+    result = publish(
+        checkpoint, repo, private=private, create_pr=create_pr, revision=revision, dry_run=dry_run, force=force
+    )
+    if as_json:
+        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in result.files]
+        _print_json(vars(result) | {"files": files, "dry_run": dry_run})
+        return
+    if dry_run:
+        for file in result.files:
+            typer.echo(f"{file.name:34} {file.size:12}  {file.sha256}")
+        size = sum(file.size for file in result.files)
+        typer.echo(f"{len(result.files)} files, {size / 1e6:.1f} MB, would go to {repo}, branch {result.revision}")
+        return
+    for name in result.removed:
+        typer.echo(f"removed {name} of an earlier upload")
+    typer.echo(result.url)
+    typer.echo(f"commit {result.commit}" + ("" if result.changed else ": had the same files already"))
+
+
+@app.command()
 def bench(
     layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers; the real model has 48.")] = 4,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
