@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from safetensors.numpy import load_file, save_file
 from speech_zoo import publish
-from speech_zoo.publishable import publishable
+from speech_zoo.publishable import publishable, with_repo_in_card
 
 CARD = "---\nlicense: cc-by-4.0\n---\n# Tiny\n"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -116,8 +116,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, bool]] = {
     ),
     "no proof at all": (lambda f: (f / "parity.json").write_text('{"passed": "yes"}'), "is not what speech-zoo", False),
     "no licence": (lambda f: (f / "README.md").write_text("# Tiny\n"), "names no licence", False),
-    "ND": (licence("cc-by-nd-4.0"), "is under CC BY-ND 4.0, which forbids redistribution", False),
-    "one of two is ND": (licence("[mit, cc-by-nc-nd-4.0]"), "is under CC BY-NC-ND 4.0, which forbids", False),
+    "ND": (
+        licence("cc-by-nd-4.0"),
+        "is under Creative Commons Attribution-NoDerivatives 4.0, which forbids redistribution",
+        False,
+    ),
+    "one of two is ND": (
+        licence("[mit, cc-by-nc-nd-4.0]"),
+        "is under Creative Commons Attribution-NonCommercial-NoDerivatives 4.0, which forbids",
+        False,
+    ),
     "unknown licence": (licence("other"), "has the licence 'other', and nothing says that it allows", False),
     "bad metadata": (licence("[mit"), "the metadata of ", False),
     "relicensed": (
@@ -286,3 +294,23 @@ def test_a_hub_out_of_reach_is_tried_a_few_times(folder: Path, monkeypatch: pyte
     with pytest.raises(speech_zoo.HubError, match=r"^the connection to the Hub failed \(.*\); check it and upload"):
         publication.run()
     assert waits == [1, 2, 4, 8]
+
+
+# The card
+
+
+def test_the_card_names_the_repo_that_it_goes_to(folder: Path) -> None:
+    (folder / "parity.json").unlink()
+    speech_zoo.card(folder, licence="cc-by-4.0")
+    before = (folder / "README.md").read_bytes()
+    assert b"your-org/" in before
+    found = publishable(folder)
+    card = next(file for file in with_repo_in_card(found, "org/mine").files if file.name == "README.md")
+    assert card.content is not None
+    assert b'load("org/mine")' in card.content
+    assert b"your-org" not in card.content
+    assert (card.size, card.sha256) == (len(card.content), hashlib.sha256(card.content).hexdigest())
+    assert card.git == hashlib.sha1(b"blob %d\0" % card.size + card.content).hexdigest()
+    assert (folder / "README.md").read_bytes() == before
+    speech_zoo.card(folder, licence="cc-by-4.0", repo="org/mine")
+    assert with_repo_in_card(publishable(folder), "org/other") == publishable(folder)  # it names one already
