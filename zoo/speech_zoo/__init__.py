@@ -20,6 +20,8 @@ from speech_zoo_core.errors import (
     SpeechZooError,
 )
 
+from .check import check
+
 if TYPE_CHECKING:
     from speech_zoo_core.language import Prediction
     from speech_zoo_core.tasks import Verification
@@ -35,6 +37,7 @@ __all__ = [
     "RegistryError",
     "SpeechZooError",
     "Verification",
+    "check",
     "convert",
     "load",
 ]

@@ -1,9 +1,10 @@
 """The catalogue: facts about every checkpoint that is known by name, from `catalogue.yaml`."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from speech_zoo_core import registry
@@ -19,6 +20,7 @@ class Entry:
         repo: where the original is published on the Hub; None if elsewhere.
         origin: the original, for people.
         threshold_from: how the checkpoint's verification threshold was chosen; None without one.
+        files: of the original, and their sha256 where it is known.
     """
 
     model_type: str
@@ -30,6 +32,7 @@ class Entry:
     citation: str
     threshold_from: str | None = None
     repo: str | None = None
+    files: dict[str, str | None] = field(default_factory=dict)
 
 
 @cache
@@ -50,3 +53,18 @@ def resolve(ref: str | os.PathLike[str]) -> str | os.PathLike[str]:
     if entry.repo is None:
         raise CheckpointError(f"{ref} is not on the Hub; its origin is {entry.origin}")
     return entry.repo
+
+
+def entry_of(source: dict[str, Any]) -> tuple[str, Entry] | None:
+    """The entry that a converted checkpoint's provenance (`source` in its config) belongs to, by name, repo or hash."""
+    known = entries()
+    if (name := source.get("name")) in known:
+        return str(name), known[str(name)]
+    hashes = set((source.get("sha256") or {}).values())
+    for name, entry in known.items():
+        if entry.repo is not None and entry.repo == source.get("repo"):
+            return name, entry
+    for name, entry in known.items():
+        if hashes & set(entry.files.values()):
+            return name, entry
+    return None
