@@ -32,7 +32,8 @@ class SpeechBrain(Oracle):
     """SpeechBrain from the waveform on, with seeded weights; remembers the results of the test signals."""
 
     def __init__(self, text: str, seed: int) -> None:
-        parts = load_hyperpyyaml(text)
+        with torchaudio_at_hand():
+            parts = load_hyperpyyaml(text)
         modules = nn.ModuleDict({name: parts[name] for name in ("embedding_model", "classifier")})
         super().__init__(seeded(modules, seed), SPEECHBRAIN, {})
         self.text, self.fbank, self.normalise = text, parts["compute_features"], parts["mean_var_norm"]

@@ -112,7 +112,7 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
         checkpoint=hashes(converted.source.folder),
         precision=converted.precision,
         task=converted.config.task,
-        oracle=expected and expected.facts,
+        oracle=None if expected is None else expected.facts,
         reference={} if expected is None else original.facts(),
         limits=limits,
         clips=rows,
@@ -271,13 +271,14 @@ def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: 
     for computed, chosen in runs:
         model = load(converted.source.folder, dtype=computed)
         front_end = model.config.front_end
+        labels = None if model.config.task == "speaker-embedding" else model.labels
         for clip in tqdm(chosen, desc=f"this checkpoint, {computed}", unit="clip", disable=None, leave=False):
             waveform = mx.array(clip.at(front_end.sample_rate))
             if front_end.num_frames(waveform.size) < model.min_frames:
                 notes.append(f"{clip.name}: it is too short for this checkpoint")
                 continue
             features, output = np.array(front_end(waveform)), _output(model, clip, waveform)
-            yield _row(clip, computed, features, output, expected, limits, getattr(model, "labels", None))
+            yield _row(clip, computed, features, output, expected, limits, labels)
         del model
 
 

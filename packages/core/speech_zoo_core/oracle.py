@@ -280,18 +280,20 @@ def _torch_load(path: Path) -> Any:
         def __setstate__(self, state: Any) -> None:
             pass
 
+    names: set[str] = set()
     with ExitStack() as known:
-        for _ in range(MAX_STAND_INS):
+        while True:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                name = UNKNOWN_GLOBAL.search(str(error))
-                if name is None or name[1].partition(".")[0] == "torch":
-                    raise NoOracle(f"torch.load refuses {path.name}: {str(error)[:200]}") from error
-                full = name[1] if "." in name[1] else f"builtins.{name[1]}"
-                record = type(full.rpartition(".")[2], (Record,), {})
-                known.enter_context(torch.serialization.safe_globals([(record, full)]))  # type: ignore[list-item]
-    raise NoOracle(f"torch.load refuses {path.name}: it names more than {MAX_STAND_INS} classes")
+            except Exception as error:  # torch raises nearly anything
+                found = UNKNOWN_GLOBAL.search(str(error))
+                if found is None or found[1] in names or len(names) == MAX_STAND_INS:
+                    reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
+                    raise NoOracle(f"torch.load refuses {path.name}: {reason}") from error
+            names.add(found[1])
+            full = found[1] if "." in found[1] else f"builtins.{found[1]}"
+            record = type(full.rpartition(".")[2], (Record,), {})
+            known.enter_context(torch.serialization.safe_globals([(record, full)]))  # type: ignore[list-item]
 
 
 def fill(module: Any, tensors: dict[str, Any], where: str, dropped: tuple[str, ...] = ()) -> Any:

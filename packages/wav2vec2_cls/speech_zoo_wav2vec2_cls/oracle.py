@@ -46,7 +46,8 @@ def _load(source: Source, settings: dict[str, Any]) -> tuple[Any, Any]:
     import torch
     from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
-    module, found = Wav2Vec2ForSequenceClassification.from_pretrained(
+    classifier: Any = Wav2Vec2ForSequenceClassification  # its types know nothing of the pair below
+    module, found = classifier.from_pretrained(
         source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
     )
     odd = {*found["missing_keys"], *found["unexpected_keys"]} - UNUSED
