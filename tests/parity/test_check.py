@@ -211,7 +211,7 @@ CORRUPTIONS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "the frames": (
         "ecapa_tdnn: SpeechBrain speaker",
         lambda folder: change_setting(folder, '"frame_shift": 10.0', '"frame_shift": 5.0'),
-        "its features are of shape",
+        "features of shape",
     ),
     "the sample rate": (
         "campplus: 3D-Speaker",

@@ -176,7 +176,9 @@ def check(
     checkpoint: Annotated[str, typer.Argument(help="A converted folder; a bundled name or a Hub repo.")],
     reference: Annotated[
         str | None,
-        typer.Option(help="Folder, file, Hub repo[@revision] or catalogue name of the original; default: its own."),
+        typer.Option(
+            help="The original: folder, file, catalogue name or Hub repo (org/name@revision); default: its own."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result here, not to parity.json in the folder.")

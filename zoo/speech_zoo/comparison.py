@@ -35,6 +35,7 @@ VOICES = Path(__file__).parent / "data" / "voices"
 GOLDENS = Path(__file__).parent / "goldens"
 FEW = ("1 s", "0.5 s", "noise")  # also in half precision on a CPU, which computes in float32 by default
 TIE = 1e-6  # of the largest logit: below, float32 has no say in the order
+CONVERT_FIRST = ": convert it first, check takes what speech-zoo convert wrote"
 HALF = {mx.float16: "float16", mx.bfloat16: "bfloat16"}
 
 Array = np.ndarray[Any, Any]
@@ -134,16 +135,14 @@ class Converted:
         self.name = os.fspath(ref)
         bundled = self.name in registry.bundled()
         if self.name in entries() and not bundled:
-            raise CheckpointError(f"{self.name} is a source: convert it first, check takes what convert wrote")
+            raise CheckpointError(f"{self.name} is a source{CONVERT_FIRST}")
         self.source = find(self.name)
         self.local = self.source.repo is None and not bundled
         if not self.source.path.is_dir():
             raise CheckpointError(f"{self.name} is a file; check takes the folder that it lies in")
         self.spec, self.config, weights, form = read_model(self.source)
         if form != "converted":
-            raise CheckpointError(
-                f"{self.name} is a source ({form}); check takes a folder that speech-zoo convert wrote"
-            )
+            raise CheckpointError(f"{self.name} is a source ({form}){CONVERT_FIRST}")
         given = (self.config.source or {}).get("sha256")
         if not isinstance(given, dict) or not given or not isinstance(self.config.source.get("form"), str):
             raise ConfigError(f"{self.name}: its config.json does not say what it was converted from; convert it again")
@@ -161,8 +160,16 @@ class Reference:
     def __init__(self, converted: Converted, ref: str | os.PathLike[str] | None) -> None:
         self.converted = converted
         self.given = None if ref is None else os.fspath(ref)
-        if self.given is not None and os.path.exists(self.given):  # noqa: PTH110 (raises for no name)
+        if self.given is not None and not self._remote:
             self.source  # noqa: B018 (a wrong one is refused, whether the original is installed or not)
+
+    @property
+    def _remote(self) -> bool:
+        """Whether the user named what must be fetched."""
+        given = str(self.given)
+        if os.path.exists(given):  # noqa: PTH110 (Path.exists raises for a name that is too long)
+            return False
+        return given in entries() or REPO_ID.fullmatch(given.partition("@")[0]) is not None
 
     @cached_property
     def source(self) -> Source:
@@ -175,10 +182,8 @@ class Reference:
         provenance = self.converted.config.source
         repo, revision = provenance.get("repo"), provenance.get("revision")
         if self.given is not None:
-            repo, at, revision = self.given.rpartition("@")
-            if not at or not REPO_ID.fullmatch(repo) or os.path.exists(self.given):  # noqa: PTH110
-                repo, revision = self.given, None
-            found = find(resolve(repo), revision)
+            repo, _, revision = self.given.partition("@") if self._remote else (self.given, "", "")
+            found = find(resolve(repo), revision or None)
         else:
             if repo is None and (entry := entry_of(provenance)) is not None:
                 repo = entry[1].repo
@@ -312,7 +317,9 @@ def _row(
             return Clip(**facts, problem=ours, passed=False)
         if right is not None and (ours.shape != right.shape or not np.isfinite(ours).all()):
             wrong = f"of shape {ours.shape} instead of {right.shape}" if ours.shape != right.shape else "not finite"
-            return Clip(**facts, problem=f"its {what} {'are' if what == 'features' else 'is'} {wrong}", passed=False)
+            return Clip(**facts, problem=f"{what} {wrong}", passed=False)
+        if right is not None and not np.isfinite(right).all():
+            return Clip(**facts, problem=f"{what} of the original not finite", passed=False)
     assert not isinstance(output, str)
     passed: list[bool] = []
     if theirs.features is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where training frameworks put the tensors
 PREFIXES = ("", "resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
 UNKNOWN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+REFUSAL = re.compile(r"(Trying to|Unsupported|Can only) .*")  # the telling line of torch's message
 MAX_STAND_INS = 50
 
 
@@ -288,8 +289,9 @@ def _torch_load(path: Path) -> Any:
             except Exception as error:  # torch raises nearly anything
                 found = UNKNOWN_GLOBAL.search(str(error))
                 if found is None or found[1] in names or len(names) == MAX_STAND_INS:
-                    reason = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:200]
-                    raise NoOracle(f"torch.load refuses {path.name}: {reason}") from error
+                    reason = REFUSAL.search(str(error))
+                    told = reason[0] if reason else str(error)[:200]
+                    raise NoOracle(f"torch.load refuses {path.name}: {told}") from error
             names.add(found[1])
             full = found[1] if "." in found[1] else f"builtins.{found[1]}"
             record = type(full.rpartition(".")[2], (Record,), {})
