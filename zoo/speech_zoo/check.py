@@ -103,6 +103,8 @@ class Parity:
         figures = ", ".join(f"{key} {_figure(key, value)}" for key, value in self.worst().items())
         if self.passed is None:
             return f"{self.precision} compared with {by}, no limit applies; worst {figures}"
+        if self.passed and "cosine" in self.worst().keys() - self.limits.keys():
+            return f"features hold in {self.precision} with {by}; embeddings have no limit to meet; worst {figures}"
         if self.passed:
             return f"parity holds in {self.precision} with {by}; worst {figures}"
         missed = [clip for clip in self.clips if clip.passed is False]

@@ -107,7 +107,9 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
     if expected is not None:
         rows = list(_rows(converted, [clip for clip in clips if clip.name in expected.results], expected, notes))
         if converted.config.task == "speaker-embedding" and "cosine" not in limits:
-            notes.append(f"embeddings in {converted.precision} have no limit to meet")
+            notes.append(
+                f"embeddings with a limit: in {converted.precision} they have none, their cosines are measured only"
+            )
     held = [row.passed for row in rows if row.passed is not None]
     parity = Parity(
         checkpoint=hashes(converted.source.folder),
