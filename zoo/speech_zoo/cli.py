@@ -64,7 +64,8 @@ def info(
         if key == "languages":
             value = f"{len(value)}: {', '.join(value)}"  # noqa: PLW2901
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
-            typer.echo(f"{f'{key} {name}'.strip().replace('_', ' '):24} {part}")
+            label = f"{key} {name}".strip() if key == "files" else f"{key} {name}".strip().replace("_", " ")
+            typer.echo(f"{label:23}  {part}")
 
 
 @app.command()
