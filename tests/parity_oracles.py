@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-import importlib
 import os
 import sys
 import types
@@ -10,38 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import kaldi_native_fbank
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 import yaml
-from signals import RATE, raw_bits, seeded_weights, waveforms
+from signals import raw_bits, seeded_weights, waveforms
+from speech_zoo_core.oracle import kaldi_features, wespeaker
 from torch import nn
 
 HAMMING = {"window": "hamming", "scale": 32768.0}  # WeSpeaker
 POVEY = {"window": "povey", "scale": 1.0}  # 3D-Speaker
 REAL_CAMPPLUS = Path(os.environ.get("SPEECH_ZOO_CAMPPLUS_PT", "campplus_cn_en_common.pt"))
-
-
-def kaldi_features(
-    waveform: np.ndarray, window: str, scale: float, cmn: bool = True, n_mels: int = 80, rate: int = RATE
-) -> np.ndarray:
-    """Log-mel features of kaldi-native-fbank, without dither."""
-    options = kaldi_native_fbank.FbankOptions()
-    options.frame_opts.dither = 0
-    options.frame_opts.window_type = window
-    options.frame_opts.samp_freq = rate
-    options.mel_opts.num_bins = n_mels
-    fbank = kaldi_native_fbank.OnlineFbank(options)
-    fbank.accept_waveform(rate, (waveform * np.float32(scale)).tolist())
-    fbank.input_finished()
-    features = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
-    return features - features.mean(axis=0) if cmn else features
 
 
 class Oracle:
@@ -73,15 +55,6 @@ class OnnxOracle(Oracle):
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return self.session.run(None, {self.session.get_inputs()[0].name: features[None]})[0][0]
-
-
-def wespeaker(module: str) -> Any:
-    """`wespeaker.models.<module>` without the package's `__init__`, which imports much that is not needed."""
-    if "wespeaker" not in sys.modules:
-        package = types.ModuleType("wespeaker")
-        package.__path__ = [str(Path(find_spec("wespeaker").origin).parent)]
-        sys.modules["wespeaker"] = package
-    return importlib.import_module(f"wespeaker.models.{module}")
 
 
 def seeded(module: nn.Module, seed: int) -> nn.Module:

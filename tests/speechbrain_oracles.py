@@ -1,30 +1,20 @@
 """SpeechBrain's originals, built from the `hyperparams.yaml` that the zoo reads. Needs PyTorch and SpeechBrain."""
 
-import importlib.machinery
-import sys
-import types
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from parity_oracles import Oracle, seeded, state_dict
 from signals import raw_bits, rvq_sums, waveforms
+from speech_zoo_ecapa_tdnn.oracle import speechbrain_features as product_features
+from speech_zoo_ecapa_tdnn.oracle import torchaudio_at_hand
 from speechbrain_files import LANGUAGES, language_hyperparams, speaker_hyperparams, write_folder
 from torch import nn
 
-if find_spec("torchaudio") is None:  # SpeechBrain imports it for files and resampling, of which nothing is used here
-    for _name in ("torchaudio", "torchaudio.transforms"):
-        _module = types.ModuleType(_name)
-        _module.__spec__ = importlib.machinery.ModuleSpec(_name, None, is_package=_name == "torchaudio")
-        _module.__version__ = "2.9.0"  # SpeechBrain warns of versions that it cannot tell
-        sys.modules[_name] = _module
-
-from hyperpyyaml import load_hyperpyyaml
-from speechbrain.lobes.features import Fbank
-from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-from speechbrain.processing.features import InputNormalization
+with torchaudio_at_hand():
+    from hyperpyyaml import load_hyperpyyaml
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
 SPEECHBRAIN = f"speechbrain {version('speechbrain')}"
 
@@ -34,23 +24,16 @@ def speechbrain_features(waveform: np.ndarray, n_mels: int, mean_norm: bool, dty
 
     Everything is made and computed in `dtype`; in float32 its rounding alone makes 1.1e-3 on the test signals.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.no_grad():
-            features = Fbank(n_mels=n_mels)(torch.tensor(waveform, dtype=dtype)[None])
-            if mean_norm:
-                features = InputNormalization(norm_type="sentence", std_norm=False)(features, torch.ones(1))
-        return features[0].numpy()
-    finally:
-        torch.set_default_dtype(before)
+    norm = {"norm_type": "sentence", "std_norm": False} if mean_norm else None
+    return product_features(waveform, {"n_mels": n_mels}, norm, str(dtype).removeprefix("torch."))
 
 
 class SpeechBrain(Oracle):
     """SpeechBrain from the waveform on, with seeded weights; remembers the results of the test signals."""
 
     def __init__(self, text: str, seed: int) -> None:
-        parts = load_hyperpyyaml(text)
+        with torchaudio_at_hand():
+            parts = load_hyperpyyaml(text)
         modules = nn.ModuleDict({name: parts[name] for name in ("embedding_model", "classifier")})
         super().__init__(seeded(modules, seed), SPEECHBRAIN, {})
         self.text, self.fbank, self.normalise = text, parts["compute_features"], parts["mean_var_norm"]

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 Run = Callable[..., Any]
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
-COMMANDS = ("list", "info", "embed", "verify", "lid", "convert", "card", "demo")
+COMMANDS = ("list", "info", "embed", "verify", "lid", "convert", "check", "card", "upload", "demo")
 
 
 # Help and wrong usage
@@ -68,6 +68,7 @@ def test_no_command_prints_the_help(cli: Run) -> None:
         ("lid a.wav --top few", "Invalid value for '--top'"),
         ("lid a.wav --languages ,", "--languages needs at least one code"),
         ("convert source", "Missing argument 'OUT'"),
+        ("check", "Missing argument 'CHECKPOINT'"),
         ("convert source out --bits eight", "Invalid value for '--bits'"),
     ],
 )

@@ -12,8 +12,11 @@ and needs none of the above:
   `ecapa-lid` the log-probabilities, of `wav2vec2-*` the logits, of `speaker-proxy` the embeddings of unit length.
 - `seeded.json`: names and shapes of the state dicts that the tests fill by `signals.seeded_weights`.
 - `tiny/`: small ResNets in the file forms that torch writes.
+
+`zoo/speech_zoo/goldens/` ships the originals' outputs on the nine bundled voices, as "voice", for `speech-zoo check`.
 """
 
+import hashlib
 import json
 import shutil
 import sys
@@ -22,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import speech_zoo
 import torch
 from parity_oracles import (
     HAMMING,
@@ -48,6 +52,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSe
 from wav2vec2_files import SETTINGS, VARIANTS, source_tensors
 
 HERE = Path(__file__).parent
+SHIPPED = HERE.parents[1] / "zoo" / "speech_zoo" / "goldens"
 FEATURE_SIGNALS = ("1 s", "0.3 s", "silence", "noise")
 SPEECHBRAIN_SIGNALS = ("1 s", "0.5 s", "0.3 s")
 SOME = ("voice 01", "voice 02", "voice 03", "0.3 s", "silence", "noise")
@@ -128,6 +133,20 @@ def wav2vec2_logits(variant: str, signal: str) -> np.ndarray:
         return module(**inputs).logits[0].numpy()
 
 
+def write_shipped(folder: Path) -> None:
+    """The original's embeddings of the bundled voices, with its name and version and the hash of its weights."""
+    voices = sorted((Path(speech_zoo.__file__).parent / "data" / "voices").glob("*.wav"))
+    found = {path.stem: real_campplus().embed(f"voice {path.name[6:8]}") for path in voices}
+    metadata = {
+        "name": "speakerlab",
+        "version": version("speakerlab"),
+        "features": f"kaldi-native-fbank {version('kaldi-native-fbank')}",
+        "sha256": json.dumps({"campplus_cn_en_common.pt": hashlib.sha256(REAL_CAMPPLUS.read_bytes()).hexdigest()}),
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "campplus-zh-en.safetensors").write_bytes(save(found, metadata))
+
+
 def main() -> None:
     if not REAL_CAMPPLUS.is_file():
         sys.exit("error: SPEECH_ZOO_CAMPPLUS_PT must name campplus_cn_en_common.pt")
@@ -155,6 +174,7 @@ def main() -> None:
     (HERE / "tiny").mkdir()
     for file, oracle in write_tiny(HERE / "tiny").items():
         embeddings[f"{file}/{TINY_SIGNAL}"] = oracle.embed(TINY_SIGNAL)
+    write_shipped(SHIPPED)
     packages = (
         "torch",
         "speakerlab",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from speech_zoo_core.language import Prediction
     from speech_zoo_core.tasks import Verification
 
+    from .parity import Parity
     from .publish import Upload
 
 __version__ = "0.1.0"
@@ -33,12 +34,14 @@ __all__ = [
     "ConfigError",
     "HubError",
     "InputError",
+    "Parity",
     "Prediction",
     "RegistryError",
     "SpeechZooError",
     "Upload",
     "Verification",
     "card",
+    "check",
     "convert",
     "load",
     "upload",
@@ -99,6 +102,42 @@ def convert(
     )
 
 
+def check(
+    checkpoint: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+) -> "Parity":
+    """Compare a converted checkpoint with its original, from the waveform to the output, and write `parity.json`.
+
+    Runs the original implementation where it is installed; else compares with its recorded outputs where those ship.
+
+    Args:
+        checkpoint: a converted folder; `parity.json` is written into it. A bundled name or a Hub repo too, where
+            nothing is written.
+        reference: the original: a folder, a file, a Hub repo (org/name, or org/name@revision) or a catalogue name.
+            Default: where the checkpoint's config says that it came from.
+        output: where to write the result instead.
+
+    Returns:
+        What was found; `passed` is False where a limit is missed, None where nothing was compared.
+
+    Raises:
+        SpeechZooError: the checkpoint or the reference cannot be read, the reference is not what the checkpoint was
+            converted from, or the result cannot be written.
+    """
+    from .comparison import compare
+    from .files import written_beside
+    from .parity import FILE
+
+    parity, folder = compare(checkpoint, reference)
+    target = Path(output) if output is not None else None if folder is None else folder / FILE
+    if target is not None:
+        with written_beside(target) as beside:
+            beside.write_text(parity.to_json(), encoding="utf-8")
+    return parity
+
+
 def card(checkpoint: str | os.PathLike[str], *, licence: str | None = None, repo: str | None = None) -> Path:
     """Write the model card (`README.md`) of a converted folder, from what is known and was measured; returns its path.
 
@@ -150,6 +189,10 @@ def upload(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Parity":
+        from .parity import Parity
+
+        return Parity
     if name == "Upload":
         from .publish import Upload
 

@@ -173,6 +173,33 @@ def convert(
 
 
 @app.command()
+def check(
+    checkpoint: Annotated[str, typer.Argument(help="A converted folder; a bundled name or a Hub repo.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The original: folder, file, catalogue name or Hub repo (org/name@revision); default: its own."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the result here, not to parity.json in the folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a converted checkpoint with its original and write parity.json."""
+    from . import check as check_parity
+    from .parity import show
+
+    parity = check_parity(checkpoint, reference, output=output)
+    if as_json:
+        typer.echo(parity.to_json(), nl=False)
+    else:
+        show(parity)
+    if parity.passed is False:
+        raise SpeechZooError(f"{checkpoint} is not equal to its original: {parity.verdict()}")
+
+
+@app.command()
 def card(
     checkpoint: Annotated[Path, typer.Argument(help="A converted folder.")],
     licence: Annotated[

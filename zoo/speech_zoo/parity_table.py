@@ -1,11 +1,12 @@
 """A parity report as the tables of a model card."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from speech_zoo_core.errors import ConfigError
+
+from .parity import hashes
 
 # Column of the card, key of a clip in the report, the worst of several, how one is written.
 Column = tuple[str, str, Callable[[list[Any]], Any], Callable[[Any], str]]
@@ -44,7 +45,7 @@ def reason_against(parity: dict[str, Any], folder: Path | None) -> str | None:
         raise ConfigError("parity.json is no parity report: write it anew with speech-zoo check")
     if parity["passed"] is None:
         return "there was nothing to compare it with"
-    if folder is not None and parity["checkpoint"] != {path.name: _sha256(path) for path in _files(folder)}:
+    if folder is not None and parity["checkpoint"] != hashes(folder):
         return "the parity report is of other files than these"
     return None
 
@@ -93,16 +94,3 @@ def _table(parity: dict[str, Any]) -> dict[str, Any]:
         "machine": f"{machine['system']}, {machine['device']}, Python {machine['python']}, {packages}",
         "checkpoint": list(parity["checkpoint"].items()),
     }
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files of a converted folder that decide what it computes."""
-    return [folder / "config.json", *folder.glob("model*.safetensors"), *folder.glob("model*.safetensors.index.json")]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """The one loader: bundled name, folder, file or Hub repo; converted or original; always strict."""
 
 import difflib
+import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -128,17 +129,23 @@ def with_source(config: Any, source: Source, form: str, converter: str, name: st
         "repo": source.repo,
         "revision": source.revision,
         "name": name,
-        "sha256": {path.name: _sha256(path) for path in sorted(source.files)},
+        "sha256": {path.name: sha256(path) for path in sorted(source.files)},
         "converter": converter,
     }
     return replace(config, source={key: value for key, value in facts.items() if value is not None})
 
 
-def _sha256(path: Path) -> str:
-    import hashlib
+def sha256(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal.
 
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import RegistryError
 
 if TYPE_CHECKING:
+    from .oracle import Oracle
     from .source import Recognised, Source
 
 GROUP = "speech_zoo.models"
@@ -26,6 +27,9 @@ class ModelSpec:
         model: the `mlx.nn.Module`, built from an instance of `config`; has `sanitize(weights)`.
         config: the config dataclass.
         recognise: tells whether a source checkpoint is of this type, and with which config; None if it is not.
+        oracle: makes the original implementation for `speech-zoo check`, from the config of a converted checkpoint and
+            a function that gives its source; calls that once everything it needs is found installed, as it may
+            download. Raises `NoOracle` where the original cannot be run. None if there is none.
     """
 
     model_type: str
@@ -33,6 +37,7 @@ class ModelSpec:
     model: type[Any]
     config: type[Any]
     recognise: "Callable[[Source], Recognised | None]"
+    oracle: "Callable[[Any, Callable[[], Source]], Oracle] | None" = None
 
 
 def _entry_points() -> dict[str, EntryPoint]:

@@ -3,9 +3,10 @@
 from speech_zoo_core.registry import ModelSpec
 
 from .model import Model, ModelConfig
+from .oracle import oracle
 from .proxy import contrastive_loss, proxy_config, rvq_sum, separation
 from .source import recognise
 
-SPEC = ModelSpec("ecapa_tdnn", "speaker-embedding", Model, ModelConfig, recognise)
+SPEC = ModelSpec("ecapa_tdnn", "speaker-embedding", Model, ModelConfig, recognise, oracle)
 
 __all__ = ["SPEC", "Model", "ModelConfig", "contrastive_loss", "proxy_config", "rvq_sum", "separation"]

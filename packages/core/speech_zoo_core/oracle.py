@@ -1,0 +1,321 @@
+"""Oracles: the original implementations that converted checkpoints are held against, and what packages share for them.
+
+PyTorch and the originals are imported when an oracle is made, never before. Checkpoints are read with the originals'
+own means (`torch.load`, onnxruntime), not with those of the zoo.
+"""
+
+import importlib
+import json
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import CheckpointError, SpeechZooError
+
+if TYPE_CHECKING:
+    from .source import Source
+
+STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where training frameworks put the tensors
+PREFIXES = ("", "resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
+UNKNOWN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+REFUSAL = re.compile(r"(Trying to|Unsupported|Can only) .*")  # the telling line of torch's message
+MAX_STAND_INS = 50
+
+
+class NoOracle(SpeechZooError):
+    """The original cannot be run here; says why and, if it is not installed, how to install it."""
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """An original implementation with the weights of an original checkpoint.
+
+    Attributes:
+        name, version: of the package that computes.
+        output: waveform (N,), float32 in [-1, 1] at `sample_rate`, to the embedding (D,) or the classes' scores (L,).
+        features: waveform to features (T, F); None where the original shows none.
+        features_by: who computes the features, with its version.
+        sample_rate: in Hz, that the original was trained on.
+        log_probs: whether scores are log-probabilities, not logits.
+    """
+
+    name: str
+    version: str
+    output: "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]"
+    features: "Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None" = None
+    features_by: str | None = None
+    sample_rate: int = 16000
+    log_probs: bool = False
+
+
+@dataclass(frozen=True)
+class Package:
+    """What an oracle imports.
+
+    Attributes:
+        module: to look for.
+        requirement: what pip installs.
+        alone: whether without its dependencies, of which the models need none.
+    """
+
+    module: str
+    requirement: str
+    alone: bool = False
+
+    @property
+    def name(self) -> str:
+        return re.split(r"[=<>]", self.requirement)[0]
+
+    @property
+    def version(self) -> str:
+        """Of the installed package."""
+        try:
+            return version(self.name)
+        except PackageNotFoundError:  # under another name: WeSpeaker from its repository, say
+            names = importlib.metadata.packages_distributions().get(self.module, [])
+            return version(names[0]) if names else "of unknown version"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+TORCH = Package("torch", "torch")
+KALDI = Package("kaldi_native_fbank", "kaldi-native-fbank")
+ONNXRUNTIME = Package("onnxruntime", "onnxruntime")
+WESPEAKER = Package("wespeaker", "wespeaker-unofficial==0.0.2", alone=True)
+
+
+def require(*packages: Package) -> None:
+    """Check that packages are installed, without importing them.
+
+    Raises:
+        NoOracle: names those that are missing and the commands that install them.
+    """
+    missing = [package for package in packages if find_spec(package.module) is None]
+    if not missing:
+        return
+    commands = []
+    for alone in (False, True):
+        if wanted := " ".join(
+            f"'{p.requirement}'" if ">" in p.requirement else p.requirement for p in missing if p.alone == alone
+        ):
+            commands.append(f"pip install {'--no-deps ' if alone else ''}{wanted}")
+    names = [package.name for package in missing]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    raise NoOracle(f"{listed} {'are' if names[1:] else 'is'} not installed: {' && '.join(commands)}")
+
+
+@contextmanager
+def imported_for_now(root: str, **stand_ins: types.ModuleType) -> Iterator[None]:
+    """Stand-ins for modules while others import them; afterwards nothing below `root` is left in `sys.modules`."""
+    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == root}
+    sys.modules.update({name.replace("__", "."): module for name, module in stand_ins.items()})
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == root]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@cache
+def wespeaker(module: str) -> Any:
+    """`wespeaker.models.<module>` without the package's `__init__`, which imports much that the models do not need.
+
+    Raises:
+        NoOracle: it is not installed.
+    """
+    require(TORCH, WESPEAKER)
+    if "wespeaker" in sys.modules:
+        return importlib.import_module(f"wespeaker.models.{module}")
+    package = types.ModuleType("wespeaker")
+    spec = find_spec("wespeaker")
+    package.__path__ = list(spec.submodule_search_locations or []) if spec else []
+    with imported_for_now("wespeaker", wespeaker=package):
+        return importlib.import_module(f"wespeaker.models.{module}")
+
+
+def kaldi_features(
+    waveform: "np.ndarray[Any, Any]",
+    window: str,
+    scale: float,
+    cmn: bool = True,
+    n_mels: int = 80,
+    rate: int = 16000,
+    frame_length: float = 25.0,
+    frame_shift: float = 10.0,
+) -> "np.ndarray[Any, Any]":
+    """Log-mel features (T, F) of kaldi-native-fbank, without dither.
+
+    Args:
+        waveform: (N,) float32 in [-1, 1].
+        window: "hamming", "povey", …
+        scale: of the waveform.
+        cmn: whether to subtract the mean over time.
+        n_mels: F.
+        rate: in Hz.
+        frame_length, frame_shift: in ms.
+    """
+    import kaldi_native_fbank
+
+    options = kaldi_native_fbank.FbankOptions()
+    frames = options.frame_opts
+    frames.dither, frames.window_type, frames.samp_freq = 0, window, rate
+    frames.frame_length_ms, frames.frame_shift_ms = frame_length, frame_shift
+    options.mel_opts.num_bins = n_mels
+    fbank = kaldi_native_fbank.OnlineFbank(options)
+    fbank.accept_waveform(rate, (waveform * np.float32(scale)).tolist())
+    fbank.input_finished()
+    features = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
+    return features - features.mean(axis=0) if cmn else features
+
+
+def wespeaker_fbank(source: "Source", extra: dict[str, Any], n_mels: int) -> dict[str, Any]:
+    """Arguments of `kaldi_features` as WeSpeaker and pyannote compute them.
+
+    Args:
+        source: the checkpoint, with WeSpeaker's `config.yaml` beside it if there is one.
+        extra: of a Lightning checkpoint.
+        n_mels: where neither says it.
+    """
+    data = (source.settings("config.yaml") or {}).get("dataset_args") or {}
+    given = data.get("fbank_args") or extra.get("hyper_parameters") or {}
+    return {
+        "window": "hamming",
+        "scale": 32768.0,
+        "cmn": bool(data.get("cmvn", True)) and bool((data.get("cmvn_args") or {}).get("norm_mean", True)),
+        "n_mels": int(given.get("num_mel_bins", n_mels)),
+        "rate": int(data.get("resample_rate", given.get("sample_rate", 16000))),
+        "frame_length": float(given.get("frame_length", 25)),
+        "frame_shift": float(given.get("frame_shift", 10)),
+    }
+
+
+def fbank_oracle(package: Package, embed: Any, fbank: dict[str, Any]) -> Oracle:
+    """The oracle of a module that maps Kaldi features (1, T, F) to embeddings (1, D), last of a tuple or alone."""
+
+    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return kaldi_features(waveform, **fbank)
+
+    def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        import torch
+
+        with torch.no_grad():
+            out = embed(torch.from_numpy(np.ascontiguousarray(features(waveform)))[None])
+        return (out[-1] if isinstance(out, tuple) else out)[0].numpy()
+
+    return Oracle(package.name, package.version, output, features, str(KALDI), fbank["rate"])
+
+
+def onnx_oracle(path: Path) -> Oracle:
+    """onnxruntime on a file that WeSpeaker exported: features (1, T, F) to embeddings (1, D).
+
+    Raises:
+        CheckpointError: onnxruntime cannot load it.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes share no base but this
+        raise CheckpointError(f"onnxruntime cannot load {path}: {str(error)[:300]}") from error
+    entry = session.get_inputs()[0]
+    n_mels = entry.shape[-1] if isinstance(entry.shape[-1], int) else 80
+
+    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return kaldi_features(waveform, "hamming", 32768.0, n_mels=n_mels)
+
+    def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return np.asarray(session.run(None, {entry.name: features(waveform)[None]})[0])[0]
+
+    return Oracle(ONNXRUNTIME.name, ONNXRUNTIME.version, output, features, str(KALDI))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state dict of a checkpoint as torch tensors, and what lay beside it, read without the zoo's readers.
+
+    Raises:
+        NoOracle: `torch.load` would have to run code that the file names.
+    """
+    import torch
+
+    if path.suffix == ".json":
+        tensors: dict[str, Any] = {}
+        for name in sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())):
+            tensors |= read_tensors(path.parent / name)[0]
+        return tensors, {}
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path), {}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}, {}
+    content = _torch_load(path)
+    for key in STATE_KEYS:
+        if isinstance(content.get(key), dict):
+            return content[key], {name: value for name, value in content.items() if name != key}
+    return content, {}
+
+
+def _torch_load(path: Path) -> Any:
+    """`torch.load(weights_only=True)`, with inert records for the classes that the file names."""
+    import torch
+
+    class Record:
+        """Takes whatever the file gives it; runs nothing."""
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def __setstate__(self, state: Any) -> None:
+            pass
+
+    names: set[str] = set()
+    with ExitStack() as known:
+        while True:
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises nearly anything
+                found = UNKNOWN_GLOBAL.search(str(error))
+                if found is None or found[1] in names or len(names) == MAX_STAND_INS:
+                    reason = REFUSAL.search(str(error))
+                    told = reason[0] if reason else str(error)[:200]
+                    raise NoOracle(f"torch.load refuses {path.name}: {told}") from error
+            names.add(found[1])
+            full = found[1] if "." in found[1] else f"builtins.{found[1]}"
+            record = type(full.rpartition(".")[2], (Record,), {})
+            known.enter_context(torch.serialization.safe_globals([(record, full)]))  # type: ignore[list-item]
+
+
+def fill(module: Any, tensors: dict[str, Any], where: str, dropped: tuple[str, ...] = ()) -> Any:
+    """The original's module in inference mode with the original's tensors, loaded strictly, in float32.
+
+    Args:
+        module: of torch.
+        tensors: a state dict, with or without the prefix of a wrapper.
+        where: the file, for the error.
+        dropped: beginnings of names that only training uses.
+
+    Raises:
+        CheckpointError: the tensors do not fit.
+    """
+    wanted = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
+    fits = [prefix for prefix in PREFIXES if all(prefix + name in tensors for name in wanted)]
+    prefix = fits[0] if fits else ""
+    found = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    try:
+        module.load_state_dict({name: value for name, value in found.items() if not name.startswith(dropped)})
+    except RuntimeError as error:
+        raise CheckpointError(f"the original implementation does not take {where}: {str(error)[:300]}") from error
+    return module.eval()
