@@ -15,6 +15,8 @@ from huggingface_hub import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from speech_zoo import cards
 from speech_zoo.catalogue import entries, targets
+from speech_zoo.parity import hashes
+from speech_zoo_core import registry
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.layers import parameters
@@ -370,3 +372,9 @@ def test_a_card_that_cannot_be_written(converted: dict[str, Path], tmp_path: Pat
     (folder / "README.md").mkdir()
     assert "README.md cannot be written" in refused(folder, licence="mit", error=SpeechZooError)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_the_kept_parity_report_is_of_the_bundled_files() -> None:
+    report = json.loads((HUB_CARDS / "campplus-zh-en.parity.json").read_text(encoding="utf-8"))
+    assert report["checkpoint"] == hashes(registry.bundled()["campplus-zh-en"])
+    assert report["passed"] is True

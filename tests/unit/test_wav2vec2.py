@@ -12,7 +12,9 @@ import speech_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from signals import waveforms
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, InputError
+from speech_zoo_core.front_end import WaveformFrontEnd
 from speech_zoo_core.language import all_languages
 from speech_zoo_core.layers import parameters
 from speech_zoo_wav2vec2_cls import Model
@@ -269,3 +271,11 @@ def test_no_window_is_longer_than_the_config_says(monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 4
     assert max(seen) <= RATE
     assert max(seen) - min(seen) <= 1
+
+
+@pytest.mark.parametrize("name", ["voice 03", "voice 07", "60 s"])
+def test_the_waveform_is_normalised_as_in_float64(name: str) -> None:
+    x = waveforms()[name].astype(np.float64)
+    expected = (x - x.mean()) / np.sqrt(x.var() + 1e-7)
+    found = np.array(WaveformFrontEnd()(mx.array(x.astype(np.float32))))[:, 0]
+    assert np.abs(found - expected).max() < 2e-5  # of up to 15
