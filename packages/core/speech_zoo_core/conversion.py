@@ -51,7 +51,7 @@ def convert(
     """
     out = Path(out_dir).expanduser().resolve()
     parse_dtype(dtype)
-    check_free(out, force)
+    check_free(out, force, str(out_dir))
     origin = find(source, revision)
     spec, config, weights, form = read_model(origin)
     model = build(spec, config, weights, str(origin.path))

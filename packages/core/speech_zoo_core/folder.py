@@ -12,12 +12,13 @@ from .errors import CheckpointError
 OURS = (".safetensors", ".safetensors.index.json", "config.json", "parity.json", "README.md")
 
 
-def check_free(out: Path, force: bool) -> None:
+def check_free(out: Path, force: bool, called: str) -> None:
     """Refuse a place that is taken.
 
     Args:
         out: where a folder is to be.
         force: whether a converted checkpoint may be replaced; nothing else ever is.
+        called: what the user calls it.
 
     Raises:
         CheckpointError: says what lies there.
@@ -25,12 +26,12 @@ def check_free(out: Path, force: bool) -> None:
     if not os.path.lexists(out):
         return
     if not out.is_dir() or out.is_symlink():
-        raise CheckpointError(f"{out} exists already and is not a folder")
+        raise CheckpointError(f"{called} exists already and is not a folder")
     found = sorted(item.name for item in out.iterdir())
     if found and not force:
-        raise CheckpointError(f"{out} exists already; give a new or empty folder, or --force to replace it")
+        raise CheckpointError(f"{called} exists already; give a new or empty folder, or --force to replace it")
     if others := [name for name in found if not name.endswith(OURS) or not (out / name).is_file()]:
-        raise CheckpointError(f"{out} holds more than a converted checkpoint ({', '.join(others[:5])}): not replaced")
+        raise CheckpointError(f"{called} holds more than a converted checkpoint ({', '.join(others[:5])}): not replaced")
 
 
 @contextmanager
