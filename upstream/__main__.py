@@ -56,21 +56,34 @@ def prove(copy: Path, commit: Commit, made: str) -> str:
 
 def compare(copy: Path, base: str, tip: str) -> bool:
     """Run the whole suite on two commits and print outcomes; whether nothing got worse and all new tests pass."""
+    commits = {"before": base, "after": tip}
     found = []
-    for name, commit in (("before", base), ("after", tip)):
-        git.git(copy, "checkout", "--quiet", "--force", "--detach", commit)
+    for name, commit in commits.items():
         print(f"mlx-audio's suite {name} the export …", flush=True)
-        found.append(suite.run(copy))
+        found.append(run_on(copy, commit))
         print(f"  {suite.summary(found[-1])}", flush=True)
     differing, new = suite.changed(*found), suite.added(*found)
+    there = [test for test in differing if test in found[1]]
+    if there:  # some tests of mlx-audio give now this, now that
+        again = [run_on(copy, commit, *there) for commit in commits.values()]
+        steady = differing.keys() - set(there) | suite.changed(*again).keys()
+        for test in differing.keys() - steady:
+            print(f"  unsteady: {test}: {differing[test]}; run again, {again[1].get(test)} both times")
+        differing = {test: line for test, line in differing.items() if test in steady}
     print(f"tests of mlx-audio whose outcome changed: {len(differing)}")
-    for line in differing:
-        print(f"  {line}")
+    for test, line in differing.items():
+        print(f"  {test}: {line}")
     print(f"exported tests: {suite.summary(new)}")
     for test, outcome in new.items():
         if outcome not in suite.OK:
             print(f"  {test}: {outcome}")
     return not differing and bool(new) and all(outcome in suite.OK for outcome in new.values())
+
+
+def run_on(copy: Path, commit: str, *tests: str) -> suite.Outcomes:
+    """Outcomes of tests on a commit."""
+    git.git(copy, "checkout", "--quiet", "--force", "--detach", commit)
+    return suite.run(copy, *tests)
 
 
 def export(path: Path, branch: str, test: bool) -> bool:

@@ -63,13 +63,13 @@ def summary(outcomes: Outcomes) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.most_common()) or "no tests"
 
 
-def changed(before: Outcomes, after: Outcomes) -> list[str]:
-    """A line for each test of `before` whose outcome is another in `after`."""
-    return [
-        f"{test}: {outcome}, then {after.get(test, 'gone')}"
+def changed(before: Outcomes, after: Outcomes) -> dict[str, str]:
+    """The tests of `before` whose outcome is another in `after`, with both."""
+    return {
+        test: f"{outcome}, then {after.get(test, 'gone')}"
         for test, outcome in sorted(before.items())
         if after.get(test) != outcome
-    ]
+    }
 
 
 def added(before: Outcomes, after: Outcomes) -> Outcomes:

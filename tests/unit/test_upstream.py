@@ -366,15 +366,18 @@ def test_the_tests_see_the_tree(little: Path) -> None:
 
 
 def test_outcomes_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def verdict(before: dict[str, str], after: dict[str, str]) -> tuple[bool, str]:
-        runs = iter((before, after))
-        monkeypatch.setattr(suite, "run", lambda _copy: next(runs))
+    def verdict(*outcomes: dict[str, str]) -> tuple[bool, str]:
+        runs = iter(outcomes)
+        monkeypatch.setattr(suite, "run", lambda _copy, *_tests: next(runs))
         monkeypatch.setattr(git, "git", lambda *_: "")
         return program.compare(tmp_path, "base", "tip"), capsys.readouterr().out
 
     assert verdict({"a": "failed"}, {"a": "failed", "b": "passed"})[0]
-    good, text = verdict({"a": "passed"}, {"a": "crashed", "b": "passed"})
+    worse = ({"a": "passed"}, {"a": "crashed", "b": "passed"})
+    good, text = verdict(*worse, {"a": "passed"}, {"a": "failed"})
     assert not good and "a: passed, then crashed" in text
+    good, text = verdict(*worse, {"a": "passed"}, {"a": "passed"})
+    assert good and "unsteady: a: passed, then crashed; run again, passed both times" in text
     assert not verdict({"a": "passed"}, {"b": "passed"})[0]
     assert not verdict({"a": "passed"}, {"a": "passed", "b": "failed"})[0]
     assert not verdict({"a": "passed"}, {"a": "passed"})[0]
