@@ -80,7 +80,7 @@ def upstream(session: nox.Session) -> None:
     path = Path(session.invoked_from, session.posargs[0]).resolve()
     if not (path / "pyproject.toml").is_file():
         session.error(f"{path} is no source tree of mlx-audio")
-    install(session, "", "pytest>=8", "black", "isort", *mlx_audio_needs(path))
+    install(session, "onnx", "pytest>=8", "black", "isort", *mlx_audio_needs(path))
     session.run("python", "-m", "upstream", str(path), *session.posargs[1:])
 
 
