@@ -18,7 +18,7 @@ def git(folder: Path, *arguments: str, check: bool = True) -> str:
         UpstreamError: git failed, or is not installed.
     """
     environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
-    for part, value in IDENTITY.items():
+    for part, value in IDENTITY.items() if "commit" in arguments else ():
         known = subprocess.run(
             ["git", "-C", str(folder), "config", f"user.{part.lower()}"], capture_output=True, text=True, check=False
         )
