@@ -122,3 +122,23 @@ def bench(session: nox.Session) -> None:
     """Measure memory and speed on this machine, next to torch; arguments go to `speech-zoo bench`."""
     install(session, "onnx", "torch==2.13.0", "transformers>=5")
     session.run("speech-zoo", "bench", *session.posargs)
+
+
+@nox.session
+def upstream(session: nox.Session) -> None:
+    """Export our models into a source tree of mlx-audio (`-- PATH`) as commits, and run its tests there."""
+    if not session.posargs:
+        session.error("name a checkout or an unpacked source distribution of mlx-audio: nox -s upstream -- PATH")
+    path = Path(session.invoked_from, session.posargs[0]).resolve()
+    if not (path / "pyproject.toml").is_file():
+        session.error(f"{path} is no source tree of mlx-audio")
+    install(session, "onnx", "pytest>=8", "black", "isort", *mlx_audio_needs(path))
+    session.run("python", "-m", "upstream", str(path), *session.posargs[1:])
+
+
+def mlx_audio_needs(path: Path) -> list[str]:
+    """What a source tree of mlx-audio and its tests need; webrtcvad, which needs a compiler, is left out."""
+    project = nox.project.load_toml(path / "pyproject.toml")["project"]
+    extras = project.get("optional-dependencies", {})
+    needs = [*project["dependencies"], *extras.get("all", []), *extras.get("dev", [])]
+    return [need for need in needs if not need.startswith(("webrtcvad", "pre-commit"))]

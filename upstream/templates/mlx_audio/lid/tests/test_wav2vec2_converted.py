@@ -1,0 +1,56 @@
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_audio.lid import load
+from mlx_audio.lid.models.wav2vec2 import Model, ModelConfig
+
+TINY = {
+    "model_type": "wav2vec2",
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 32,
+    "num_feat_extract_layers": 2,
+    "conv_dim": [16, 16],
+    "conv_stride": [5, 2],
+    "conv_kernel": [10, 3],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 16,
+    "num_labels": 3,
+}
+
+
+class TestConvertedCheckpoint(unittest.TestCase):
+    def setUp(self):
+        mx.random.seed(0)
+        self.model = Model(ModelConfig.from_dict(TINY))
+        self.model.eval()
+        self.weights = dict(tree_flatten(self.model.parameters()))
+
+    def test_sanitize_leaves_it_as_it_is(self):
+        found = self.model.sanitize(dict(self.weights))
+        self.assertEqual(
+            {name: value.shape for name, value in found.items()},
+            {name: value.shape for name, value in self.weights.items()},
+        )
+
+    def test_it_loads_again(self):
+        audio = mx.random.normal((1, 1600))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(TINY))
+            mx.save_safetensors(str(Path(folder) / "model.safetensors"), self.weights)
+            again = load(folder, strict=True)
+        np.testing.assert_allclose(
+            np.array(again(audio)), np.array(self.model(audio)), atol=1e-5
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()
