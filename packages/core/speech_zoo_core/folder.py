@@ -31,7 +31,8 @@ def check_free(out: Path, force: bool, called: str) -> None:
     if found and not force:
         raise CheckpointError(f"{called} exists already; give a new or empty folder, or --force to replace it")
     if others := [name for name in found if not name.endswith(OURS) or not (out / name).is_file()]:
-        raise CheckpointError(f"{called} holds more than a converted checkpoint ({', '.join(others[:5])}): not replaced")
+        listed = ", ".join(others[:5])
+        raise CheckpointError(f"{called} holds more than a converted checkpoint ({listed}): not replaced")
 
 
 @contextmanager
