@@ -37,6 +37,7 @@ __all__ = [
     "Verification",
     "convert",
     "load",
+    "register",
 ]
 
 
@@ -84,6 +85,18 @@ def convert(
     from .catalogue import resolve
 
     return speech_zoo_core.convert(resolve(source), out_dir, dtype, bits, revision=revision)
+
+
+def register() -> None:
+    """Let mlx_audio load our models: `mlx_audio.load`, `mlx_audio.utils.load_model`, `mlx_audio.lid.load` and the like.
+
+    Not needed where the package was installed by pip or uv, which see to it at the start of every interpreter, unless
+    the environment says `SPEECH_ZOO_AUTOLOAD=0`. Idempotent, before or after mlx_audio is imported; what was imported
+    from its modules by name before stays as it was.
+    """
+    from .plugin import register
+
+    register()
 
 
 def __getattr__(name: str) -> Any:
