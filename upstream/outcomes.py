@@ -21,6 +21,7 @@ from typing import Any
 
 KINDS = ("passed", "failed", "error", "skipped", "crashed", "stalled")
 STALL = 120.0  # seconds
+START = 600.0  # the same before the first test: imports of a whole file
 ENDED = (0, 1, 2, 5)  # of pytest: passed, failed, a file that cannot be collected, no tests
 JOURNAL = "OUTCOMES_JOURNAL"
 
@@ -64,7 +65,7 @@ def outcomes_of(journal: str) -> tuple[dict[str, str], str | None]:
     return found, running
 
 
-def run_file(file: Path, tests: Path, scratch: Path, stall: float = STALL) -> dict[str, str]:
+def run_file(file: Path, tests: Path, scratch: Path) -> dict[str, str]:
     """Outcomes of one test file, by `file::test`."""
     name = file.relative_to(tests).as_posix()
     journal, log = (scratch / f"{name.replace('/', '.')}{suffix}" for suffix in (".jsonl", ".log"))
@@ -72,7 +73,7 @@ def run_file(file: Path, tests: Path, scratch: Path, stall: float = STALL) -> di
     stopped: list[str] = []
     while True:
         journal.write_text("", encoding="utf-8")
-        status = _pytest(file, journal, log, stopped, stall)
+        status = _pytest(file, journal, log, stopped)
         outcomes, running = outcomes_of(journal.read_text(encoding="utf-8"))
         found |= {test: outcome for test, outcome in outcomes.items() if test != running}
         if running is not None and running not in stopped:
@@ -80,12 +81,12 @@ def run_file(file: Path, tests: Path, scratch: Path, stall: float = STALL) -> di
             stopped.append(running)
             continue
         if status not in ENDED:  # before the first test, or after the last
-            found["whole file"] = "stalled" if status is None else "crashed"
+            found["::whole file"] = "stalled" if status is None else "crashed"
             print(f"{name}: {log.read_text(errors='replace')[-2000:]}", file=sys.stderr)
         return {f"{name}::{test.partition('::')[2] or 'collection'}": outcome for test, outcome in found.items()}
 
 
-def _pytest(file: Path, journal: Path, log: Path, without: list[str], stall: float) -> int | None:
+def _pytest(file: Path, journal: Path, log: Path, without: list[str]) -> int | None:
     """Run pytest on one file; returns its exit status, None where it had to be stopped."""
     command = [sys.executable, "-m", "pytest", str(file), "-v", "-p", "no:cacheprovider", "-p", Path(__file__).stem]
     command += [part for test in without for part in ("--deselect", test)]
@@ -101,7 +102,7 @@ def _pytest(file: Path, journal: Path, log: Path, without: list[str], stall: flo
             time.sleep(0.2)
             if (now := journal.stat().st_size) != size:
                 size, since = now, time.monotonic()
-            elif time.monotonic() - since > stall:
+            elif time.monotonic() - since > (STALL if size else START):
                 process.kill()
                 process.wait()
                 return None

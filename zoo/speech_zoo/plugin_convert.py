@@ -10,7 +10,7 @@ from typing import Any
 
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 
-from .plugin import bears_our_marks, here, local_config, located
+from .plugin_load import bears_our_marks, here, local_config, located
 
 # Known to mlx-audio, whose conversion stops, or gives a folder that mlx-audio cannot load.
 UNCONVERTED = ("Wav2Vec2ForSequenceClassification",)
