@@ -4,7 +4,7 @@ python upstream/outcomes.py run TESTS OUT.json     TESTS: a folder with `test_*.
 python upstream/outcomes.py compare A.json B.json  a table; status 1 where a test's outcome differs
 
 Each file runs in a process of its own. A test that crashes it, or that says nothing for STALL seconds, has that as its
-outcome, and the others of the file run without it.
+outcome, and those that come after it in the file run in another process.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("passed", "failed", "error", "skipped", "crashed", "stalled")
-STALL = 120.0  # seconds
+STALL = 60.0  # seconds
 START = 600.0  # the same before the first test: imports of a whole file
 ENDED = (0, 1, 2, 5)  # of pytest: passed, failed, a file that cannot be collected, no tests
 JOURNAL = "OUTCOMES_JOURNAL"
@@ -70,15 +70,14 @@ def run_file(file: Path, tests: Path, scratch: Path) -> dict[str, str]:
     name = file.relative_to(tests).as_posix()
     journal, log = (scratch / f"{name.replace('/', '.')}{suffix}" for suffix in (".jsonl", ".log"))
     found: dict[str, str] = {}
-    stopped: list[str] = []
     while True:
         journal.write_text("", encoding="utf-8")
-        status = _pytest(file, journal, log, stopped)
+        status = _pytest(file, journal, log, list(found))
         outcomes, running = outcomes_of(journal.read_text(encoding="utf-8"))
-        found |= {test: outcome for test, outcome in outcomes.items() if test != running}
-        if running is not None and running not in stopped:
+        new = outcomes.keys() - found.keys()
+        found |= outcomes
+        if running in new:
             found[running] = "stalled" if status is None else "crashed"
-            stopped.append(running)
             continue
         if status not in ENDED:  # before the first test, or after the last
             found["::whole file"] = "stalled" if status is None else "crashed"
