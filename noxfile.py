@@ -95,4 +95,4 @@ def suite_without_and_with_plugin(session: nox.Session) -> None:
     session.run("python", "upstream/outcomes.py", "run", tests, reports[0])
     install(session, "onnx")
     session.run("python", "upstream/outcomes.py", "run", tests, reports[1])
-    session.run("python", "upstream/outcomes.py", "compare", *reports)
+    session.run("python", "upstream/outcomes.py", "compare", tests, *reports)

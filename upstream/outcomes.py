@@ -1,10 +1,11 @@
 """Run mlx-audio's own test suite and compare the outcomes of two runs.
 
-python upstream/outcomes.py run TESTS OUT.json     TESTS: a folder with `test_*.py` somewhere below
-python upstream/outcomes.py compare A.json B.json  a table; status 1 where a test's outcome differs
+python upstream/outcomes.py run TESTS OUT.json           TESTS: a folder with `test_*.py` somewhere below
+python upstream/outcomes.py compare TESTS A.json B.json  a table; status 1 where a test's outcome differs
 
 Each file runs in a process of its own. A test that crashes it, or that says nothing for STALL seconds, has that as its
-outcome, and those that come after it in the file run in another process.
+outcome, and those that come after it in the file run in another process. Tests that differ run once more, alone, with
+the plugin switched off and on: whether an invalid access to memory crashes a process that ran others before is chance.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -85,12 +87,24 @@ def run_file(file: Path, tests: Path, scratch: Path) -> dict[str, str]:
         return {f"{name}::{test.partition('::')[2] or 'collection'}": outcome for test, outcome in found.items()}
 
 
-def _pytest(file: Path, journal: Path, log: Path, without: list[str]) -> int | None:
-    """Run pytest on one file; returns its exit status, None where it had to be stopped."""
-    command = [sys.executable, "-m", "pytest", str(file), "-v", "-p", "no:cacheprovider", "-p", Path(__file__).stem]
+def run_alone(test: str, tests: Path, plugin: bool) -> str:
+    """The outcome of one `file::test` in a process of its own, with the plugin or without."""
+    with tempfile.TemporaryDirectory() as scratch:
+        journal, log = Path(scratch) / "journal", Path(scratch) / "log"
+        journal.write_text("", encoding="utf-8")
+        status = _pytest(f"{tests}/{test}", journal, log, [], SPEECH_ZOO_AUTOLOAD="1" if plugin else "0")
+        outcomes, running = outcomes_of(journal.read_text(encoding="utf-8"))
+    if running is not None:
+        return "stalled" if status is None else "crashed"
+    return next(iter(outcomes.values()), "absent")
+
+
+def _pytest(target: Path | str, journal: Path, log: Path, without: list[str], **more: str) -> int | None:
+    """Run pytest on one file or test; returns its exit status, None where it had to be stopped."""
+    command = [sys.executable, "-m", "pytest", str(target), "-v", "-p", "no:cacheprovider", "-p", Path(__file__).stem]
     command += [part for test in without for part in ("--deselect", test)]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path, JOURNAL: str(journal), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | more | {"PYTHONPATH": path, JOURNAL: str(journal), "PYTHONDONTWRITEBYTECODE": "1"}
     environment["HF_HUB_OFFLINE"] = "1"  # the same on every machine
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -125,17 +139,24 @@ def run(tests: Path, out: Path, workers: int | None = None) -> dict[str, str]:
     return found
 
 
-def compare(runs: dict[str, dict[str, str]]) -> tuple[str, bool]:
-    """A table of the counts of two runs with the differing tests, and whether the outcomes are the same."""
+def compare(runs: dict[str, dict[str, str]], alone: Callable[[str, bool], str]) -> tuple[str, bool]:
+    """A table of the counts of two runs with the differing tests, and whether the outcomes are the same.
+
+    `alone(test, plugin)` gives the outcome of a test that runs by itself; it decides about the tests that differ.
+    """
     lines = [" " * 24 + "".join(f"{kind:>9}" for kind in (*KINDS, "total"))]
     for name, outcomes in runs.items():
         counts = Counter(outcomes.values())
         lines.append(f"{name:24}" + "".join(f"{n:>9}" for n in [*(counts[kind] for kind in KINDS), len(outcomes)]))
     first, second = runs.values()
-    differing = sorted(test for test in first.keys() | second.keys() if first.get(test) != second.get(test))
-    lines += [f"{test}: {first.get(test, 'absent')} -> {second.get(test, 'absent')}" for test in differing]
-    lines.append(f"{len(differing)} tests differ" if differing else "every test has the same outcome")
-    return "\n".join(lines), not differing
+    failures = unstable = 0
+    for test in sorted(test for test in first.keys() | second.keys() if first.get(test) != second.get(test)):
+        off, on = alone(test, False), alone(test, True)
+        lines.append(f"{test}: {first.get(test, 'absent')} -> {second.get(test, 'absent')}, alone {off} -> {on}")
+        unstable += off == on
+        failures += off != on
+    lines.append(f"{failures} tests differ; {unstable} are unstable, but the same when they run alone")
+    return "\n".join(lines), not failures
 
 
 def main() -> None:
@@ -146,12 +167,14 @@ def main() -> None:
     runner.add_argument("tests", type=Path)
     runner.add_argument("out", type=Path)
     comparer = commands.add_parser("compare")
+    comparer.add_argument("tests", type=Path)
     comparer.add_argument("runs", type=Path, nargs=2)
     options = parser.parse_args()
     if options.command == "run":
         run(options.tests, options.out)
         return
-    table, same = compare({file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.runs})
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in options.runs}
+    table, same = compare(runs, lambda test, plugin: run_alone(test, options.tests.resolve(), plugin))
     print(table)
     sys.exit(0 if same else 1)
 

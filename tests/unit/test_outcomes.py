@@ -39,7 +39,6 @@ def test_every_test_has_its_outcome(outcomes: ModuleType, tmp_path: Path, monkey
     suite.mkdir(parents=True)
     (suite / "test_some.py").write_text(SUITE)
     (suite / "test_broken.py").write_text("import a_module_that_is_nowhere")
-    (suite / "test_empty.py").write_text("")
     (suite / "test_gone.py").write_text("import os; os._exit(3)")
     found = outcomes.run(suite.parent, tmp_path / "found.json")
     assert found == {
@@ -56,14 +55,28 @@ def test_every_test_has_its_outcome(outcomes: ModuleType, tmp_path: Path, monkey
 
 
 def test_differing_tests_are_named(outcomes: ModuleType) -> None:
-    table, same = outcomes.compare({"without": {"a": "passed", "b": "failed"}, "with": {"a": "failed", "c": "passed"}})
+    def alone(test: str, plugin: bool) -> str:
+        return "failed" if test == "a" and plugin else "crashed"
+
+    runs = {
+        "without": {"a": "passed", "b": "crashed", "c": "failed"},
+        "with": {"a": "failed", "b": "passed", "c": "failed"},
+    }
+    table, same = outcomes.compare(runs, alone)
     assert not same
-    assert table.splitlines()[-4:] == [
-        "a: passed -> failed",
-        "b: failed -> absent",
-        "c: absent -> passed",
-        "3 tests differ",
+    assert table.splitlines()[-3:] == [
+        "a: passed -> failed, alone crashed -> failed",
+        "b: crashed -> passed, alone crashed -> crashed",
+        "1 tests differ; 1 are unstable, but the same when they run alone",
     ]
-    table, same = outcomes.compare({"without": {"a": "passed"}, "with": {"a": "passed"}})
+    table, same = outcomes.compare({name: {"b": run["b"]} for name, run in runs.items()}, alone)
     assert same
-    assert table.splitlines()[-1] == "every test has the same outcome"
+    assert outcomes.compare({"without": {"a": "passed"}, "with": {"a": "passed"}}, alone)[1]
+
+
+def test_one_test_runs_alone(outcomes: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import os\ndef test_it(): assert os.environ['SPEECH_ZOO_AUTOLOAD'] == '1'\n"
+    )
+    assert outcomes.run_alone("test_some.py::test_it", tmp_path, plugin=True) == "passed"
+    assert outcomes.run_alone("test_some.py::test_it", tmp_path, plugin=False) == "failed"

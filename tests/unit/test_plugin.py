@@ -18,6 +18,7 @@ import pytest
 import speech_zoo_autoload
 import speech_zoo_hooks
 from speech_zoo import plugin, plugin_convert, plugin_load
+from speech_zoo_core import registry
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import AudioError, ConfigError, RegistryError
 from tiny_models import CONFIGS, model_of, tiny_source, voice, wespeaker_folder
@@ -52,7 +53,7 @@ def test_other_configs_do_not(config: Any) -> None:
 
 def test_a_path_wins_over_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plugin_load.here("campplus-zh-en") == "campplus-zh-en"
+    assert plugin_load.here("campplus-zh-en") == registry.bundled()["campplus-zh-en"]
     assert plugin_load.here("mms-lid-256") == "mms-lid-256"
     assert plugin_load.here("org/campplus-zh-en") is None
     assert plugin_load.here("whisper-tiny") is None
@@ -153,11 +154,8 @@ def test_loaders_get_what_they_were_called_with(monkeypatch: pytest.MonkeyPatch)
     loader = plugin_load.taking_ours(load_model, plugin_load.CLASSIFIERS)
     assert loader("org/whisper", True, revision="x") == "theirs"
     assert calls == [("org/whisper", True, {"revision": "x"})]
-    assert loader(model_path="campplus-zh-en", revision="x") == (
-        "campplus-zh-en",
-        plugin_load.CLASSIFIERS,
-        {"revision": "x"},
-    )
+    ours = loader(model_path="mms-lid-256", revision="x")
+    assert ours == ("mms-lid-256", plugin_load.CLASSIFIERS, {"revision": "x"})
     with pytest.raises(TypeError):
         loader()
 

@@ -60,12 +60,14 @@ def here(ref: Any) -> str | Path | None:
         return None
     from speech_zoo_core import registry
 
-    from .catalogue import entries
-
     try:
-        return ref if ref in registry.bundled() or ref in entries() else None
+        if folder := registry.bundled().get(ref):
+            return folder
     except RegistryError:  # two packages with one model type; said where it is about one of ours
         return None
+    from .catalogue import entries
+
+    return ref if ref in entries() else None
 
 
 def located(ref: str | os.PathLike[str]) -> str | Path:
