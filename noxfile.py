@@ -14,6 +14,7 @@ nox.options.default_venv_backend = "virtualenv"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
+OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is tested with
 BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
 
 
@@ -37,14 +38,18 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Unit tests, goldens and end-to-end tests; no PyTorch."""
-    install(session, "onnx,plot", *group("test"))
-    session.run("pytest", "--ignore=tests/parity", *session.posargs)
+    install(session, "onnx,plot", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"))
+    oldest = Path(session.virtualenv.location).resolve() / f"mlx-audio-{OLDEST_MLX_AUDIO}"  # beside the newest
+    if not oldest.exists():
+        session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")
+    env = {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest)}
+    session.run("pytest", "--ignore=tests/parity", *session.posargs, env=env)
 
 
 @nox.session
 def parity(session: nox.Session) -> None:
     """Compare with the original implementations, live; needs PyTorch."""
-    install(session, "onnx", *group("test"), *group("oracles"))
+    install(session, "onnx", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"), *group("oracles"))
     session.install("--no-deps", *group("oracles-no-deps"))
     session.run("pytest", "tests/parity", "tests/e2e/test_publish.py", *session.posargs)
 
@@ -126,9 +131,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def upstream(session: nox.Session) -> None:
-    """Export our models into a source tree of mlx-audio (`-- PATH`) as commits, and run its tests there."""
+    """Run mlx-audio's own test suite without our plugin and with it, and compare the outcomes.
+
+    With PATH, a checkout or an unpacked source distribution of mlx-audio: export our models into it as commits, and run
+    its tests there.
+    """
     if not session.posargs:
-        session.error("name a checkout or an unpacked source distribution of mlx-audio: nox -s upstream -- PATH")
+        suite_without_and_with_plugin(session)
+        return
     path = Path(session.invoked_from, session.posargs[0]).resolve()
     if not (path / "pyproject.toml").is_file():
         session.error(f"{path} is no source tree of mlx-audio")
@@ -142,3 +152,18 @@ def mlx_audio_needs(path: Path) -> list[str]:
     extras = project.get("optional-dependencies", {})
     needs = [*project["dependencies"], *extras.get("all", []), *extras.get("dev", [])]
     return [need for need in needs if not need.startswith(("webrtcvad", "pre-commit"))]
+
+
+def suite_without_and_with_plugin(session: nox.Session) -> None:
+    """The same environment, before and after our wheels are installed; fails where a test's outcome differs."""
+    names = [nox.project.load_toml(f"{path}/pyproject.toml")["project"]["name"] for path in [*PACKAGES, "zoo"]]
+    session.run("pip", "uninstall", "-q", "-y", *names)
+    backend = ["mlx[cpu]"] if BACKEND else []
+    session.install(f"mlx-audio[all]=={NEWEST_MLX_AUDIO}", *backend, "pytest>=8", "pytest-asyncio>=1", "httpx2<3")
+    find = "import importlib.util as u; print(u.find_spec('mlx_audio').submodule_search_locations[0])"
+    tests = str(session.run("python", "-c", find, silent=True)).strip()
+    reports = [f"{session.create_tmp()}/{name}.json" for name in ("without plugin", "with plugin")]
+    session.run("python", "upstream/outcomes.py", "run", tests, reports[0])
+    install(session, "onnx")
+    session.run("python", "upstream/outcomes.py", "run", tests, reports[1])
+    session.run("python", "upstream/outcomes.py", "compare", tests, *reports)

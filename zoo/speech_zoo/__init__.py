@@ -44,6 +44,7 @@ __all__ = [
     "check",
     "convert",
     "load",
+    "register",
     "upload",
 ]
 
@@ -186,6 +187,18 @@ def upload(
     return publish(
         checkpoint, repo, private=private, create_pr=create_pr, revision=revision, dry_run=dry_run, force=force
     )
+
+
+def register() -> None:
+    """Let mlx_audio load our models: `mlx_audio.load`, `mlx_audio.utils.load_model`, `mlx_audio.lid.load` and the like.
+
+    Not needed where the package was installed by pip or uv, which see to it at the start of every interpreter, unless
+    the environment says `SPEECH_ZOO_AUTOLOAD=0`. Idempotent, before or after mlx_audio is imported; what was imported
+    from its modules by name before stays as it was.
+    """
+    from .plugin import register
+
+    register()
 
 
 def __getattr__(name: str) -> Any:

@@ -251,9 +251,17 @@ def bench(
     layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers; the real model has 48.")] = 4,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of the clip.")] = 10.0,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each contender; the median counts.")] = 7,
+    start: Annotated[
+        bool, typer.Option("--start", help="Measure the start instead: the bundled model through mlx_audio.load.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure MMS-LID-256 on this machine: memory, and speed next to torch where that is installed."""
+    if start:
+        from . import start as start_bench
+
+        start_bench.run(repeats, as_json)
+        return
     from .bench import run
 
     run(layers, seconds, repeats, as_json)

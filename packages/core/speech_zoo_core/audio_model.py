@@ -26,6 +26,12 @@ class AudioModel:
     config: Any
     min_frames: int
     pads = True  # whether clips of different length may share a batch
+    assumes_rate = False  # whether samples without a rate are taken to be at the model's own, as mlx-audio does
+
+    @property
+    def sample_rate(self) -> int:
+        """The rate that the model works at, in Hz; clips of other rates are resampled."""
+        return self._front_end().sample_rate
 
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:  # pragma: no cover
         raise TypeError("the model class defines __call__")
@@ -41,6 +47,10 @@ class AudioModel:
     def _waveform(self, audio: Audio, sample_rate: int | None) -> mx.array:
         """One clip at the front end's rate, (N,) float32; errors as `features`."""
         front_end = self._front_end()
+        if self.assumes_rate and isinstance(audio, (np.ndarray, mx.array)):
+            sample_rate = sample_rate or front_end.sample_rate
+            if audio.ndim == 2 and audio.shape[0] == 1:
+                audio = audio[0]
         waveform = load_audio(audio, front_end.sample_rate, sample_rate)
         n_frames = front_end.num_frames(waveform.size)
         if n_frames < self.min_frames:

@@ -23,7 +23,6 @@ def preload() -> None:
     if "mlx.core" in sys.modules:
         if not _openblas_is_loaded():
             _problems.append(SLOW + "mlx was imported before speech_zoo; import speech_zoo first")
-            warn_if_slow()
         return
     try:
         problem = _open()

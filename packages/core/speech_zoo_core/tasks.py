@@ -88,6 +88,10 @@ class SpeakerEmbedding(AudioModel):
         self._check_task("speaker-embedding")
         return _unit(self(self.features(audio, sample_rate)[None]))[0]
 
+    def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+        """`embed`, under the name that mlx-audio's speaker models have for it."""
+        return self.embed(audio, sample_rate)
+
     def embed_batch(self, audios: Sequence[Audio], sample_rate: int | None = None) -> mx.array:
         """Embeddings of many clips, equal to `embed` of each; shows progress on a terminal.
 

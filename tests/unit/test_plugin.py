@@ -1,0 +1,219 @@
+"""The plugin for mlx_audio: what is ours, what its import hook does, and mlx-audio's options for our conversion.
+
+`tests/e2e/test_mlx_audio.py` has what users see.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import speech_zoo_autoload
+import speech_zoo_hooks
+from speech_zoo import plugin, plugin_convert, plugin_load
+from speech_zoo_core import registry
+from speech_zoo_core.config import to_dict
+from speech_zoo_core.errors import AudioError, ConfigError, RegistryError
+from tiny_models import CONFIGS, model_of, tiny_source, voice, wespeaker_folder
+
+SOURCE = {"form": "x", "converter": "mlx-speech-zoo 0.1.0"}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_converted_config_bears_our_marks(name: str) -> None:
+    assert plugin_load.bears_our_marks({**to_dict(CONFIGS[name]), "source": SOURCE})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        [],
+        {},
+        {"model_type": "resnet34"},
+        {"model_type": "ecapa_tdnn", "n_mels": 60, "channels": 1024},
+        {"model_type": "ecapa_tdnn", "task": "language-identification"},
+        {"model_type": "ecapa_tdnn", "task": "language-identification", "front_end": "fbank", "source": "hub"},
+        {"model_type": "whisper", "task": "transcribe", "front_end": {"kind": "mel"}},
+        {"model_type": "whisper", "task": ["speaker-embedding"], "front_end": {"kind": "mel"}},
+        {"task": "speaker-embedding", "source": SOURCE},
+        {"model_type": "resnet34", "task": "speaker-embedding", "source": {"converter": "another 1.0"}},
+    ],
+)
+def test_other_configs_do_not(config: Any) -> None:
+    assert not plugin_load.bears_our_marks(config)
+
+
+def test_a_path_wins_over_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert plugin_load.here("campplus-zh-en") == registry.bundled()["campplus-zh-en"]
+    assert plugin_load.here("mms-lid-256") == "mms-lid-256"
+    assert plugin_load.here("org/campplus-zh-en") is None
+    assert plugin_load.here("whisper-tiny") is None
+    assert plugin_load.here(None) is None
+    (tmp_path / "campplus-zh-en").mkdir()
+    assert plugin_load.here("campplus-zh-en") is None
+    (tmp_path / "campplus-zh-en" / "config.json").write_text("{")
+    assert plugin_load.here("campplus-zh-en") is None
+
+
+# The import hook
+
+
+@pytest.fixture
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech_zoo_hooks, "_warned", False)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Iterator[Any]:
+    """Of a module that notes what happens."""
+    (tmp_path / "some_module.py").write_text("happened = ['executed']\n")
+    yield spec_from_file_location("some_module", tmp_path / "some_module.py")
+
+
+def run(spec: Any) -> ModuleType:
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_hooks_run_around_one_import_and_leave_nothing(spec: Any) -> None:
+    order: list[Any] = []
+    hooked = speech_zoo_hooks.after_import(spec, lambda: order.append("before"), lambda m: order.append(m.happened))
+    assert hooked is spec
+    assert speech_zoo_hooks.after_import(spec, lambda: order.append("twice"), order.append) is spec
+    module = run(spec)
+    assert order == ["before", ["executed"]]
+    assert type(module.__spec__.loader) is SourceFileLoader  # type: ignore[union-attr]
+    assert "exec_module" not in vars(spec.loader)
+    run(spec)
+    assert len(order) == 2
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_errors_of_hooks_are_one_warning(spec: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("of\ntwo lines")
+
+    speech_zoo_hooks.after_import(spec, fail, fail)
+    with pytest.warns(RuntimeWarning, match="does not work here: of two lines; use speech_zoo.load") as caught:
+        assert run(spec).happened == ["executed"]
+    assert len(caught) == 1
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_where_warnings_are_errors_it_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        speech_zoo_hooks.warn(KeyError())
+    assert "does not work here: KeyError; use speech_zoo.load" in capsys.readouterr().err
+
+
+def test_an_error_of_the_module_itself_is_its_own(spec: Any) -> None:
+    Path(spec.origin).write_text("raise LookupError('mine')\n")
+    speech_zoo_hooks.after_import(spec, lambda: None, lambda module: None)
+    with pytest.raises(LookupError, match="mine"):
+        run(spec)
+
+
+def test_it_is_installed_once_and_never_when_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [])
+    monkeypatch.setenv("SPEECH_ZOO_AUTOLOAD", "0")
+    speech_zoo_autoload.install()
+    assert sys.meta_path == []
+    monkeypatch.delenv("SPEECH_ZOO_AUTOLOAD")
+    speech_zoo_autoload.install()
+    speech_zoo_autoload.install()  # as site does it in some virtual environments
+    assert [type(finder).__name__ for finder in sys.meta_path] == ["Watcher"]
+    assert sys.meta_path[0].find_spec("json") is None
+    assert sys.meta_path[0].find_spec("mlx_audio") is None  # nobody else finds it
+
+
+def test_what_is_missing_is_named() -> None:
+    module = ModuleType("mlx_audio.utils")
+    with pytest.raises(RegistryError, match=r"has no mlx_audio\.utils\.load_model \(known to work: mlx-audio 0.4.8 to"):
+        plugin.wrap(module, "load_model", lambda original: original)
+
+
+def test_loaders_get_what_they_were_called_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def load_model(model_path: str, lazy: bool = False, **kwargs: Any) -> str:
+        calls.append((model_path, lazy, kwargs))
+        return "theirs"
+
+    monkeypatch.setattr(plugin_load, "load_ours", lambda ref, tasks, **options: (ref, tasks, options))
+    loader = plugin_load.taking_ours(load_model, plugin_load.CLASSIFIERS)
+    assert loader("org/whisper", True, revision="x") == "theirs"
+    assert calls == [("org/whisper", True, {"revision": "x"})]
+    ours = loader(model_path="mms-lid-256", revision="x")
+    assert ours == ("mms-lid-256", plugin_load.CLASSIFIERS, {"revision": "x"})
+    with pytest.raises(TypeError):
+        loader()
+
+
+# Models
+
+
+def test_samples_without_a_rate_are_at_the_rate_of_the_model_only_for_mlx_audio() -> None:
+    model = model_of(CONFIGS["basic"], tiny_source("basic"))
+    samples = mx.array(voice(16000))
+    with pytest.raises(AudioError, match="samples need their rate"):
+        model.encode(samples)
+    model.assumes_rate = True
+    expected = np.array(model.embed(samples, 16000))
+    for given in (samples, np.array(samples), samples[None], (samples, 16000)):
+        np.testing.assert_array_equal(np.array(model.encode(given)), expected)
+    np.testing.assert_array_equal(np.array(model.embed_batch([samples])[0]), expected)
+    assert model.sample_rate == 16000
+    with pytest.raises(AudioError, match="must have shape"):
+        model.encode(samples[None, None])
+
+
+# Conversion
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"upload_repo": "org/x"}, "--upload-repo is not for the models of mlx-speech-zoo: publish the folder with"),
+        ({"dequantize": True}, "--dequantize .*convert the original again"),
+        ({"quantize": True, "quant_predicate": "mixed_2_6"}, "--quant-predicate"),
+        ({"quantize": True, "q_mode": "mxfp4"}, "--q-mode .*only affine"),
+        ({"quantize": True, "q_group_size": 64}, "--q-group-size .*only 32"),
+        ({"quantize": True, "q_bits": 3}, "--q-bits .*only 8 or 4"),
+    ],
+)
+def test_options_that_our_conversion_has_not(options: dict[str, Any], message: str) -> None:
+    def theirs(hf_path: str, revision: str | None = None, model_domain: str | None = None, **more: Any) -> str:
+        return "theirs"
+
+    with pytest.raises(ConfigError, match=message):
+        plugin_convert._convert("campplus-zh-en", None, **options)
+    assert plugin_convert.converting_ours(theirs)("campplus-zh-en", model_domain="stt", **options) == "theirs"
+
+
+def test_what_is_for_our_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(name: str, config: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+        return tmp_path / name
+
+    original = wespeaker_folder(tmp_path / "whisper-original", CONFIGS["basic"])
+    assert plugin_convert.is_ours(original)
+    assert plugin_convert.is_ours(str(original / "avg_model.pt"))
+    assert plugin_convert.is_ours("campplus-zh-en")
+    classifier = '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForSequenceClassification"]}'
+    assert plugin_convert.is_ours(folder("classifier", classifier))
+    assert not plugin_convert.is_ours(folder("ctc", '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}'))
+    assert not plugin_convert.is_ours(folder("theirs", '{"model_type": "ecapa_tdnn", "n_mels": 60}'))
+    assert not plugin_convert.is_ours(folder("nobody", '{"model_type": "nobody"}'))
+    assert not plugin_convert.is_ours(tmp_path / "nowhere")
