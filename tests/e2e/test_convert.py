@@ -82,7 +82,7 @@ def test_force_replaces_a_converted_checkpoint_and_nothing_else(
 ) -> None:
     cli("convert", original, "out", "--dtype", "float16").succeeded()
     (tmp_path / "out" / "README.md").write_text("of the old one", encoding="utf-8")
-    assert cli("convert", original, "out").failed().endswith("give a new or empty folder, or --force to replace it")
+    assert cli("convert", original, "out").failed().endswith("; --force of speech-zoo convert replaces it")
     cli("convert", original, "out", "--force").succeeded()
     assert content(tmp_path / "out") == content(converted)
     cli("convert", "out", "out", "--dtype", "float16", "--force").succeeded()  # onto its own source

@@ -29,7 +29,9 @@ def check_free(out: Path, force: bool, called: str) -> None:
         raise CheckpointError(f"{called} exists already and is not a folder")
     found = sorted(item.name for item in out.iterdir())
     if found and not force:
-        raise CheckpointError(f"{called} exists already; give a new or empty folder, or --force to replace it")
+        raise CheckpointError(
+            f"{called} exists already; give a new or empty folder; --force of speech-zoo convert replaces it"
+        )
     if others := [name for name in found if not name.endswith(OURS) or not (out / name).is_file()]:
         listed = ", ".join(others[:5])
         raise CheckpointError(f"{called} holds more than a converted checkpoint ({listed}): not replaced")
