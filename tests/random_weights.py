@@ -5,10 +5,20 @@ ECAPA-TDNN; `wespeaker_ecapa` gives an ECAPA-TDNN WeSpeaker's names.
 """
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+RESNET34 = SimpleNamespace(
+    model_type="resnet34",
+    block="basic",
+    num_blocks=[3, 4, 6, 3],
+    m_channels=32,
+    feat_dim=80,
+    embed_dim=256,
+    two_emb_layer=False,
+)
 CAMPPLUS_LAYERS = (12, 24, 16)
 HEAD_CHANNELS = 32
 

@@ -10,25 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from loopback_hub import LoopbackHub
-from random_weights import source_weights
+from random_weights import RESNET34, source_weights
 from safetensors.numpy import save
 
 Run = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("speech-zoo")
-RESNET34 = SimpleNamespace(
-    model_type="resnet34",
-    block="basic",
-    num_blocks=[3, 4, 6, 3],
-    m_channels=32,
-    feat_dim=80,
-    embed_dim=256,
-    two_emb_layer=False,
-)
 UNSHARE = shutil.which("unshare")
 OWN_MOUNTS = (
     UNSHARE is not None and subprocess.run([UNSHARE, "-rm", "true"], capture_output=True, check=False).returncode == 0

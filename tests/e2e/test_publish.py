@@ -7,26 +7,16 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch_files
 from huggingface_hub import metadata_load
 from loopback_hub import TOKEN, LoopbackHub
-from random_weights import source_weights
+from random_weights import RESNET34, source_weights
 
 Run = Callable[..., Any]
 HAS_ORACLE = all(find_spec(name) for name in ("torch", "wespeaker", "kaldi_native_fbank"))
 NAME, REPO = "wespeaker-resnet34-lm", "Wespeaker/wespeaker-voxceleb-resnet34-LM"
-RESNET34 = SimpleNamespace(
-    model_type="resnet34",
-    block="basic",
-    num_blocks=[3, 4, 6, 3],
-    m_channels=32,
-    feat_dim=80,
-    embed_dim=256,
-    two_emb_layer=False,
-)
 CONFIG_YAML = """\
 model: ResNet34
 model_args: {feat_dim: 80, embed_dim: 256, pooling_func: TSTP, two_emb_layer: false}
