@@ -9,6 +9,7 @@ import iso639
 import pytest
 import speech_zoo
 from speech_zoo.catalogue import VARIANTS, Entry, entries, entry_of, facts, licences, resolve, targets
+from speech_zoo.comparison import GOLDENS
 from speech_zoo_campplus.source import THREE_D_SPEAKER_THRESHOLD
 from speech_zoo_core import registry
 from speech_zoo_core.config import from_dict, read_json
@@ -192,3 +193,8 @@ def test_an_entry_without_a_repo_says_what_to_get() -> None:
     assert entry == replace(entry, repo=None)
     with pytest.raises(CheckpointError, match=r"not on the Hub: get speaker_proxy_10k_best\.pt from .*give its path"):
         speech_zoo.load("speaker-proxy")
+
+
+@pytest.mark.parametrize("name", entries())
+def test_recorded_outputs_ship_where_the_entry_says_so(name: str) -> None:
+    assert entries()[name].goldens == (GOLDENS / f"{name}.safetensors").is_file()
