@@ -24,7 +24,11 @@ def git(folder: Path, *arguments: str, check: bool = True) -> str:
         )
         if not known.stdout.strip():
             environment |= {f"GIT_{who}_{part}": os.environ.get(f"GIT_{who}_{part}", value) for who in ROLES}
-    command = ["git", "-C", str(folder), "-c", "commit.gpgsign=false", "-c", "core.autocrlf=false", *arguments]
+    settings = ["commit.gpgsign=false", "core.autocrlf=false"]
+    settings.append(
+        f"safe.directory={folder.resolve()}"
+    )  # root unpacks a source distribution with its author's user id
+    command = ["git", "-C", str(folder), *(part for it in settings for part in ("-c", it)), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     except OSError as error:
