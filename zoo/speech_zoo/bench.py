@@ -38,7 +38,11 @@ import json, resource, sys, time
 start = time.perf_counter()
 import speech_zoo
 {work}
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+if sys.platform == "linux":  # whose ru_maxrss starts at the peak of the process that started this one
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps(dict(seconds=time.perf_counter() - start, peak_bytes=peak)))
 """
 
@@ -159,11 +163,21 @@ def memory(folder: Path, scratch: Path) -> list[dict[str, Any]]:
     }
     rows = []
     for job, work in jobs.items():
-        done = subprocess.run([sys.executable, "-c", CHILD.format(work=work)], capture_output=True, text=True)  # noqa: PLW1510
-        if done.returncode:
-            raise SpeechZooError(f"bench: {job} failed: {done.stderr.strip().splitlines()[-1:]}")
-        rows.append({"job": job, **json.loads(done.stdout)})
+        rows.append({"job": job, **measured(job, work)})
     return rows
+
+
+def measured(job: str, work: str) -> dict[str, Any]:
+    """Seconds and peak resident bytes of a process that imports speech_zoo and does the work.
+
+    Raises:
+        SpeechZooError: it failed.
+    """
+    done = subprocess.run([sys.executable, "-c", CHILD.format(work=work)], capture_output=True, text=True)  # noqa: PLW1510
+    if done.returncode:
+        raise SpeechZooError(f"bench: {job} failed: {done.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def machine() -> str:

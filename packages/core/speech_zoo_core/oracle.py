@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .checkpoint.reader import STATE_KEYS
 from .errors import CheckpointError, SpeechZooError
+from .source import PREFIXES
 
 if TYPE_CHECKING:
     from .source import Source
 
-STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where training frameworks put the tensors
-PREFIXES = ("", "resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
 UNKNOWN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 REFUSAL = re.compile(r"(Trying to|Unsupported|Can only) .*")  # the telling line of torch's message
 MAX_STAND_INS = 50
@@ -311,7 +311,7 @@ def fill(module: Any, tensors: dict[str, Any], where: str, dropped: tuple[str, .
         CheckpointError: the tensors do not fit.
     """
     wanted = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
-    fits = [prefix for prefix in PREFIXES if all(prefix + name in tensors for name in wanted)]
+    fits = [prefix for prefix in ("", *PREFIXES) if all(prefix + name in tensors for name in wanted)]
     prefix = fits[0] if fits else ""
     found = {name.removeprefix(prefix): value for name, value in tensors.items()}
     try:
