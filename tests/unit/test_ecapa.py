@@ -12,8 +12,9 @@ import torch_files as tf
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_weights import source_weights, wespeaker_ecapa
+from random_weights import wespeaker_ecapa
 from safetensors.numpy import save_file
+from speech_zoo.bench_weights import source_weights
 from speech_zoo_core.config import from_dict, to_dict
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, InputError, SpeechZooError

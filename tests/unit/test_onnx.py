@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from random_weights import source_weights, wespeaker_ecapa
+from random_weights import wespeaker_ecapa
+from speech_zoo.bench_weights import source_weights
 from speech_zoo_core.checkpoint import read_checkpoint
 from speech_zoo_core.errors import CheckpointError
 from speech_zoo_core.front_end import FrontEnd

@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch_files as tf
-from random_weights import source_weights
 from safetensors.numpy import save, save_file
+from speech_zoo.bench_weights import source_weights
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.front_end import SPEECHBRAIN
