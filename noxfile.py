@@ -124,8 +124,9 @@ def cards(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure memory and speed on this machine, next to torch; arguments go to `speech-zoo bench`."""
-    install(session, "onnx", "torch==2.13.0", "transformers>=5")
+    """Measure speed and memory on this machine, next to the originals; arguments go to `speech-zoo bench`."""
+    install(session, "onnx,plot", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("oracles"))
+    session.install("--no-deps", *group("oracles-no-deps"))
     session.run("speech-zoo", "bench", *session.posargs)
 
 

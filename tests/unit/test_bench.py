@@ -1,7 +1,35 @@
-"""What the benchmark measures."""
+"""What the benchmark measures, whom it compares and what it refuses; workers are stand-ins."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from speech_zoo.bench import measured
+import pytest
+import speech_zoo
+from speech_zoo import bench, bench_chart, bench_report, bench_weights
+from speech_zoo.bench import Plan, agreement, compare, interleave, speech
+from speech_zoo.bench_memory import measured
+from speech_zoo_core.errors import SpeechZooError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class FakeWorker:
+    """Writes down who was asked for what; its output is `vector`, its runs take 1, 2, … seconds."""
+
+    def __init__(self, name: str, asked: list[tuple[str, str]], vector: Any = (3.0, 4.0)) -> None:
+        self.name, self.asked, self.vector, self.runs = name, asked, vector, 0
+
+    def run(self, clips: Path, output: Path | None = None) -> dict[str, Any]:
+        self.asked.append((self.name, clips.name))
+        self.runs += 1
+        if output is not None:
+            np.save(output, np.array([self.vector], np.float32))
+        return {"seconds": float(self.runs), "peak_bytes": 1000 + self.runs}
+
+
+def fakes(asked: list[tuple[str, str]], **vectors: Any) -> dict[str, Any]:
+    return {name: FakeWorker(name, asked, vector) for name, vector in vectors.items()}
 
 
 def test_the_memory_of_the_work_is_not_that_of_its_parent() -> None:
@@ -10,3 +38,164 @@ def test_the_memory_of_the_work_is_not_that_of_its_parent() -> None:
     used = measured("half a gigabyte", "import numpy; x = numpy.ones(64_000_000)")["peak_bytes"]
     assert 512e6 < used < 512e6 + 400e6
     assert mine[-1] == 1
+
+
+def test_workers_take_turns(tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+    workers = fakes(asked, ours=(1.0,), torch=(1.0,), onnxruntime=(1.0,))
+    replies = interleave(workers, tmp_path / "clips.npy", repeats=3)
+    assert [name for name, _ in asked] == ["ours", "torch", "onnxruntime"] * 3
+    assert [reply["seconds"] for reply in replies["torch"]] == [1, 2, 3]
+
+
+def test_medians_and_ratios_come_of_the_runs_after_the_warm_up(tmp_path: Path) -> None:
+    asked: list[tuple[str, str]] = []
+    workers = fakes(asked, ours=(3.0, 4.0), torch=(6.0, 8.0))  # a scale means nothing to an embedding
+    workers["torch"].runs = 4
+    found = compare("resnet34", workers, tmp_path / "clips.npy", 3, tmp_path)
+    assert [name for name, _ in asked] == ["ours", "torch"] * 4
+    assert found["ours"] == {"seconds": 3, "ratio": 1, "runs": 3, "peak_bytes": 1004, "agreement": None}
+    assert (found["torch"]["seconds"], found["torch"]["ratio"]) == (7, 7 / 3)
+    assert found["torch"]["agreement"] == {"measure": "1 - cosine", "value": pytest.approx(0), "limit": 1e-6}
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_stock_mlx_runs_once_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
+    monkeypatch.setattr(bench, "on_cpu", lambda: on_cpu)
+    asked: list[tuple[str, str]] = []
+    found = compare("campplus", fakes(asked, ours=(1.0,), stock=(1.0,)), tmp_path / "clips.npy", 3, tmp_path)
+    assert found["stock"]["runs"] == (1 if on_cpu else 3)
+    stock = [clips for name, clips in asked if name == "stock"]
+    assert stock == (["clips-0.5-1.npy", "clips.npy"] if on_cpu else ["clips.npy"] * 4)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_who_is_compared(monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
+    monkeypatch.setattr(bench, "on_cpu", lambda: on_cpu)
+    plan = Plan(contenders=("torch", "stock"), seconds=(3.0, 70.0), batches=(1, 16))
+    assert plan.names("fbank") == ["ours", "kaldi-native-fbank", "stock"]
+    names = ["ours", "torch", "stock"] if on_cpu else "ours|ours float16|torch|torch float16 compiled|stock".split("|")
+    assert plan.names("mms") == names
+    ran = {case: [name for name in names if not plan.skips(name, "mms", case)] for case in ((3.0, 1), (3.0, 16))}
+    assert ran[3.0, 1] == names
+    assert ran[3.0, 16] == ([name for name in names if name != "stock"] if on_cpu else names)
+    assert all(name.startswith("ours") for name in names if not plan.skips(name, "mms", (70.0, 1)))
+    assert plan.skips("torch", "resnet34", (70.0, 1)) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "contender", "theirs", "value"),
+    [
+        ("resnet34", "torch", [[3.0, 4.02]], "2.86e-06"),
+        ("resnet34", "ours float16", [[3.0, 4.2]], "0.00027"),
+        ("fbank", "kaldi-native-fbank", [[3.0, 4.002]], "0.002"),
+        ("mms", "onnxruntime", [[3.0, 4.001]], "0.00025"),
+        ("mms", "ours float16", [[4.1, 4.0]], "1"),
+        ("ecapa", "torch", [[np.nan, 4.0]], "nan"),
+        ("ecapa", "torch", [[3.0, 4.0], [3.0, 4.0]], "shape"),
+    ],
+)
+def test_a_contender_that_disagrees_is_an_error_before_anything_is_timed(
+    tmp_path: Path, model: str, contender: str, theirs: Any, value: str
+) -> None:
+    ours = np.array([[3.0, 4.0]], np.float32)
+    agreement(model, contender, ours, ours)
+    with pytest.raises(SpeechZooError, match=rf"^bench: {model}: .*{contender}.*{value}") as error:
+        agreement(model, contender, ours, np.array(theirs, np.float32))
+    assert "\n" not in str(error.value)
+    asked: list[tuple[str, str]] = []
+    workers = fakes(asked, ours=(3.0, 4.0)) | {contender: FakeWorker(contender, asked, theirs[0])}
+    if len(theirs) == 1:
+        with pytest.raises(SpeechZooError, match="disagrees"):
+            compare(model, workers, tmp_path / "clips.npy", 3, tmp_path)
+        assert len(asked) == 2
+
+
+def test_float16_may_differ_more() -> None:
+    ours, theirs = np.array([[3.0, 4.0]], np.float32), np.array([[3.0, 4.02]], np.float32)
+    assert agreement("resnet34", "torch float16 compiled", ours, theirs)["limit"] == 1e-4
+    assert agreement("mms", "ours float16", ours, theirs * 2)["value"] == 0
+
+
+def test_clips_are_the_voices() -> None:
+    clips = speech(2.5, 3)
+    assert (clips.shape, clips.dtype) == ((3, 40000), np.float32)
+    assert all(0.01 < clip.std() < 1 for clip in clips)
+    assert not np.array_equal(clips[0], clips[1])
+    assert np.array_equal(clips[0], speech(60, 1)[0, :40000])
+
+
+def test_a_worker_that_fails_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SpeechZooError, match=r"^bench: ours of resnet34: .*nowhere.*[^\n]$"):
+        bench.Worker("ours", "resnet34", tmp_path / "nowhere")
+    worker = bench.Worker("ours", "fbank", tmp_path)
+    for _ in range(2):  # once it is dead, too
+        with pytest.raises(SpeechZooError, match=r"^bench: ours of fbank failed: FileNotFoundError: .*clips.npy'$"):
+            worker.run(tmp_path / "clips.npy")
+    worker.close()
+
+
+@pytest.mark.parametrize(("model", "parameters"), [("resnet34", 6_634_336), ("ecapa", 20_767_552), ("campplus", 7e6)])
+def test_weights_have_the_real_sizes(tmp_path: Path, model: str, parameters: float) -> None:
+    from speech_zoo_core.layers import parameters as of
+
+    loaded = speech_zoo.load(bench_weights.write(model, tmp_path / model))
+    assert sum(value.size for value in of(loaded).values()) == pytest.approx(parameters, rel=0.03)
+
+
+ROWS = [
+    {"model": "fbank", "audio_seconds": 3.0, "batch": 1, "contender": "ours", "why": None}
+    | {"seconds": 0.01, "ratio": 1.0, "runs": 2, "peak_bytes": 5e7, "agreement": None},
+    {"model": "fbank", "audio_seconds": 3.0, "batch": 1, "contender": "kaldi-native-fbank", "why": None}
+    | {"seconds": 0.02, "ratio": 2.0, "runs": 2, "peak_bytes": None, "agreement": {}},
+    {"model": "fbank", "audio_seconds": 3.0, "batch": 1, "contender": "stock", "why": "too slow"}
+    | dict.fromkeys(bench.FIGURES),
+]
+LOADS = {"start_seconds": 0.5, "load_seconds": 0.25, "by": "someone 1.0", "device": "CPU", "blas": None, "threads": 1}
+RESULT = bench_report.machine() | {
+    "weights": {},
+    "rows": ROWS,
+    "contenders": [{"model": "fbank", "contender": name} | LOADS for name in ("ours", "kaldi-native-fbank")],
+}
+
+
+def test_the_table_names_the_machine_and_says_why_there_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    bench_report.show(RESULT, long=False)
+    lines = capsys.readouterr().out.splitlines()
+    table = next(i for i, line in enumerate(lines) if "ratio" in line)
+    before = "\n".join(lines[:table])
+    for said in (
+        RESULT["machine"]["cpu"],
+        "MLX on CPU",
+        f"mlx {RESULT['versions']['mlx']}",
+        "someone 1.0, CPU, 1 thread",
+    ):
+        assert said in before
+    rows = [line.split() for line in lines[table + 1 : table + 4]]
+    assert rows[0] == "fbank 3 s ours 0.0100 1.00 2 0.50 0.25 50".split()
+    assert rows[1] == "fbank 3 s kaldi-native-fbank 0.0200 2.00 2 0.50 0.25 -".split()
+    assert rows[2] == "fbank 3 s stock - - - - - -".split()
+    assert lines[table + 4] == "- fbank, stock: too slow"
+
+
+def test_the_table_of_long_clips(capsys: pytest.CaptureFixture[str]) -> None:
+    short, long = ({"seconds": seconds, "runs": 1, "peak_bytes": 2e8} for seconds in (0.1, 6.6))
+    row = {"model": "mms", "10_s": short, "600_s": long, "relative_cost": 1.1}
+    bench_report.show(bench_report.machine() | {"weights": {"mms": 5e8}, "layers": 2, "rows": [row]}, long=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split() == "mms 0.1000 1 6.6000 1 1.10 200".split()
+    assert "mms 500 MB (MMS-LID-256 with 2 of its 48 layers)" in "".join(lines)
+
+
+def test_a_chart_is_drawn(tmp_path: Path) -> None:
+    bench_chart.draw(RESULT, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(PNG)
+
+
+def test_a_chart_without_matplotlib_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SpeechZooError, match="there is no folder"):
+        bench.run(Plan(), as_json=True, plot=tmp_path / "nowhere" / "chart.png")
+    monkeypatch.setattr(bench_chart, "find_spec", lambda name: None)
+    with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[plot\]'"):
+        bench.run(Plan(), as_json=True, plot=tmp_path / "chart.png")

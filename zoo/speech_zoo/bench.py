@@ -1,218 +1,336 @@
-"""Speed and memory of MMS-LID-256 on this machine, on seeded random weights: `speech-zoo bench`."""
+"""`speech-zoo bench`: our models next to the originals and to stock MLX, on the same voices and the same weights.
+
+Each contender is a worker process (`bench_worker`); the workers are asked in turn, one timed run each.
+"""
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from safetensors.numpy import save_file
 from speech_zoo_core.audio import load_audio
+from speech_zoo_core.conv import on_cpu
 from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.oracle import NoOracle
+from tqdm import tqdm
 
-ARCHITECTURE = {  # of facebook/mms-lid-256, but for the number of layers
-    "hidden_size": 1280,
-    "num_attention_heads": 16,
-    "intermediate_size": 5120,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-    "classifier_proj_size": 1024,
-}
-ALL_LAYERS, CLASSES, RATE = 48, 256, 16000
-SHARD_BYTES = 1e9
-POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv.weight"
-AGREEMENT = 1e-4  # of the largest logit
-CHILD = """
-import json, resource, sys, time
-start = time.perf_counter()
-import speech_zoo
-{work}
-if sys.platform == "linux":  # whose ru_maxrss starts at the peak of the process that started this one
-    with open("/proc/self/status") as status:
-        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps(dict(seconds=time.perf_counter() - start, peak_bytes=peak)))
+from . import bench_chart, bench_report, bench_weights
+from .bench_memory import memory
+from .bench_originals import check, onnx_file
+from .bench_worker import RATE, Array
+from .demo import VOICES
+
+MODELS = ("fbank", "resnet34", "ecapa", "campplus", "mms")
+CONTENDERS = ("ours", "stock", "torch", "onnxruntime")
+KALDI = "kaldi-native-fbank"
+FIGURES = ("seconds", "ratio", "runs", "peak_bytes", "agreement")
+LONG = (10.0, 600.0)  # seconds of audio
+SINGLE_PASS = 60.0  # seconds of audio up to which MMS-LID takes a clip whole
+WARM_UP = 0.5  # seconds of audio for what is run only once
+PAUSE = 0.2  # seconds; idle threads of OpenBLAS and onnxruntime spin for up to 0.1 after a run
+# What a worker imports before anything of ours: speech_zoo opens OpenBLAS for every library that is loaded later.
+FIRST = {"stock": "mlx.core", "torch": "torch", "onnxruntime": "onnxruntime", KALDI: "kaldi_native_fbank"}
+WORKER = "from speech_zoo.bench_worker import main; main()"
+EXPORT = """
+import sys, torch
+from pathlib import Path
+from speech_zoo.bench_originals import export, onnx_file
+export(sys.argv[1], Path(sys.argv[2]), onnx_file(Path(sys.argv[2])))
 """
 
 
-def write_mms(folder: Path, layers: int) -> Path:
-    """A folder as transformers writes it, in shards, with the shapes of MMS-LID-256 and seeded weights."""
-    from speech_zoo_core.front_end import WaveformFrontEnd
-    from speech_zoo_core.layers import parameters
-    from speech_zoo_wav2vec2_cls import Model, ModelConfig
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
 
-    labels = {str(i): f"l{i:03}" for i in range(CLASSES)}
-    architecture: dict[str, Any] = {**ARCHITECTURE, "num_hidden_layers": layers}
-    config = ModelConfig(
-        model_type="wav2vec2_cls",
-        task="audio-classification",
-        front_end=WaveformFrontEnd(),
-        id2label=labels,
-        **architecture,
-    )
-    shapes = {name: value.shape for name, value in parameters(Model(config)).items()}
-    out, taps, width = shapes.pop(POS_CONV)
-    shapes |= {f"{POS_CONV}_g": (1, 1, taps), f"{POS_CONV}_v": (out, width, taps)}
-    shapes["wav2vec2.masked_spec_embed"] = (config.hidden_size,)
-    rng = np.random.default_rng(0)
-    shard: dict[str, Any] = {}
-    weight_map: dict[str, str] = {}
-    folder.mkdir(parents=True)
-
-    def flush() -> None:
-        file = f"model-{len(set(weight_map.values())) + 1:05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
-        shard.clear()
-
-    for name, shape in sorted(shapes.items()):
-        if ".conv_layers." in name and len(shape) == 3:
-            shape = (shape[0], shape[2], shape[1])  # noqa: PLW2901 (PyTorch's layout)
-        values = rng.standard_normal(shape, dtype=np.float32)
-        if name.endswith("_g") or ("norm" in name and name.endswith("weight")):
-            shard[name] = 1 + 0.2 * values
-        else:
-            shard[name] = values * np.float32(0.05 if values.ndim == 1 else 1 / np.sqrt(np.prod(shape[1:])))
-        if sum(part.nbytes for part in shard.values()) > SHARD_BYTES:
-            flush()
-    flush()
-    settings = {
-        "architectures": ["Wav2Vec2ForSequenceClassification"],
-        "model_type": "wav2vec2",
-        "id2label": labels,
-        **architecture,
-    }
-    preprocessor = {"do_normalize": True, "return_attention_mask": True, "sampling_rate": RATE}
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return folder
-
-
-def speed(folder: Path, seconds: float, repeats: int) -> list[dict[str, Any]]:
-    """Median seconds of one clip, contenders in turn; what is not installed has none.
-
-    Raises:
-        SpeechZooError: the contenders' logits differ.
+    Attributes:
+        models: of MODELS.
+        contenders: of CONTENDERS; ours is always among them.
+        seconds: lengths of clips.
+        batches: clips of one length at a time.
+        repeats: runs of each contender in each case.
+        layers: of the transformer of MMS-LID.
     """
-    import speech_zoo
 
-    from .demo import VOICES
+    models: tuple[str, ...] = MODELS
+    contenders: tuple[str, ...] = CONTENDERS
+    seconds: tuple[float, ...] = (10.0,)
+    batches: tuple[int, ...] = (1,)
+    repeats: int = 7
+    layers: int = 4
 
-    voices = [np.array(load_audio(file, RATE)) for file in sorted(VOICES.glob("*.wav"))]
-    clip = np.resize(np.concatenate(voices), int(seconds * RATE))
-    model = speech_zoo.load(folder)
-    contenders: dict[str, Callable[[], Any]] = {"ours": lambda: np.array(model.logits(clip, RATE))}
-    if find_spec("torch") and find_spec("transformers"):
-        contenders["torch"] = _torch(folder, clip)
-    logits = {name: run() for name, run in contenders.items()}  # warms up, too
-    for name, found in logits.items():
-        if np.abs(found - logits["ours"]).max() > AGREEMENT * np.abs(logits["ours"]).max():
-            raise SpeechZooError(f"bench: the logits of {name} differ from ours")
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    return [
-        {"contender": name, "seconds": medians.get(name), "ratio": _ratio(medians, name)} for name in ("ours", "torch")
-    ]
+    def names(self, model: str) -> list[str]:
+        """The contenders of a model, ours first; on a GPU in float16, too."""
+        names = ["ours", *(name for name in self.contenders if name != "ours")]
+        if model == "fbank":
+            return [KALDI if name == "torch" else name for name in names]
+        if on_cpu():
+            return names
+        also = {"ours": ["ours float16"], "torch": ["torch float16 compiled"]}
+        return [each for name in names for each in (name, *also.get(name, ()))]
 
-
-def _ratio(medians: dict[str, float], name: str) -> float | None:
-    return medians[name] / medians["ours"] if name in medians else None
+    def skips(self, contender: str, model: str, case: tuple[float, int]) -> str | None:
+        """Why a contender does not run a case of (seconds, clips); None if it does."""
+        if runs_once(contender, model) and case != (self.seconds[0], 1):
+            return "so slow that it runs the first length only, one clip"
+        if model == "mms" and case[0] > SINGLE_PASS and not contender.startswith("ours"):
+            return f"ours cuts clips above {SINGLE_PASS:g} s into windows, the others do not"
+        return None
 
 
-def _torch(folder: Path, clip: "np.ndarray[Any, Any]") -> Callable[[], Any]:
-    import torch
-    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
-
-    model = Wav2Vec2ForSequenceClassification.from_pretrained(folder).eval()
-    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            inputs = extractor(clip, sampling_rate=RATE, return_tensors="pt", padding=True)
-            return model(**inputs).logits[0].numpy()
-
-    return run
+def runs_once(contender: str, model: str) -> bool:
+    """With a network, stock MLX takes up to a minute for a clip on a CPU."""
+    return contender == "stock" and model != "fbank" and on_cpu()
 
 
-def memory(folder: Path, scratch: Path) -> list[dict[str, Any]]:
-    """Peak resident memory of converting and of loading, each in a process of its own."""
-    half, eight = scratch / "float16", scratch / "8-bit"
-    jobs = {
-        "convert to float16": f"speech_zoo.convert({str(folder)!r}, {str(half)!r}, dtype='float16')",
-        "convert to 8-bit": f"speech_zoo.convert({str(folder)!r}, {str(eight)!r}, bits=8)",
-        "load 8-bit": f"speech_zoo.load({str(eight)!r})",
-    }
-    rows = []
-    for job, work in jobs.items():
-        rows.append({"job": job, **measured(job, work)})
-    return rows
+class Worker:
+    """A process with one contender of one model.
 
-
-def measured(job: str, work: str) -> dict[str, Any]:
-    """Seconds and peak resident bytes of a process that imports speech_zoo and does the work.
+    Attributes:
+        facts: what it said of itself, and the seconds from its start to the loaded model.
 
     Raises:
+        NoOracle: the contender cannot run here; says why.
         SpeechZooError: it failed.
     """
-    done = subprocess.run([sys.executable, "-c", CHILD.format(work=work)], capture_output=True, text=True)  # noqa: PLW1510
-    if done.returncode:
-        raise SpeechZooError(f"bench: {job} failed: {done.stderr.strip().splitlines()[-1:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
+
+    def __init__(self, contender: str, model: str, folder: Path) -> None:
+        self.name = f"{contender} of {model}"
+        first = FIRST.get(contender.partition(" ")[0], "sys")
+        arguments = [contender, model, str(folder), "cpu" if on_cpu() else "gpu"]
+        self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import {first}; {WORKER}", *arguments],
+            # Or mlx-audio would get our models, and OpenBLAS.
+            env=os.environ | ({"SPEECH_ZOO_AUTOLOAD": "0"} if contender == "stock" else {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            encoding="utf-8",
+        )
+        try:
+            self.facts = self._reply()
+        except BaseException:
+            self.close()
+            raise
+        self.facts["start_seconds"] = time.perf_counter() - start
+
+    def run(self, clips: Path, output: Path | None = None) -> dict[str, Any]:
+        """Seconds of one run and peak resident bytes so far; clips and outputs are `.npy` files."""
+        time.sleep(PAUSE)
+        assert self._process.stdin is not None
+        request = {"clips": str(clips), "output": None if output is None else str(output)}
+        with suppress(BrokenPipeError):  # then there is no reply, either
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            said = self._log.read().strip().splitlines()
+            raise SpeechZooError(f"bench: {self.name} failed: {said[-1] if said else 'it ended without a word'}")
+        reply: dict[str, Any] = json.loads(line)
+        if "absent" in reply:
+            raise NoOracle(reply["absent"])
+        if "error" in reply:
+            raise SpeechZooError(f"bench: {self.name}: {reply['error']}")
+        return reply
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+
+def speech(seconds: float, batch: int) -> Array:
+    """Clips (B, N) of the demo's voices, one after the other and over again; each clip starts with another."""
+    voices = np.concatenate([np.array(load_audio(file, RATE)) for file in sorted(VOICES.glob("*.wav"))])
+    return np.stack([np.resize(np.roll(voices, -i * voices.size // batch), int(seconds * RATE)) for i in range(batch)])
+
+
+def saved_speech(scratch: Path, seconds: float, batch: int = 1) -> Path:
+    path = scratch / f"clips-{seconds:g}-{batch}.npy"
+    if not path.exists():
+        np.save(path, speech(seconds, batch))
+    return path
+
+
+def agreement(model: str, contender: str, ours: Array, theirs: Array) -> dict[str, Any]:
+    """How far a contender's outputs (B, …) are from ours: the measure, its value and its limit.
+
+    Raises:
+        SpeechZooError: they are further than the limit.
+    """
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    half = "float16" in contender
+    if ours.shape != theirs.shape:
+        raise SpeechZooError(f"bench: {model}: the output of {contender} has shape {theirs.shape}, ours {ours.shape}")
+    if model == "fbank":
+        measure, value, limit = "largest difference", np.abs(ours - theirs).max(), 1e-3
+    elif model == "mms" and half:
+        measure, value, limit = "clips with another best label", (ours.argmax(1) != theirs.argmax(1)).sum(), 0
+    elif model == "mms":
+        measure, limit = "largest difference relative to the largest logit", 1e-4
+        value = np.abs(ours - theirs).max() / np.abs(ours).max()
+    else:
+        measure, limit = "1 - cosine", 1e-4 if half else 1e-6
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        value = (1 - (ours * theirs).sum(axis=1) / norms).max()
+    if not value <= limit:
+        raise SpeechZooError(
+            f"bench: {model}: {contender} disagrees with ours: {measure} is {value:.3g}, at most {limit:g} is allowed"
+        )
+    return {"measure": measure, "value": float(value), "limit": limit}
+
+
+def interleave(workers: Mapping[str, Worker], clips: Path, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """Replies of each worker to `repeats` runs; the workers take turns."""
+    replies: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+    for _ in range(repeats):
+        for name, worker in workers.items():
+            replies[name].append(worker.run(clips))
+    return replies
+
+
+def compare(
+    model: str, workers: Mapping[str, Worker], clips: Path, repeats: int, scratch: Path
+) -> dict[str, dict[str, Any]]:
+    """Median seconds, runs, peak memory and agreement of each contender, ours first in `workers`, on the same clips.
+
+    Raises:
+        SpeechZooError: outputs disagree.
+    """
+    agreed: dict[str, Any] = {}
+    replies: dict[str, list[dict[str, Any]]] = {}
+    for name, worker in workers.items():
+        output = scratch / f"{name}.npy"
+        if runs_once(name, model):
+            worker.run(saved_speech(scratch, WARM_UP))
+            replies[name] = [worker.run(clips, output)]
+        else:
+            worker.run(clips, output)  # warms up, too
+        if name != "ours":
+            agreed[name] = agreement(model, name, np.load(scratch / "ours.npy"), np.load(output))
+    replies |= interleave({name: worker for name, worker in workers.items() if name not in replies}, clips, repeats)
+    medians = {name: statistics.median(reply["seconds"] for reply in found) for name, found in replies.items()}
+    peaks = {name: found[-1]["peak_bytes"] for name, found in replies.items()}
+    figures = {
+        name: (medians[name], medians[name] / medians["ours"], len(replies[name]), peaks[name], agreed.get(name))
+        for name in workers
+    }
+    return {name: dict(zip(FIGURES, values, strict=True)) for name, values in figures.items()}
+
+
+def measure_model(model: str, folder: Path, plan: Plan, scratch: Path, bar: Any) -> dict[str, list[dict[str, Any]]]:
+    """The facts of each contender of a model, and a row for each case and contender; `folder` holds the weights."""
+    contenders, rows = [], []
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        absent: dict[str, str] = {}
+        for name in plan.names(model):
+            try:
+                workers[name] = worker = started(name, model, folder)
+            except NoOracle as missing:
+                absent[name] = str(missing)
+                continue
+            stack.callback(worker.close)
+            contenders.append({"model": model, "contender": name, **worker.facts})
+        for case in product(plan.seconds, plan.batches):
+            why = {name: absent.get(name) or plan.skips(name, model, case) for name in plan.names(model)}
+            chosen = {name: worker for name, worker in workers.items() if why[name] is None}
+            found = compare(model, chosen, saved_speech(scratch, *case), plan.repeats, scratch)
+            for name, reason in why.items():
+                row = {"model": model, "audio_seconds": case[0], "batch": case[1], "contender": name, "why": reason}
+                rows.append(row | found.get(name, dict.fromkeys(FIGURES)))
+            bar.update()
+    return {"contenders": contenders, "rows": rows}
+
+
+def started(contender: str, model: str, folder: Path) -> Worker:
+    """The worker of a contender, loaded.
+
+    Raises:
+        NoOracle: the contender cannot run here; says why.
+    """
+    check(contender, model)
+    if contender == "onnxruntime":  # whose process must not hold torch
+        command = [sys.executable, "-c", EXPORT, model, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode or not onnx_file(folder).is_file():
+            raise SpeechZooError(f"bench: the export of {model} failed: {''.join(done.stderr.splitlines()[-1:])}")
+    return Worker(contender, model, folder)
+
+
+def measure_long(model: str, folder: Path, plan: Plan, scratch: Path) -> dict[str, Any]:
+    """Our seconds of a short and of a long clip, a worker each; memory is the long one's."""
+    found: dict[str, Any] = {"model": model}
+    short, long = LONG
+    for length, repeats in ((short, plan.repeats), (long, 1)):
+        worker = Worker("ours", model, folder)
+        try:
+            worker.run(saved_speech(scratch, short))
+            replies = interleave({"ours": worker}, saved_speech(scratch, length), repeats)["ours"]
+        finally:
+            worker.close()
+        seconds = statistics.median(reply["seconds"] for reply in replies)
+        found[f"{length:g}_s"] = {"seconds": seconds, "runs": repeats, "peak_bytes": replies[-1]["peak_bytes"]}
+    found["relative_cost"] = found[f"{long:g}_s"]["seconds"] / found[f"{short:g}_s"]["seconds"] * short / long
     return found
 
 
-def machine() -> str:
-    """What the figures were measured on."""
-    packages = []
-    for package in ("mlx", "torch", "transformers"):
-        try:
-            packages.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            packages.append(f"{package} -")
-    device = "CPU" if mx.default_device().type == mx.DeviceType.cpu else "GPU"
-    return f"{platform.platform()}, {os.cpu_count()} cores, MLX on {device}, Python {platform.python_version()}, " + (
-        ", ".join(packages)
-    )
+def measure(plan: Plan, long: bool) -> dict[str, Any]:
+    """Everything that `--json` prints.
+
+    Raises:
+        SpeechZooError: a contender fails or disagrees.
+    """
+    result: dict[str, Any] = {**bench_report.machine(), "weights": {}, "contenders": [], "rows": []}
+    result |= {"layers": plan.layers} if "mms" in plan.models else {}
+    cases = 1 if long else len(plan.seconds) * len(plan.batches)
+    total = cases * len(plan.models)
+    with tqdm(total=total, desc="bench", unit="case", disable=None, leave=False) as bar:
+        for model in plan.models:
+            bar.set_description(model)
+            with tempfile.TemporaryDirectory() as directory:
+                scratch = Path(directory)
+                folder = scratch / model
+                if model != "fbank":
+                    bench_weights.write(model, folder, plan.layers)
+                    result["weights"][model] = sum(file.stat().st_size for file in folder.iterdir())
+                if long:
+                    result["rows"].append(measure_long(model, folder, plan, scratch))
+                    bar.update()
+                    continue
+                for key, found in measure_model(model, folder, plan, scratch, bar).items():
+                    result[key] += found
+                if model == "mms":
+                    result["memory"] = memory(folder, scratch)
+    return result
 
 
-def run(layers: int, seconds: float, repeats: int, as_json: bool) -> None:
-    """Measure and print; the table goes to stdout, as JSON if wanted."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = write_mms(Path(scratch) / "source", layers)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        result: dict[str, Any] = {
-            "machine": machine(),
-            "model": f"MMS-LID-256, {layers} of {ALL_LAYERS} layers, {size / 1e9:.2f} GB of float32",
-            "memory": memory(folder, Path(scratch)),
-            "clip_seconds": seconds,
-            "speed": speed(folder, seconds, repeats),
-        }
+def run(plan: Plan, as_json: bool, plot: Path | None = None, long: bool = False) -> None:
+    """Measure and print, as tables or as one JSON document; `plot` gets a bar chart."""
+    if plot is not None:
+        bench_chart.require(plot)
+    result = measure(plan, long)
     if as_json:
         print(json.dumps(result))
-        return
-    print(result["machine"])
-    print(result["model"])
-    for row in result["memory"]:
-        print(f"{row['job']:20} {row['peak_bytes'] / 1e9:6.2f} GB peak {row['seconds']:8.1f} s")
-    for row in result["speed"]:
-        time_taken = "-" if row["seconds"] is None else f"{row['seconds']:.3f} s, {row['ratio']:.2f} x ours"
-        print(f"{seconds:g} s of audio, {row['contender']:6} {time_taken}")
+    else:
+        bench_report.show(result, long)
+    if plot is not None:
+        bench_chart.draw(result, plot)

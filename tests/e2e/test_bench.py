@@ -1,0 +1,103 @@
+"""`speech-zoo bench` in a fresh process: what it prints and writes, and what it refuses. Speed is never asserted."""
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from speech_zoo.bench import KALDI, MODELS
+
+FIGURES = {"seconds", "ratio", "runs", "peak_bytes", "agreement"}
+QUICK = ("--seconds", "3", "--repeats", "1", "--json")
+
+
+def test_contenders_side_by_side(cli: Callable[..., Any], tmp_path: Path) -> None:
+    found = cli(
+        *("bench", "fbank", "campplus", "--batch", "1,2", "--contenders", "torch,stock", "--plot", "chart.png", *QUICK)
+    )
+    result = found.succeeded().json
+    assert result["machine"].keys() == {"os", "cpu", "cores", "python", "device"}
+    assert result["versions"]["mlx"] is not None
+    assert 27e6 < result["weights"]["campplus"] < 29e6
+    cases = [(row["model"], row["batch"], row["contender"]) for row in result["rows"]]
+    contenders = {"fbank": ("ours", KALDI, "stock"), "campplus": ("ours", "torch", "stock")}
+    on_cpu = result["machine"]["device"] == "CPU"
+    if on_cpu:
+        assert cases == [(model, n, name) for model in contenders for n in (1, 2) for name in contenders[model]]
+    for row in result["rows"]:
+        assert row.keys() == {"model", "audio_seconds", "batch", "contender", "why"} | FIGURES
+        assert row["audio_seconds"] == 3
+        if row["why"] is not None:
+            assert {row[key] for key in FIGURES} == {None}
+            continue
+        assert row["seconds"] > 0
+        assert row["peak_bytes"] > 20e6
+        assert row["runs"] == 1
+        assert (
+            row["ratio"] == 1 if row["contender"] == "ours" else row["agreement"]["value"] <= row["agreement"]["limit"]
+        )
+    missing = {
+        (row["model"], row["contender"]): row["why"] for row in result["rows"] if row["batch"] == 1 and row["why"]
+    }
+    for model, name, module in (("fbank", KALDI, "kaldi_native_fbank"), ("campplus", "torch", "torch")):
+        if find_spec(module) is None:
+            assert "pip install" in missing.pop((model, name))
+    assert not missing or not on_cpu
+    loaded = {(each["model"], each["contender"]): each for each in result["contenders"]}
+    for each in loaded.values():
+        assert 0 <= each["load_seconds"] <= each["start_seconds"]
+        assert {"by", "device", "threads", "blas"} <= each.keys()
+    if sys.platform == "linux" and on_cpu:
+        assert loaded["campplus", "stock"]["blas"] == "MLX's reference BLAS"
+        if find_spec("ngsolve_openblas") is not None:
+            assert loaded["campplus", "ours"]["blas"].startswith("OpenBLAS")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table(cli: Callable[..., Any]) -> None:
+    out = cli("bench", "fbank", "--seconds", "1", "--repeats", "2", "--contenders", "ours,onnxruntime").succeeded().out
+    assert "MLX on" in out
+    assert "fbank, ours: mlx-speech-zoo" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith("fbank ")]
+    assert [row[3] for row in rows] == ["ours", "onnxruntime"]
+    assert rows[0][5:7] == ["1.00", "2"]
+    assert rows[1][4:] == ["-"] * 6
+    assert "- fbank, onnxruntime: there is no network" in out
+
+
+def test_long_clips(cli: Callable[..., Any]) -> None:
+    (row,) = cli("bench", "fbank", "--long", "--repeats", "1", "--json").succeeded().json["rows"]
+    assert row.keys() == {"model", "10_s", "600_s", "relative_cost"}
+    assert row["relative_cost"] == pytest.approx(row["600_s"]["seconds"] / row["10_s"]["seconds"] / 60)
+    assert row["600_s"]["peak_bytes"] > row["10_s"]["peak_bytes"] > 20e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["resnet"], 2, ", ".join(MODELS)),
+        (["fbank", "--contenders", "ours,jax"], 2, "'jax'"),
+        (["fbank", "--contenders", ""], 2, "--contenders are"),
+        (["fbank", "--seconds", "ten"], 2, "--seconds takes numbers of 0.1 or more"),
+        (["fbank", "--seconds", "10,0"], 2, "--seconds"),
+        (["fbank", "--seconds", "nan"], 2, "--seconds"),
+        (["fbank", "--seconds", "inf"], 2, "--seconds"),
+        (["fbank", "--batch", "1.5"], 2, "--batch takes whole numbers"),
+        (["fbank", "--batch", "0"], 2, "--batch"),
+        (["fbank", "--repeats", "0"], 2, "--repeats"),
+        (["mms", "--layers", "49"], 2, "--layers"),
+        (["fbank", "--plot", "chart.pdf"], 2, ".png"),
+        (["fbank", "--plot", "chart.png", "--long"], 2, "--long"),
+        (["fbank", "--plot", "nowhere/chart.png"], 1, "nowhere"),
+    ],
+)
+def test_wrong_usage(cli: Callable[..., Any], arguments: list[str], status: int, said: str) -> None:
+    assert said in cli("bench", *arguments).failed(status)
+
+
+def test_a_clip_that_is_too_short(cli: Callable[..., Any]) -> None:
+    said = cli("bench", "resnet34", "--seconds", "0.1", "--contenders", "ours").failed()
+    assert said.startswith("bench: ours of resnet34: ")
+    assert "too short" in said

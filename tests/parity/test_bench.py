@@ -1,0 +1,30 @@
+"""Every contender of `speech-zoo bench` runs and agrees with ours, on short clips."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ALONE = {("fbank", "onnxruntime"), ("ecapa", "onnxruntime")}  # have no such contender
+
+
+@pytest.mark.parametrize("model", ["fbank", "resnet34", "ecapa", "campplus", "mms"])
+def test_all_contenders_agree(model: str) -> None:
+    command = [Path(sys.executable).with_name("speech-zoo"), "bench", model, "--layers", "1", "--json"]
+    options = ["--seconds", "1", "--batch", "1,2", "--repeats", "1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    rows = {(row["contender"], row["batch"]): row for row in result["rows"]}
+    for (name, batch), row in rows.items():
+        ran = (model, name) not in ALONE and not (name == "stock" and model != "fbank" and batch == 2)
+        assert (row["seconds"] is not None) == ran == (row["why"] is None)
+    original = "kaldi-native-fbank" if model == "fbank" else "torch"
+    assert {"ours", "stock", original} <= {name for name, _ in rows}
+    by = {each["contender"]: each["by"] for each in result["contenders"]}
+    if model in ("ecapa", "mms"):
+        assert by["stock"].startswith("mlx-audio ")
+    if model == "mms":
+        assert [row["job"] for row in result["memory"]] == ["convert to float16", "convert to 8-bit", "load 8-bit"]

@@ -1,0 +1,69 @@
+"""The bar chart of `speech-zoo bench --plot`: contenders side by side for each model, readable in greyscale."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from speech_zoo_core.errors import SpeechZooError
+
+from .files import written_beside
+
+STYLES = (("0.15", ""), ("0.85", "////"), ("0.65", "...."), ("1.0", "xxxx"), ("0.4", "----"), ("0.95", "ooo"))
+DPI = 150
+
+
+def require(path: Path) -> None:
+    """Raises SpeechZooError, before anything is measured, if no chart can be drawn or written to `path`."""
+    if find_spec("matplotlib") is None:
+        raise SpeechZooError("bench: --plot needs matplotlib: pip install 'mlx-speech-zoo[plot]'")
+    if not path.parent.is_dir():
+        raise SpeechZooError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write what `bench.measure` found as a PNG, a panel for each length and batch; what was not measured has no bar.
+
+    Raises:
+        SpeechZooError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows, machine = result["rows"], result["machine"]
+    cases = list(dict.fromkeys((row["audio_seconds"], row["batch"]) for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    labels = {row["contender"]: _label(row["contender"]) for row in rows}
+    shown = list(dict.fromkeys(labels.values()))
+    figure = Figure(figsize=(max(6.0, 0.45 * len(models) * (len(shown) + 1)), 3.6 * len(cases)), layout="constrained")
+    panels = figure.subplots(len(cases), squeeze=False)[:, 0]
+    for axes, case in zip(panels, cases, strict=True):
+        for i, (label, (shade, hatch)) in enumerate(zip(shown, STYLES, strict=False)):
+            bars = [
+                (models.index(row["model"]) + (i - (len(shown) - 1) / 2) * 0.8 / len(shown), row["seconds"])
+                for row in rows
+                if (row["audio_seconds"], row["batch"]) == case and labels[row["contender"]] == label and row["seconds"]
+            ]
+            container = axes.bar(
+                [x for x, _ in bars],
+                [seconds for _, seconds in bars],
+                0.8 / len(shown),
+                color=shade,
+                hatch=hatch,
+                edgecolor="black",
+                label=label,
+            )
+            axes.bar_label(container, [f"{seconds:.3g}" for _, seconds in bars], padding=2, fontsize=7, rotation=90)
+        axes.set_yscale("log")
+        axes.margins(y=0.2)
+        axes.set_xticks(range(len(models)), models)
+        axes.set_ylabel("seconds (log scale)")
+        clips = f"{case[1]} clips of" if case[1] > 1 else "one clip of"
+        axes.set_title(f"{clips} {case[0]:g} s: median seconds from samples to output; lower is faster", fontsize=9)
+    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores, MLX on {machine['device']}", fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    with written_beside(path) as beside:
+        figure.savefig(beside, dpi=DPI, format="png")
+
+
+def _label(contender: str) -> str:
+    """kaldi-native-fbank stands where torch does."""
+    return "torch / kaldi-native-fbank" if contender in ("torch", "kaldi-native-fbank") else contender

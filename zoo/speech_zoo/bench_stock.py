@@ -1,0 +1,60 @@
+"""Stock MLX as a contender of `speech-zoo bench`: the same wheel without our part in its speed."""
+
+import re
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from speech_zoo_core import conv
+
+from .bench_worker import Array, Contender, blas, mlx_device, ours
+
+VARIANCE_EPS = 1e-7  # mlx_audio/lid/models/wav2vec2/wav2vec_lid.py, predict
+
+
+def stock(model: str, folder: Path) -> Contender:
+    """mlx-audio's model where it has one that loads these weights, else ours on MLX's own layers.
+
+    MLX keeps its own BLAS because the worker imports `mlx.core` before speech_zoo. Whatever we do differently on a CPU
+    asks `conv.on_cpu`, which is replaced here before anything that could have taken a reference to it is imported.
+    """
+    conv.on_cpu = lambda: False
+    try:
+        run = {"ecapa": _speaker, "mms": _languages}[model](folder)
+        by = f"mlx-audio {version('mlx-audio')}"
+    except (KeyError, ImportError):  # no such model, in this version
+        found = ours(model, folder)
+        run, by = found.run, f"{found.by} on MLX's own layers"
+    return Contender(run, by, mlx_device(), *blas())
+
+
+def _languages(folder: Path) -> Callable[[Array], Array]:
+    import mlx.core as mx
+    from mlx_audio.lid import load
+
+    model = load(folder)
+
+    def run(clips: Array) -> Array:
+        x = mx.array(clips)
+        x = (x - mx.mean(x, axis=-1, keepdims=True)) / mx.sqrt(mx.var(x, axis=-1, keepdims=True) + VARIANCE_EPS)
+        return np.array(model(x))
+
+    return run
+
+
+def _speaker(folder: Path) -> Callable[[Array], Array]:
+    """SpeechBrain's tensors are first written in MLX's layout, under the names that mlx-audio reads."""
+    import mlx.core as mx
+    from mlx_audio.codec.models.ecapa_tdnn.speaker import EcapaSpeakerEmbeddingExtractor
+
+    weights = {}
+    for name, value in mx.load(str(folder / "embedding_model.safetensors")).items():  # type: ignore[union-attr]
+        new = re.sub(r"\b(conv\d?|norm|asp_bn|fc)\.(?:conv|norm)\.", r"\1.", re.sub(r"^blocks\.", "block", name))
+        if not name.endswith("num_batches_tracked"):
+            weights[new] = value.swapaxes(1, 2) if value.ndim == 3 else value
+    written = folder.with_name(f"{folder.name}-mlx-audio")
+    written.mkdir()
+    mx.save_safetensors(str(written / "model.safetensors"), weights)
+    model = EcapaSpeakerEmbeddingExtractor.from_pretrained(written)
+    return lambda clips: np.stack([np.array(model.encode(mx.array(clip))) for clip in clips])
