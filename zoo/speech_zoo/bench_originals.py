@@ -55,7 +55,7 @@ def check(contender: str, model: str) -> None:
         if model == "ecapa":
             raise NoOracle("SpeechBrain computes its features in torch")
         require(ONNXRUNTIME, *NEEDS[model], *EXPORTER)
-    elif contender.startswith("torch"):
+    elif not contender.startswith(("ours", "stock")):
         require(*NEEDS[model])
 
 
