@@ -5,6 +5,7 @@ ECAPA-TDNN and of transformers' Wav2Vec2; BatchNorm statistics are random too. W
 """
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,8 @@ MMS = {  # of facebook/mms-lid-256, but for the number of layers
     "classifier_proj_size": 1024,
 }
 MMS_LAYERS, MMS_CLASSES = 48, 256
+# The last BatchNorm of a residual branch.
+BRANCH_END = re.compile(r"(layer\d\.\d+\.bn2|blocks\.\d\.tdnn2\.norm\.norm)\.(weight|bias)$")
 SHARD_BYTES = 1e9
 POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv.weight"
 WESPEAKER_CONFIG = """\
@@ -233,8 +236,11 @@ def write(model: str, folder: Path, layers: int = MMS_LAYERS) -> Path:
         "campplus": (CAMPPLUS, "campplus_cn_en_common.safetensors", {}),
         "ecapa": (ECAPA, "embedding_model.safetensors", {"hyperparams.yaml": SPEECHBRAIN_HYPERPARAMS}),
     }[model]
+    weights = source_weights(config)
+    for name in filter(BRANCH_END.search, weights):  # else activations grow from block to block, beyond float16
+        weights[name] *= np.float32(0.25)
     folder.mkdir(parents=True)
-    save_file(source_weights(config), folder / file, metadata={"format": "pt"})
+    save_file(weights, folder / file, metadata={"format": "pt"})
     for name, text in settings.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder
