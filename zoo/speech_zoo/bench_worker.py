@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,7 +77,7 @@ def ours(model: str, folder: Path, half: bool = False) -> Contender:
 
 
 def mlx_device() -> str:
-    """ "CPU", or the name of the GPU that MLX computes on."""
+    """The name of the GPU that MLX computes on, or CPU."""
     import mlx.core as mx
 
     if mx.default_device().type == mx.DeviceType.cpu:
@@ -97,21 +98,25 @@ def blas() -> tuple[int | None, str | None]:
     return symbols.openblas_get_num_threads(), " ".join(symbols.openblas_get_config().decode().split()[:2])
 
 
-def maker(contender: str) -> Callable[[str, Path, bool], Contender]:
-    """What makes the contender of that name from (model, folder, whether MLX computes on a GPU)."""
+def maker(contender: str, gpu: bool) -> Callable[[str, Path], Contender]:
+    """What makes the contender of that name; the harness's own imports, which are not part of a load, come with it.
+
+    Args:
+        contender: "ours", "stock", "torch", "onnxruntime" or "kaldi-native-fbank", and " float16…" after it.
+        gpu: whether MLX computes on one, so that torch may, too.
+    """
     half = "float16" in contender
     if contender.startswith("ours"):
-        return lambda model, folder, gpu: ours(model, folder, half)
+        return partial(ours, half=half)
     if contender == "stock":
         from .bench_stock import stock
 
-        return lambda model, folder, gpu: stock(model, folder)
+        return stock
     from . import bench_originals as originals
 
     if contender.startswith("torch"):
-        return lambda model, folder, gpu: originals.original(model, folder, gpu, half)
-    make = originals.onnx if contender == "onnxruntime" else originals.kaldi
-    return lambda model, folder, gpu: make(model, folder)
+        return partial(originals.original, gpu=gpu, half=half)
+    return originals.onnx if contender == "onnxruntime" else originals.kaldi
 
 
 def main() -> None:
@@ -124,9 +129,9 @@ def main() -> None:
         print(json.dumps(values), file=replies, flush=True)
 
     try:
-        make = maker(contender)
+        make = maker(contender, gpu == "gpu")
         start = time.perf_counter()
-        made = make(model, Path(folder), gpu == "gpu")
+        made = make(model, Path(folder))
         reply(**made.facts, load_seconds=time.perf_counter() - start)
         for line in sys.stdin:
             request = json.loads(line)
