@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from .audio import Audio, check_speech, describe, load_audio
-from .conv import on_cpu
 from .errors import AudioError, ConfigError, InputError
 from .front_end import FrontEnd, WaveformFrontEnd
+from .tiles import allowed, on_cpu
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
 BATCH_SECONDS = 160.0  # of padded audio per forward pass, to bound memory
@@ -121,12 +121,20 @@ class AudioModel:
                     else:
                         clips[i] = front_end(waveform)
                 for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.pads):
-                    outputs = self._padded([clips[i] for i in batch])
-                    mx.eval(outputs)
+                    with allowed():
+                        outputs = self._padded([clips[i] for i in batch])
+                        mx.eval(outputs)
                     found.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
                 rows += [found[i] for i in sorted(found)]
         return rows
+
+    def _forward(self, clip: mx.array) -> mx.array:
+        """The raw output (D,) of one clip's features (T, F), evaluated."""
+        with allowed():
+            output = self(clip[None])[0]
+            mx.eval(output)
+        return output
 
     def _in_windows(self, waveform: mx.array) -> mx.array | None:
         """The raw output (D,) of a clip that is too long for one pass; None for all others."""

@@ -135,7 +135,7 @@ class LanguageIdentification(AudioModel):
         waveform = self._waveform(audio, sample_rate)
         if (logits := self._in_windows(waveform)) is not None:
             return logits
-        return _finite(self(self._front_end()(waveform)[None])[0])
+        return _finite(self._forward(self._front_end()(waveform)))
 
     def log_probs(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The log-probabilities of one clip, (L,) float32, in the order of `labels`; as `predict`."""
@@ -192,7 +192,7 @@ class LanguageIdentification(AudioModel):
             frames = slice(*(round(edge / waveform.size * len(loudness)) for edge in (start, end)))
             weight = int((loudness[frames] > loudness.max() - SPEECH_RANGE).sum())
             if weight:
-                window = _finite(self(front_end(waveform[start:end])[None])[0])
+                window = _finite(self._forward(front_end(waveform[start:end])))
                 total += weight * np.array(mx.softmax(window, precise=True), np.float64)
                 weights += weight
         return mx.array(np.log(total / weights).astype(np.float32))

@@ -11,11 +11,11 @@ import mlx.core as mx
 
 from . import blas, hub, registry
 from .config import from_dict
-from .conv import on_cpu
 from .errors import CheckpointError, ConfigError, RegistryError
 from .layers import load_strict, parameters, quantize
 from .registry import ModelSpec
 from .source import Source
+from .tiles import on_cpu
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 

@@ -86,7 +86,7 @@ class SpeakerEmbedding(AudioModel):
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
         """
         self._check_task("speaker-embedding")
-        return _unit(self(self.features(audio, sample_rate)[None]))[0]
+        return _unit(self._forward(self.features(audio, sample_rate))[None])[0]
 
     def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """`embed`, under the name that mlx-audio's speaker models have for it."""

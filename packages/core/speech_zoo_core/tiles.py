@@ -1,0 +1,81 @@
+"""On a CPU, tiles of a clip one after another: they fit the caches, and bound the memory of long clips."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import mlx.core as mx
+
+T = TypeVar("T")
+_thread = threading.local()
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on the CPU by default."""
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def cpu_layers() -> bool:
+    """Whether layers compute in the ways that are fast on a CPU; SPEECH_ZOO_CPU_LAYERS=0 turns them off."""
+    return on_cpu() and os.environ.get("SPEECH_ZOO_CPU_LAYERS") != "0"
+
+
+@contextmanager
+def allowed() -> Iterator[None]:
+    """Within it, on a CPU, `each` and `in_tiles` evaluate what they compute.
+
+    Outside of it they stay lazy, so that a model can be differentiated and compiled.
+    """
+    before = is_allowed()
+    _thread.allowed = cpu_layers()
+    try:
+        yield
+    finally:
+        _thread.allowed = before
+
+
+def is_allowed() -> bool:
+    """Whether this thread is within `allowed`, on a CPU."""
+    return getattr(_thread, "allowed", False)
+
+
+def each(fn: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
+    """`fn` of every item, in order; each evaluated before the next where `allowed`."""
+    results = []
+    for item in items:
+        results.append(fn(item))
+        if is_allowed():
+            mx.eval(results[-1])
+    return results
+
+
+def in_tiles(
+    fn: Callable[..., mx.array], *xs: mx.array, axis: int, size: int, halo: int = 0, stride: int = 1
+) -> mx.array:
+    """`fn(*xs)`, computed in tiles along an axis where `allowed`.
+
+    Args:
+        fn: a part of a network that sees at most `halo` positions to each side, pads both ends itself, and gives one
+            position for every `stride`, rounded up.
+        xs: its inputs, of one length.
+        axis: of time.
+        size: positions of a tile, about; a multiple of `stride`, as `halo` is.
+    """
+    length = xs[0].shape[axis]
+    count = round(length / size)
+    if not is_allowed() or count < 2:
+        return fn(*xs)
+    mx.eval(xs)
+    step = -(-length // (count * stride)) * stride
+
+    def part(x: mx.array, start: int, stop: int) -> mx.array:
+        return x[(slice(None),) * axis + (slice(start, stop),)]
+
+    def tile(start: int) -> mx.array:
+        first, last = max(0, start - halo), min(length, start + step + halo)
+        y = fn(*(part(x, first, last) for x in xs))
+        return part(y, (start - first) // stride, -(-(min(length, start + step) - first) // stride))
+
+    return mx.concatenate(each(tile, range(0, length, step)), axis=axis)
