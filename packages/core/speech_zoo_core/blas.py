@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SLOW = "MLX computes with its reference BLAS here, which is many times slower: "
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+LARGEST_KEPT, KEPT = 32 << 20, 256 << 20  # bytes of a block, the most that glibc allows; and of all free ones
 _problems: list[str] = []  # what warn_if_slow has still to say
 
 
@@ -30,13 +32,22 @@ def preload() -> None:
         problem = SLOW + f"OpenBLAS could not be opened ({error})"
     if problem:
         _problems.append(problem)
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Have glibc keep freed blocks for the next operation: to take them anew costs a page fault for each 4 kB."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def warn_if_slow() -> None:
     """Warn once, in one line, if models will run on a CPU with the reference BLAS."""
     if not _problems:
         return
-    from .conv import on_cpu
+    from .tiles import on_cpu
 
     if on_cpu():
         logging.getLogger("speech_zoo").warning("warning: %s", _problems.pop())
