@@ -20,9 +20,12 @@ from speech_zoo_core.layers import (
     to_numpy,
 )
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tiles import in_tiles
 
 HEAD_CHANNELS = 32
 LAYERS, KERNEL, DILATIONS = (12, 24, 16), 3, (1, 2, 2)
+HEAD_HALO = 12  # frames that the head's ten 3x3 convolutions see to each side, and to spare
+TILE = 1000  # frames of the head that are computed at once on a CPU
 SEGMENT = 100  # frames of a context segment
 DROPPED = ("projection.",)  # the training loss
 
@@ -166,7 +169,10 @@ class Model(nn.Module, SpeakerEmbedding):
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.head.conv1.weight.dtype)
         mask = _mask(x, lengths)
-        x = self.head(_masked(x, mask), mask)
+        if mask is None:
+            x = in_tiles(lambda part: self.head(part, None), x, axis=1, size=TILE, halo=HEAD_HALO)
+        else:
+            x = self.head(_masked(x, mask), mask)
         lengths = None if lengths is None else (lengths - 1) // 2 + 1
         x = nn.relu(self.xvector["tdnn"]["linear"](x))
         mask = _mask(x, lengths)

@@ -6,6 +6,7 @@ wespeaker/models/ecapa_tdnn.py and pooling_layers.py (`ASTP`).
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +15,7 @@ import mlx.nn as nn
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.front_end import FrontEnd
+from speech_zoo_core.functions import softmax_over_time
 from speech_zoo_core.language import LanguageIdentification, check_labels
 from speech_zoo_core.layers import (
     ScaleShift,
@@ -24,7 +26,9 @@ from speech_zoo_core.layers import (
     to_numpy,
 )
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tiles import in_tiles
 
+TILE = 1000  # frames that are computed at once on a CPU
 LEAKY_SLOPE = 0.01  # of the classifier's LeakyReLU
 FLOORS = {"centred": 1e-12, "raw": 1e-7}  # of the weighted variance
 CONTEXT_EPS = 1e-7  # WeSpeaker adds it to the variance of the global context
@@ -119,6 +123,12 @@ class Frames:
         at = mx.clip(mx.where(at > last, 2 * last - at, at), 0, x.shape[1] - 1)
         return mx.take_along_axis(x, at[..., None], axis=1)
 
+    def in_tiles(self, fn: Callable[[mx.array], mx.array], x: mx.array, halo: int) -> mx.array:
+        """`fn(x)`, in tiles where no frame is masked; `fn` sees `halo` frames to each side."""
+        if self.mask is not None:
+            return fn(x)
+        return in_tiles(fn, x, axis=1, size=TILE, halo=halo)
+
     def mean(self, x: mx.array) -> mx.array:
         """Mean over time in float32: (B, T, C) to (B, 1, C)."""
         x = x.astype(mx.float32)
@@ -200,8 +210,12 @@ class SERes2NetBlock(nn.Module):
 
     def __call__(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, C) to (B, T, C)."""
-        hidden = self.tdnn2(self.res2net_block(self.tdnn1(x, frames), frames), frames)
-        return x + self.se_block(hidden, frames)
+
+        def convolved(part: mx.array) -> mx.array:
+            return self.tdnn2(self.res2net_block(self.tdnn1(part, frames), frames), frames)
+
+        halo = sum(block.pad for block in self.res2net_block.blocks)
+        return x + self.se_block(frames.in_tiles(convolved, x, halo), frames)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -219,21 +233,21 @@ class AttentiveStatisticsPooling(nn.Module):
     def __call__(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, C) to (B, 2*C) float32."""
         full = x.astype(mx.float32)
-        context = [x]
+        context: list[mx.array] = []
         if self.global_context:
             mean = frames.mean(full)
             if self.moments == "raw":
                 deviation = mx.sqrt(frames.variance(full, mean, ddof=1) + CONTEXT_EPS)
             else:
                 deviation = mx.sqrt(mx.maximum(frames.variance(full, mean, ddof=0), FLOORS["centred"]))
-            context += [mx.broadcast_to(part.astype(x.dtype), x.shape) for part in (mean, deviation)]
-        hidden = self.tdnn["conv"](mx.concatenate(context, axis=-1))
+            context = [mean.astype(x.dtype), deviation.astype(x.dtype)]
+        hidden = _linear_of_parts(self.tdnn["conv"], [x, *context])
         if "norm" in self.tdnn:
             hidden = self.tdnn["norm"](nn.relu(hidden))
         attention = self.conv(mx.tanh(hidden)).astype(mx.float32)
         if frames.mask is not None:
             attention = mx.where(frames.mask > 0, attention, -mx.inf)
-        weights = mx.softmax(attention, axis=1)
+        weights = softmax_over_time(attention)
         mean = mx.sum(weights * full, axis=1)
         if self.moments == "raw":
             variance = mx.sum(weights * mx.square(full), axis=1) - mx.square(mean)
@@ -310,12 +324,14 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
 
     def _embedding(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, F) to (B, D)."""
-        x = self.blocks[0](x, frames)
+        first, mfa = self.blocks[0], self.mfa
+        x = frames.in_tiles(lambda part: first(part, frames), x, first.pad)
         outputs = []
         for block in self.blocks[1:]:
             x = block(x, frames)
             outputs.append(x)
-        pooled = self.asp(self.mfa(mx.concatenate(outputs, axis=-1), frames), frames)
+        x = frames.in_tiles(lambda part: mfa(part, frames), mx.concatenate(outputs, axis=-1), mfa.pad)
+        pooled = self.asp(x, frames)
         embedding: mx.array = self.fc(pooled.astype(x.dtype))
         return embedding
 
@@ -352,6 +368,15 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
             else:
                 scale_shift_of(arrays, norm)
         return to_mlx_layout(arrays, self, source_layout=True)
+
+
+def _linear_of_parts(layer: nn.Module, parts: list[mx.array]) -> mx.array:
+    """The linear layer of parts (B, T or 1, C) side by side; a part that is the same for all frames is taken once."""
+    if isinstance(layer, nn.QuantizedLinear):
+        return layer(mx.concatenate([mx.broadcast_to(part, parts[0].shape) for part in parts], axis=-1))
+    weights = mx.split(layer.weight, len(parts), axis=1)
+    once = sum((part @ weight.T for part, weight in zip(parts[1:], weights[1:], strict=True)), layer.bias)
+    return parts[0] @ weights[0].T + once
 
 
 def _unit(x: mx.array) -> mx.array:

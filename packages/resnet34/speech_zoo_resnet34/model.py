@@ -5,6 +5,7 @@ wespeaker/models/resnet.py and pooling_layers.py.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import mlx.core as mx
@@ -13,9 +14,11 @@ from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import fold_batch_norm, fold_into_next, time_mask, to_mlx_layout, to_numpy
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tiles import in_tiles
 
 STRIDES = (1, 2, 2, 2)
 VARIANCE_FLOOR = 1e-7
+TILES = (1000, 1000, 500, 250)  # frames at the input of each stage that are computed at once on a CPU
 DROPPED = ("projection.", "seg_bn_1.num_batches_tracked")  # the training loss; a counter
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -103,17 +106,32 @@ class Model(nn.Module, SpeakerEmbedding):
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
         mask = _mask(x, lengths)
-        x = _masked(nn.relu(self.conv1(_masked(x, mask))), mask)
         for i, stride in enumerate(STRIDES):
-            for block in self[f"layer{i + 1}"]:
-                if stride == 2 and block is self[f"layer{i + 1}"][0] and lengths is not None:
-                    lengths = (lengths - 1) // 2 + 1
-                    mask_out = _mask(x[:, :, ::2], lengths)
-                else:
-                    mask_out = mask
-                x, mask = block(x, mask, mask_out), mask_out
+            mask_out = mask
+            if stride == 2 and lengths is not None:
+                lengths = (lengths - 1) // 2 + 1
+                mask_out = _mask(x[:, :, ::2], lengths)
+            if mask is None:
+                halo = self._halo(i)
+                x = in_tiles(partial(self._stage, i), x, axis=2, size=max(TILES[i], 4 * halo), halo=halo, stride=stride)
+            else:
+                x = self._stage(i, x, mask, mask_out)
+            mask = mask_out
         embedding = self.seg_1(_tstp(x, lengths).astype(x.dtype))
         return self.seg_2(nn.relu(embedding)) if self.config.two_emb_layer else embedding
+
+    def _stage(self, i: int, x: mx.array, mask: mx.array | None = None, mask_out: mx.array | None = None) -> mx.array:
+        """The blocks of a stage, and before the first of them the first convolution; (B, F, T, C) before and after."""
+        if i == 0:
+            x = _masked(nn.relu(self.conv1(_masked(x, mask))), mask)
+        for block in self[f"layer{i + 1}"]:
+            x, mask = block(x, mask, mask_out), mask_out
+        return x
+
+    def _halo(self, i: int) -> int:
+        """Frames, before its stride, that `_stage` sees to each side at most: one for each 3x3 convolution."""
+        convolutions = self.config.num_blocks[i] * (2 if self.config.block == "basic" else 1)
+        return (convolutions + 1) * STRIDES[i]
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Source or converted tensors to converted ones; a fixed point.

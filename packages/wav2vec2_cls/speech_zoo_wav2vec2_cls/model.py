@@ -7,6 +7,7 @@ transformers/models/wav2vec2/modeling_wav2vec2.py, `Wav2Vec2ForSequenceClassific
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -15,19 +16,23 @@ import numpy as np
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.front_end import WaveformFrontEnd
+from speech_zoo_core.functions import attention, gelu
 from speech_zoo_core.language import LanguageIdentification, check_labels
 from speech_zoo_core.layers import to_mlx_layout
 from speech_zoo_core.tasks import Quantization
+from speech_zoo_core.tiles import each, in_tiles, is_allowed
 
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
-    "gelu": nn.gelu,
+    "gelu": gelu,
     "gelu_new": nn.gelu_approx,
     "gelu_pytorch_tanh": nn.gelu_approx,
     "relu": nn.relu,
     "silu": nn.silu,
     "swish": nn.silu,
 }
+TILE = 1000  # frames of a transformer layer that are computed at once on a CPU
+EXTRACTED = 64  # the same of the feature extractor
 DROPPED = ("masked_spec_embed", "quantizer.", "project_q.", "project_hid.")  # training only, under any prefix
 POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv"
 WEIGHT_NORM = (  # magnitude and direction, in the two spellings of PyTorch
@@ -155,7 +160,7 @@ class PositionalConvEmbedding(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, C) to (B, T, C)."""
         y = self.conv(x)
-        return self.activation(y[:, : y.shape[1] - self.surplus])
+        return in_tiles(self.activation, y[:, : y.shape[1] - self.surplus], axis=1, size=TILE)
 
 
 class Attention(nn.Module):
@@ -167,16 +172,16 @@ class Attention(nn.Module):
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
             self[name] = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        """(B, T, C) to (B, T, C); the mask (B, 1, 1, T) says which frames may be attended to."""
-        batch, frames, width = x.shape
-        q, k, v = (
-            self[name](x).reshape(batch, frames, self.heads, -1).transpose(0, 2, 1, 3)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=(width // self.heads) ** -0.5, mask=mask)
-        out: mx.array = self.out_proj(y.transpose(0, 2, 1, 3).reshape(batch, frames, width))
-        return out
+    def projected(self, x: mx.array) -> mx.array:
+        """Queries, keys and values side by side: (B, T, C) to (B, T, 3 * C)."""
+        return mx.concatenate([self[name](x) for name in ("q_proj", "k_proj", "v_proj")], axis=-1)
+
+    def __call__(self, projected: mx.array, mask: mx.array | None) -> mx.array:
+        """(B, T, 3 * C) to the heads' outputs (B, T, C); the mask (B, 1, 1, T) says which frames may be attended to."""
+        batch, frames, width = projected.shape
+        q, k, v = projected.reshape(batch, frames, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+        y = attention(q, k, v, q.shape[-1] ** -0.5, mask)
+        return y.transpose(0, 2, 1, 3).reshape(batch, frames, width // 3)
 
 
 class FeedForward(nn.Module):
@@ -220,10 +225,18 @@ class EncoderLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, T, C) to (B, T, C)."""
+        projected = in_tiles(self._projected, x, axis=1, size=TILE)
+        return in_tiles(self._rest, x, self.attention(projected, mask), axis=1, size=TILE)
+
+    def _projected(self, x: mx.array) -> mx.array:
+        return self.attention.projected(self.layer_norm(x) if self.stable else x)
+
+    def _rest(self, x: mx.array, attended: mx.array) -> mx.array:
+        """All that follows the attention; frame by frame."""
+        x = x + self.attention.out_proj(attended)
         if not self.stable:
-            x = self.layer_norm(x + self.attention(x, mask))
+            x = self.layer_norm(x)
             return self.final_layer_norm(x + self.feed_forward(x))
-        x = x + self.attention(self.layer_norm(x), mask)
         x = x + self.feed_forward(self.final_layer_norm(x))
         return x + self.adapter_layer(x) if "adapter_layer" in self else x
 
@@ -299,12 +312,33 @@ class Wav2Vec2(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> list[mx.array]:
         """(B, N, 1) to hidden states (B, T, C); the mask (B, T) is for the frames of the feature extractor."""
-        for layer in self.feature_extractor["conv_layers"]:
-            x = layer(x)
+        x = self._extracted(x)
         states = self.encoder(self.feature_projection["projection"](self.feature_projection["layer_norm"](x)), mask)
         if "adapter" in self:
             states[-1] = self.adapter(states[-1])
         return states
+
+    def _extracted(self, x: mx.array) -> mx.array:
+        """The feature extractor: (B, N, 1) to (B, T, C)."""
+        layers = list(self.feature_extractor["conv_layers"])
+        if not is_allowed():
+            return _in_turn(layers, x)
+        if layers[0].over_time:
+            x = layers.pop(0)(x)  # its norm needs the whole clip
+            mx.eval(x)
+        seen = stride = 1
+        for layer in reversed(layers):
+            seen, stride = (seen - 1) * layer.conv.stride + layer.conv.weight.shape[1], stride * layer.conv.stride
+        frames = (x.shape[1] - seen) // stride + 1
+        edges = range(0, frames + EXTRACTED, EXTRACTED)
+        parts = [x[:, i * stride : (min(j, frames) - 1) * stride + seen] for i, j in pairwise(edges)]
+        return mx.concatenate(each(lambda part: _in_turn(layers, part), parts), axis=1)
+
+
+def _in_turn(layers: list[ConvLayer], x: mx.array) -> mx.array:
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 class Model(nn.Module, LanguageIdentification):
