@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_core.audio import load_audio
-from speech_zoo_core.conv import on_cpu
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
+from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
 from . import bench_chart, bench_report, bench_weights

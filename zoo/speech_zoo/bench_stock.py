@@ -1,12 +1,12 @@
 """Stock MLX as a contender of `speech-zoo bench`: the same wheel without our part in its speed."""
 
+import os
 import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from speech_zoo_core import conv
 
 from .bench_worker import Array, Contender, blas, mlx_device, ours
 
@@ -16,10 +16,9 @@ VARIANCE_EPS = 1e-7  # mlx_audio/lid/models/wav2vec2/wav2vec_lid.py, predict
 def stock(model: str, folder: Path) -> Contender:
     """mlx-audio's model where it has one that loads these weights, else ours on MLX's own layers.
 
-    MLX keeps its own BLAS because the worker imports `mlx.core` before speech_zoo. Whatever we do differently on a CPU
-    asks `conv.on_cpu`, which is replaced here before anything that could have taken a reference to it is imported.
+    MLX keeps its own BLAS because the worker imports `mlx.core` before speech_zoo.
     """
-    conv.on_cpu = lambda: False
+    os.environ["SPEECH_ZOO_CPU_LAYERS"] = "0"
     try:
         run = {"ecapa": _speaker, "mms": _languages}[model](folder)
         by = f"mlx-audio {version('mlx-audio')}"
