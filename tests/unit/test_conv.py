@@ -181,6 +181,10 @@ def test_a_new_weight_is_used(monkeypatch: pytest.MonkeyPatch, layer: nn.Module)
     layer.update({"weight": 2 * layer.weight})
     assert mx.allclose(layer(x) - layer.bias, 2 * before, rtol=1e-4, atol=1e-5)
     assert set(layer.parameters()) == {"weight", "bias"}
+    layer.weight *= 2  # the same object with other values
+    assert mx.allclose(layer(x) - layer.bias, 4 * before, rtol=1e-4, atol=1e-5)
+    layer.weight[:] = 0
+    assert mx.allclose(layer(x), mx.broadcast_to(layer.bias, before.shape), atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", LAYERS[:-1])

@@ -5,7 +5,6 @@ results are those of `mlx.nn`. Each layer keeps its weight in the order that its
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -26,10 +25,7 @@ INPUT += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
 OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
-@lru_cache(maxsize=3)
-def _both(matrix: str) -> mx.array:
-    """One of the three for two dimensions, float32."""
-    return mx.array(np.kron(globals()[matrix], globals()[matrix]).astype(np.float32))
+WEIGHT_2D, INPUT_2D, OUTPUT_2D = (np.kron(one, one).astype(np.float32) for one in (WEIGHT, INPUT, OUTPUT))
 
 
 class Conv1d(nn.Conv1d):
@@ -125,7 +121,9 @@ class Conv2d(nn.Conv2d):
 
     def _winograd(self, x: mx.array) -> mx.array:
         """F(4x4, 3x3) on tiles of 6 by 6 that overlap by 2."""
-        weight = _kept(self, lambda weight: (_both("WEIGHT") @ weight.reshape(len(weight), 9, -1)).transpose(1, 2, 0))
+        weight = _kept(
+            self, lambda weight: (mx.array(WEIGHT_2D) @ weight.reshape(len(weight), 9, -1)).transpose(1, 2, 0)
+        )
         (top, left), (batch, height, width, channels) = self.padding, x.shape
         rows, columns = height + 2 * top - 2, width + 2 * left - 2
         down, right = -(-rows // 4), -(-columns // 4)
@@ -133,8 +131,8 @@ class Conv2d(nn.Conv2d):
         row, image = x.shape[2] * channels, x.shape[1] * x.shape[2] * channels
         strides = (row, channels, image, 4 * row, 4 * channels, 1)
         tiles = mx.as_strided(x, (6, 6, batch, down, right, channels), strides).reshape(36, -1)
-        products = (_both("INPUT") @ tiles).reshape(36, -1, channels) @ weight
-        y = (_both("OUTPUT") @ products.reshape(36, -1)).reshape(4, 4, batch, down, right, -1)
+        products = (mx.array(INPUT_2D) @ tiles).reshape(36, -1, channels) @ weight
+        y = (mx.array(OUTPUT_2D) @ products.reshape(36, -1)).reshape(4, 4, batch, down, right, -1)
         y = y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, 4 * down, 4 * right, -1)
         return y[:, :rows, :columns]
 
@@ -144,11 +142,15 @@ def _kept(layer: nn.Module, order: Callable[[mx.array], mx.array]) -> mx.array:
 
     In training nothing is kept: the weight changes, and its gradient must pass.
     """
-    if layer.training:
-        return order(layer.weight)
+    weight = layer.weight
+    if layer.training or weight.dtype != mx.float32:
+        return order(weight)
+    # An array that is changed in place stays the same object, but gets other memory while `alias` holds the old.
+    address = np.array(weight, copy=False).ctypes.data
     kept = layer.get("_ordered")
-    if kept is None or kept[0] is not layer.weight:
-        ordered = mx.contiguous(order(layer.weight))
-        mx.eval(ordered)  # another core's thread must not have to
-        kept = layer["_ordered"] = layer.weight, ordered
-    return kept[1]
+    if kept is None or kept[0] != address:
+        alias, ordered = weight.reshape(weight.shape), mx.contiguous(order(weight))
+        mx.eval(alias, ordered)
+        kept = layer["_ordered"] = address, alias, ordered
+    ordered_weight: mx.array = kept[2]
+    return ordered_weight
