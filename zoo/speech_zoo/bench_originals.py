@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_campplus.oracle import SPEAKERLAB
+from speech_zoo_core.front_end import VARIANCE_EPS
 from speech_zoo_core.oracle import (
     KALDI,
     ONNXRUNTIME,
@@ -44,7 +45,6 @@ NEEDS = {  # the first one computes
     "mms": (TRANSFORMERS, TORCH),
 }
 EXPORTER = (Package("onnx", "onnx"), Package("onnxscript", "onnxscript"))
-VARIANCE_EPS = 1e-7  # of Wav2Vec2FeatureExtractor
 
 
 def check(contender: str, model: str) -> None:
