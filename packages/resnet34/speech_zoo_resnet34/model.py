@@ -4,6 +4,7 @@ Reference: Wang et al., "WeSpeaker: A Research and Production Oriented Speaker E
 wespeaker/models/resnet.py and pooling_layers.py.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,7 +19,9 @@ from speech_zoo_core.tiles import in_tiles
 
 STRIDES = (1, 2, 2, 2)
 VARIANCE_FLOOR = 1e-7
-TILES = (1000, 1000, 500, 250)  # frames at the input of each stage that are computed at once on a CPU
+# On a CPU: stages that are computed together, and the frames at their input that are computed at once. The output of
+# the first stage, the largest, is never held whole.
+TILES = (((0, 1), 1000), ((2,), 500), ((3,), 250))
 DROPPED = ("projection.", "seg_bn_1.num_batches_tracked")  # the training loss; a counter
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -105,20 +108,27 @@ class Model(nn.Module, SpeakerEmbedding):
             x = self.waveform_features(x, lengths)
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
-        mask = _mask(x, lengths)
-        for i, stride in enumerate(STRIDES):
-            mask_out = mask
-            if stride == 2 and lengths is not None:
-                lengths = (lengths - 1) // 2 + 1
-                mask_out = _mask(x[:, :, ::2], lengths)
-            if mask is None:
-                halo = self._halo(i)
-                x = in_tiles(partial(self._stage, i), x, axis=2, size=max(TILES[i], 4 * halo), halo=halo, stride=stride)
-            else:
-                x = self._stage(i, x, mask, mask_out)
-            mask = mask_out
+        if lengths is None:
+            for stages, size in TILES:
+                halo = sum(self._halo(i) for i in stages)
+                stride = math.prod(STRIDES[i] for i in stages)
+                halo = -(-halo // stride) * stride
+                x = in_tiles(
+                    partial(self._stages, stages), x, axis=2, size=max(size, 4 * halo), halo=halo, stride=stride
+                )
+        else:
+            mask = _mask(x, lengths)
+            for i, stride in enumerate(STRIDES):
+                lengths = (lengths - 1) // stride + 1
+                mask_out = _mask(x[:, :, ::stride], lengths)
+                x, mask = self._stage(i, x, mask, mask_out), mask_out
         embedding = self.seg_1(_tstp(x, lengths).astype(x.dtype))
         return self.seg_2(nn.relu(embedding)) if self.config.two_emb_layer else embedding
+
+    def _stages(self, stages: tuple[int, ...], x: mx.array) -> mx.array:
+        for i in stages:
+            x = self._stage(i, x)
+        return x
 
     def _stage(self, i: int, x: mx.array, mask: mx.array | None = None, mask_out: mx.array | None = None) -> mx.array:
         """The blocks of a stage, and before the first of them the first convolution; (B, F, T, C) before and after."""
@@ -129,7 +139,7 @@ class Model(nn.Module, SpeakerEmbedding):
         return x
 
     def _halo(self, i: int) -> int:
-        """Frames, before its stride, that `_stage` sees to each side at most: one for each 3x3 convolution."""
+        """Frames at its input that `_stage` sees to each side at most: one for each 3x3 convolution."""
         convolutions = self.config.num_blocks[i] * (2 if self.config.block == "basic" else 1)
         return (convolutions + 1) * STRIDES[i]
 
@@ -162,9 +172,9 @@ def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
     return x if mask is None else x * mask
 
 
-def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:
+def _mask(x: mx.array, lengths: mx.array) -> mx.array:
     """(B, 1, T, 1) for an image (B, F, T, C)."""
-    return None if lengths is None else time_mask(lengths, x.shape[2], x.dtype)[:, None, :, None]
+    return time_mask(lengths, x.shape[2], x.dtype)[:, None, :, None]
 
 
 def _tstp(x: mx.array, lengths: mx.array | None) -> mx.array:
