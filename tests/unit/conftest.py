@@ -1,11 +1,13 @@
 """What several unit tests share."""
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+import mlx.core as mx
 import pytest
-from speech_zoo_core import registry
+from speech_zoo_core import audio_model, registry, tiles
 
 
 @cache
@@ -17,3 +19,13 @@ def _found_once(group: str) -> Any:
 def types_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finding the registered types takes longer than to read a tiny checkpoint, so it is done once for all tests."""
     monkeypatch.setattr(registry, "entry_points", _found_once)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Clips go the way of a GPU, whatever computes them; not compiled, which needs a C++ compiler on a CPU."""
+    monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
+    monkeypatch.setattr(tiles, "on_cpu", lambda: False)
+    mx.disable_compile()
+    yield
+    mx.enable_compile()

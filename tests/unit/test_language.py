@@ -188,10 +188,10 @@ def test_bad_audio_is_refused(tmp_path: Path, lid: Any) -> None:
 LENGTHS = [9000, 4000, 12345, 4000, 20000, 700]
 
 
+@pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("frames", [0, 60, 16_000])
 def test_a_batch_equals_one_at_a_time(monkeypatch: pytest.MonkeyPatch, lid: Any, frames: int) -> None:
     """One by one, in small batches, and in one that is padded: as on a GPU."""
-    monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
     monkeypatch.setattr(audio_model, "BATCH_SECONDS", frames / 100)
     monkeypatch.setattr(audio_model, "CHUNK_CLIPS", 4)
     clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]

@@ -56,7 +56,8 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
         ref: what to load; original checkpoints are converted in memory. A catalogue name wins over a folder of the
             same name; write `./name` for the folder.
         revision: branch, tag or commit of a Hub repo.
-        dtype: "float32", "float16" or "bfloat16" to compute in. Default: as stored, but float32 on a CPU.
+        dtype: "float32", "float16" or "bfloat16" to compute in. Default: float32 on a CPU; on a GPU as stored, but
+            float32 as float16 where that stays within the limits of parity.
 
     Returns:
         The model: `embed`, `embed_batch` and `verify` for speaker embeddings, `predict` and `predict_batch` for

@@ -15,12 +15,12 @@ ASIDE = ("source", "threshold")  # of the config: they change no embedding
 def identity(model: Any) -> str:
     """SHA-256, in hexadecimal, of a loaded model's config and weights, but for provenance and threshold.
 
-    Weights that are stored in float16 have one identity whether they are computed in float16 or in float32.
+    Weights count as float16, so that a checkpoint has one identity whether float16 or float32 computes it.
     """
     config = {key: value for key, value in to_dict(model.config).items() if key not in ASIDE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in parameters(model).items():
         digest.update(f"{name}{value.shape}".encode())
         floating = mx.issubdtype(value.dtype, mx.floating)
-        digest.update(np.array(value.astype(mx.float32) if floating else value).tobytes())
+        digest.update(np.array(value.astype(mx.float16) if floating else value).tobytes())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """From audio to a model's raw output: features, clip by clip or in batches."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -10,10 +11,11 @@ import numpy as np
 from .audio import Audio, check_speech, describe, load_audio
 from .errors import AudioError, ConfigError, InputError
 from .front_end import FrontEnd, WaveformFrontEnd
-from .tiles import allowed, on_cpu
+from .tiles import allowed, is_traced, on_cpu, traced
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
 BATCH_SECONDS = 160.0  # of padded audio per forward pass, to bound memory
+BUCKETS = 8  # lengths between one power of two and the next that a GPU's clips are padded to
 
 
 class AudioModel:
@@ -26,6 +28,8 @@ class AudioModel:
     config: Any
     min_frames: int
     pads = True  # whether clips of different length may share a batch
+    masks = True  # whether zeros after a clip, with its length given, leave its result as it is
+    half = True  # whether float16 stays within the limits of parity
     assumes_rate = False  # whether samples without a rate are taken to be at the model's own, as mlx-audio does
 
     @property
@@ -80,7 +84,7 @@ class AudioModel:
 
     def _check_lengths(self, lengths: mx.array | None, size: int, count: int) -> None:
         """Raises InputError unless `lengths` gives `count` clips at least `min_frames` and at most `size` frames."""
-        if lengths is None:
+        if lengths is None or is_traced():
             return
         sizes = np.array(lengths)
         if sizes.shape != (count,) or sizes.dtype.kind not in "iu":
@@ -122,7 +126,7 @@ class AudioModel:
                         clips[i] = front_end(waveform)
                 for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.pads):
                     with allowed():
-                        outputs = self._padded([clips[i] for i in batch])
+                        outputs = self._batch([clips[i] for i in batch])
                         mx.eval(outputs)
                     found.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
@@ -132,13 +136,32 @@ class AudioModel:
     def _forward(self, clip: mx.array) -> mx.array:
         """The raw output (D,) of one clip's features (T, F), evaluated."""
         with allowed():
-            output = self(clip[None])[0]
+            output = self._batch([clip])[0]
             mx.eval(output)
         return output
 
     def _in_windows(self, waveform: mx.array) -> mx.array | None:
         """The raw output (D,) of a clip that is too long for one pass; None for all others."""
         return None
+
+    def _batch(self, clips: list[mx.array]) -> mx.array:
+        """Raw outputs (B, D) of clips (T_i, F); on a GPU compiled, once for all lengths of a bucket."""
+        if on_cpu() or not self.masks:
+            return self._padded(clips)
+        sizes = [len(clip) for clip in clips]
+        size = bucket(max(sizes))
+        padded = mx.stack([mx.pad(clip, [(0, size - len(clip)), (0, 0)]) for clip in clips])
+        return self._compiled(padded, mx.array(sizes))
+
+    @cached_property
+    def _compiled(self) -> Callable[[mx.array, mx.array], mx.array]:
+        """The model, compiled for each shape that it is given; its weights are looked up at every call."""
+
+        def run(x: mx.array, lengths: mx.array) -> mx.array:
+            with traced():
+                return self(x, lengths)
+
+        return mx.compile(run, inputs=self.state)  # type: ignore[attr-defined, no-any-return]
 
     def _padded(self, clips: list[mx.array]) -> mx.array:
         """Raw outputs (B, D) of clips (T_i, F), padded to the longest where they differ."""
@@ -149,19 +172,32 @@ class AudioModel:
         return self(padded, mx.array(sizes))
 
 
+def bucket(size: int) -> int:
+    """The length that clips of `size` frames, 1 or more, are padded to on a GPU: at most one part in `BUCKETS` more."""
+    step = max(1, (1 << size.bit_length() - 1) // BUCKETS)
+    return -(-size // step) * step
+
+
 def _batches(sizes: dict[int, int], limit: int, mixed: bool) -> Iterator[list[int]]:
     """Clips (their keys) grouped by similar size, each group within `limit` frames when padded.
 
     Clips of one size only, unless `mixed`.
 
-    A batch keeps a GPU busy; on a CPU it only adds padding and misses the caches (measured: 1.3 times slower), so the
-    limit is 0 there.
+    A batch keeps a GPU busy, and has a power of two of clips there, so that few shapes are compiled; on a CPU it only
+    adds padding and misses the caches (measured: 1.3 times slower), so the limit is 0 there.
     """
     batch: list[int] = []
     for i in sorted(sizes, key=sizes.__getitem__):
         if batch and (sizes[i] * (len(batch) + 1) > limit or (not mixed and sizes[i] != sizes[batch[0]])):
-            yield batch
+            yield from _powers_of_two(batch)
             batch = []
         batch.append(i)
-    if batch:
-        yield batch
+    yield from _powers_of_two(batch)
+
+
+def _powers_of_two(batch: list[int]) -> Iterator[list[int]]:
+    """A batch cut into ones whose sizes are powers of two, the largest first."""
+    while batch:
+        count = 1 << len(batch).bit_length() - 1
+        yield batch[:count]
+        batch = batch[count:]

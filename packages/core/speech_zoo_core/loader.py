@@ -27,8 +27,8 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
         ref: a bundled name (it wins over a folder of that name; write `./name` for the folder), a folder, a checkpoint
             file, or a Hub repo `org/name`. Original checkpoints are converted in memory.
         revision: branch, tag or commit of a Hub repo.
-        dtype: "float32", "float16" or "bfloat16" to compute in. Default: as stored, but float32 on a CPU, where half
-            precision is slower.
+        dtype: "float32", "float16" or "bfloat16" to compute in. Default: on a CPU float32, where half precision is
+            slower; on a GPU as stored, but float32 as float16 where the model stays within the limits of parity then.
 
     Returns:
         The model of the registered type, strictly loaded.
@@ -38,17 +38,24 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     """
     source = find(ref, revision)
     spec, config, weights, _ = read_model(source)
+    stored = {value.dtype for value in weights.values()}
     model = build(spec, config, weights, str(source.path))
     del weights
     source.release()
-    if dtype is not None:
-        model.set_dtype(parse_dtype(dtype))
-    elif on_cpu():
-        model.set_dtype(mx.float32)
+    model.set_dtype(_fastest(model, stored) if dtype is None else parse_dtype(dtype))
     for tensor in parameters(model).values():  # one by one: a source's tensor is freed before the next is read
         mx.eval(tensor)
     blas.warn_if_slow()
     return model
+
+
+def _fastest(model: Any, stored: set[mx.Dtype]) -> mx.Dtype:
+    """What a model computes in where nobody chose."""
+    if on_cpu():
+        return mx.float32
+    if mx.bfloat16 in stored:
+        return mx.bfloat16
+    return mx.float16 if model.half or mx.float16 in stored else mx.float32
 
 
 def parse_dtype(dtype: str) -> mx.Dtype:

@@ -41,6 +41,21 @@ def is_allowed() -> bool:
     return getattr(_thread, "allowed", False)
 
 
+@contextmanager
+def traced() -> Iterator[None]:
+    """Within it, a model is compiled: it must look at no value, and takes its arguments as checked."""
+    _thread.traced = True
+    try:
+        yield
+    finally:
+        _thread.traced = False
+
+
+def is_traced() -> bool:
+    """Whether this thread is within `traced`."""
+    return getattr(_thread, "traced", False)
+
+
 def each(fn: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
     """`fn` of every item, in order; each evaluated before the next where `allowed`."""
     results = []

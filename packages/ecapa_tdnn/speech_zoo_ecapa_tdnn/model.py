@@ -275,6 +275,13 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
             }
 
     @property
+    def half(self) -> bool:  # type: ignore[override]
+        """Whether float16 stays within the limits of parity; the speaker proxy, which is differentiated, is held to
+        float32.
+        """
+        return self.config.front_end is not None
+
+    @property
     def min_frames(self) -> int:  # type: ignore[override]
         """The shortest input: reflection needs more frames than it mirrors; CMN leaves nothing of one frame."""
         if self.config.padding == "reflect":

@@ -20,7 +20,7 @@ from speech_zoo_core.functions import attention, gelu
 from speech_zoo_core.language import LanguageIdentification, check_labels
 from speech_zoo_core.layers import to_mlx_layout
 from speech_zoo_core.tasks import Quantization
-from speech_zoo_core.tiles import each, in_tiles, is_allowed
+from speech_zoo_core.tiles import each, in_tiles, is_allowed, is_traced
 
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
@@ -366,6 +366,19 @@ class Model(nn.Module, LanguageIdentification):
         """Whether clips of different length may share a batch."""
         return self.config.attention_mask
 
+    @property
+    def masks(self) -> bool:  # type: ignore[override]
+        """Whether zeros after a clip leave its result as it is: not where the norm of the whole clip, or the adapter's
+        convolutions, see them.
+        """
+        return self.pads and self.config.feat_extract_norm == "layer" and not self.config.add_adapter
+
+    def _frames(self, samples: Any) -> Any:
+        """Frames that the feature extractor makes of samples, a number or an array."""
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:
         """Logits.
 
@@ -385,11 +398,10 @@ class Model(nn.Module, LanguageIdentification):
         self._check_lengths(lengths, x.shape[1], len(x))
         frames = mask = None
         if lengths is not None:
-            frames = lengths
-            for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
-                frames = (frames - kernel) // stride + 1
-            mask = mx.arange(int(np.array(frames).max()))[None] < frames[:, None]
-            x = x[:, : int(np.array(lengths).max())]
+            frames = self._frames(lengths)
+            if not is_traced():
+                x = x[:, : int(np.array(lengths).max())]
+            mask = mx.arange(self._frames(x.shape[1]))[None] < frames[:, None]
         states = self.wav2vec2(x.astype(self.classifier.weight.dtype), mask)
         if self.config.use_weighted_layer_sum:
             weights = mx.softmax(self.layer_weights.astype(mx.float32)).astype(states[0].dtype)
