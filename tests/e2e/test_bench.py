@@ -74,10 +74,23 @@ def test_long_clips(cli: Callable[..., Any]) -> None:
     assert row["600_s"]["peak_bytes"] > row["10_s"]["peak_bytes"] > 20e6
 
 
+def test_a_profile(cli: Callable[..., Any]) -> None:
+    arguments = ("bench", "campplus", "--profile", "--seconds", "2", "--repeats", "1")
+    result = cli(*arguments, "--json").succeeded().json
+    assert all(value > 0 for value in result["ceilings"].values())
+    (found,) = result["profiles"]
+    *layers, rest = found["layers"]
+    assert rest["layer"] == "everything else"
+    assert sum(row["calls"] for row in layers) > 100
+    assert 1.5 < sum(row["gflop"] for row in layers) < 3  # CAM++ has about 1 GFLOP for each second
+    assert "Conv1d 3, 128 to 32, dilation 2" in cli(*arguments).succeeded().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (["resnet"], 2, ", ".join(MODELS)),
+        (["fbank", "--profile"], 2, "the models of --profile are resnet34"),
         (["fbank", "--contenders", "ours,jax"], 2, "'jax'"),
         (["fbank", "--contenders", ""], 2, "--contenders are"),
         (["fbank", "--seconds", "ten"], 2, "--seconds takes numbers of 0.1 or more"),

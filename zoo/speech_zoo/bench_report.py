@@ -63,13 +63,18 @@ def _cpu() -> str:
     return platform.processor()
 
 
-def show(result: dict[str, Any], long: bool) -> None:
-    """Print what `bench.measure` found."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+def show_machine(console: Console, result: dict[str, Any]) -> None:
+    """Print what `machine` found."""
     facts = result["machine"]
     console.print(f"{facts['cpu']}, {facts['cores']} cores, {facts['os']}, Python {facts['python']}")
     console.print(f"MLX on {facts['device']}")
     console.print(", ".join(f"{name} {found or '-'}" for name, found in result["versions"].items()))
+
+
+def show(result: dict[str, Any], long: bool) -> None:
+    """Print what `bench.measure` found."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    show_machine(console, result)
     size = ", ".join(f"{model} {count / 1e6:.0f} MB" for model, count in result["weights"].items())
     layers = f" (MMS-LID-256 with {result['layers']} of its 48 layers)" if "layers" in result else ""
     console.print(f"Seeded random weights in float32: {size}{layers}" if size else "")

@@ -261,6 +261,9 @@ def bench(
     ] = "ours,stock,torch,onnxruntime",
     layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers of mms; the real one has 48.")] = 4,
     long: Annotated[bool, typer.Option("--long", help="Ours alone: 600 s of audio next to 10 s.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Ours alone: where the time goes, and what this machine can do.")
+    ] = False,
     start: Annotated[
         bool, typer.Option("--start", help="Measure the start instead: the bundled model through mlx_audio.load.")
     ] = False,
@@ -277,6 +280,12 @@ def bench(
         raise typer.BadParameter("--plot must end in .png, and does not go with --long")
     from .bench import CONTENDERS, MODELS, Plan, run
 
+    if profile:
+        from .bench_profile import run as run_profile
+
+        chosen = _chosen(models or list(MODELS[1:]), MODELS[1:], "the models of --profile")
+        run_profile(chosen, _numbers(seconds, 0.1, "--seconds")[0], layers, repeats, as_json)
+        return
     plan = Plan(
         _chosen(models or list(MODELS), MODELS, "the models"),
         _chosen(contenders.split(","), CONTENDERS, "--contenders"),
