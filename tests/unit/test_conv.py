@@ -198,3 +198,11 @@ def test_the_gradient_of_the_weight(monkeypatch: pytest.MonkeyPatch, layer: nn.M
         monkeypatch.setattr(conv, "cpu_layers", lambda fast=fast: fast)
         found.append(nn.value_and_grad(layer, lambda: mx.sum(mx.square(layer(x))))()[1]["weight"])
     assert mx.allclose(*found, rtol=1e-3, atol=1e-2)
+
+
+def test_another_precision_of_the_input_takes_another_order() -> None:
+    layer = conv.Conv2d(64, 64, 3, padding=1)
+    layer.eval()
+    x = mx.random.normal((1, 6, 7, 64), key=mx.random.key(0))
+    full, half = layer(x), layer(x.astype(mx.float16))
+    assert mx.allclose(full, half, atol=1e-2)

@@ -147,10 +147,11 @@ def _kept(layer: nn.Module, order: Callable[[mx.array], mx.array]) -> mx.array:
         return order(weight)
     # An array that is changed in place stays the same object, but gets other memory while `alias` holds the old.
     address = np.array(weight, copy=False).ctypes.data
-    kept = layer.get("_ordered")
+    key = f"_ordered_by_{order.__qualname__}"
+    kept = layer.get(key)
     if kept is None or kept[0] != address:
         alias, ordered = weight.reshape(weight.shape), mx.contiguous(order(weight))
         mx.eval(alias, ordered)
-        kept = layer["_ordered"] = address, alias, ordered
+        kept = layer[key] = address, alias, ordered
     ordered_weight: mx.array = kept[2]
     return ordered_weight
