@@ -177,9 +177,12 @@ class Model(nn.Module, SpeakerEmbedding):
         x = nn.relu(self.xvector["tdnn"]["linear"](x))
         mask = _mask(x, lengths)
         for i, layers in enumerate(LAYERS, 1):
+            size, growth = x.shape[-1], self.config.growth_rate
+            x = mx.pad(x, [(0, 0), (0, 0), (0, layers * growth)])  # in which every layer fills its channels
             for j in range(1, layers + 1):
                 layer = self.xvector[f"block{i}"][f"tdnnd{j}"]
-                x = mx.concatenate([x, layer(x, mask, lengths)], axis=-1)
+                x[..., size : size + growth] = layer(x[..., :size], mask, lengths)
+                size += growth
             transit = self.xvector[f"transit{i}"]
             x = transit["linear"](nn.relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
         stats = _statistics(_masked(nn.relu(x), mask), lengths, self.config.pool_eps)

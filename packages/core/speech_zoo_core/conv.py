@@ -35,7 +35,12 @@ class Conv1d(nn.Conv1d):
         if not cpu_layers():
             return super().__call__(x)
         x = mx.pad(x, [(0, 0), (self.padding, self.padding), (0, 0)]) if self.padding else x
-        y = self._product(x) if self.groups == 1 else self._grouped(x)
+        if self.groups > 1:
+            y = self._grouped(x)
+        elif self.stride == 1 and self.weight.shape[0] < self.weight.shape[2]:
+            y = self._product_first(x)
+        else:
+            y = self._product(x)
         return y + self.bias if "bias" in self else y
 
     def _product(self, x: mx.array) -> mx.array:
@@ -47,6 +52,14 @@ class Conv1d(nn.Conv1d):
         strides = (frames * channels, self.stride * channels, self.dilation * channels, 1)
         patches = mx.as_strided(x, shape, strides).reshape(batch, size, -1)
         return patches @ _kept(self, lambda weight: weight.reshape(len(weight), -1).T)
+
+    def _product_first(self, x: mx.array) -> mx.array:
+        """One product for all taps, of whose few channels shifted parts are added up."""
+        out, taps = self.weight.shape[:2]
+        size = x.shape[1] - (taps - 1) * self.dilation
+        y = x @ _kept(self, lambda weight: weight.transpose(2, 1, 0).reshape(weight.shape[2], -1))
+        parts = [y[:, i * self.dilation :][:, :size, i * out : (i + 1) * out] for i in range(taps)]
+        return sum(parts[1:], parts[0])
 
     def _grouped(self, x: mx.array) -> mx.array:
         """A product for each group and some of the taps."""
@@ -84,9 +97,9 @@ class Conv2d(nn.Conv2d):
         if kernel == (1, 1):
             x = mx.pad(x, [(0, 0), (top, top), (left, left), (0, 0)]) if top or left else x
             y = x[:, ::down, ::right] @ _kept(self, lambda weight: weight.reshape(len(weight), -1).T)
-        elif (down, right) == (1, 1) and min(self.weight.shape[0], x.shape[3]) > 1:
+        elif right == 1 and min(self.weight.shape[0], x.shape[3]) > 1:
             many = min(self.weight.shape[0], x.shape[3]) >= WINOGRAD_CHANNELS
-            winograd = many and kernel == (3, 3) and x.dtype == mx.float32
+            winograd = many and kernel == (3, 3) and down == 1 and x.dtype == mx.float32
             y = self._winograd(x) if winograd else self._shifted(x)
         else:
             x = mx.pad(x, [(0, 0), (top, top), (left, left), (0, 0)])
@@ -102,22 +115,24 @@ class Conv2d(nn.Conv2d):
         return y + self.bias if "bias" in self else y
 
     def _shifted(self, x: mx.array) -> mx.array:
-        """A product for each tap, on a contiguous run of the flattened image."""
-        top, left = self.padding
-        x = mx.pad(x, [(0, 0), (top, top), (left, left), (0, 0)])
+        """A product for each tap, on a contiguous run of the flattened image: of every `down`-th row, for a stride."""
+        (top, left), down, kernel = self.padding, self.stride[0], self.weight.shape[1:3]
         batch, height, width, channels = x.shape
+        rows, columns = (height + 2 * top - kernel[0]) // down + 1, width + 2 * left - kernel[1] + 1
+        tall, wide = -(-(height + 2 * top) // down), width + 2 * left
+        x = mx.pad(x, [(0, 0), (top, tall * down - height - top), (left, left), (0, 0)])
+        x = mx.contiguous(x.reshape(batch, tall, down, wide, channels).transpose(2, 0, 1, 3, 4))
+        images = x.reshape(down, -1, channels)
         weight = _kept(self, lambda weight: weight.transpose(1, 2, 3, 0))
-        rows, columns = weight.shape[:2]
-        flat = x.reshape(-1, channels)
-        size = len(flat) - (rows - 1) * width - (columns - 1)
+        size = images.shape[1] - (kernel[0] - 1) // down * wide - (kernel[1] - 1)
         y = mx.zeros((), dtype=x.dtype)
-        for i in range(rows):
-            for j in range(columns):
-                start = i * width + j
-                y = mx.addmm(y, flat[start : start + size], weight[i, j])
+        for i in range(kernel[0]):
+            for j in range(kernel[1]):
+                start = i // down * wide + j
+                y = mx.addmm(y, images[i % down, start : start + size], weight[i, j])
         # Positions that wrap around an edge are cut off.
-        y = mx.pad(y, [(0, len(flat) - size), (0, 0)]).reshape(batch, height, width, -1)
-        return y[:, : height - rows + 1, : width - columns + 1]
+        y = mx.pad(y, [(0, images.shape[1] - size), (0, 0)]).reshape(batch, tall, wide, -1)
+        return y[:, :rows, :columns]
 
     def _winograd(self, x: mx.array) -> mx.array:
         """F(4x4, 3x3) on tiles of 6 by 6 that overlap by 2."""
