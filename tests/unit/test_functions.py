@@ -44,9 +44,8 @@ def test_attention(heads: int, scale: float) -> None:
     assert mx.allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
-def test_softmax_over_time() -> None:
-    x = mx.array(np.random.default_rng(0).standard_normal((2, 400, 5)).astype(np.float32)) * 20
+def test_exp() -> None:
+    x = -mx.abs(mx.array(np.random.default_rng(0).standard_normal((2, 400, 5)).astype(np.float32))) * 20
     with tiles.allowed():
-        found = functions.softmax_over_time(x)
-    assert mx.allclose(found, mx.softmax(x, axis=1), rtol=1e-5, atol=1e-9)
-    assert mx.allclose(mx.sum(found, axis=1), mx.ones((2, 5)), atol=1e-5)
+        found = functions.exp(x)
+    assert mx.allclose(found, mx.exp(x), rtol=1e-5, atol=1e-30)

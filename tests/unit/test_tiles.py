@@ -55,3 +55,15 @@ def test_it_ends_with_its_block() -> None:
     with pytest.raises(ZeroDivisionError), tiles.allowed():
         raise ZeroDivisionError
     assert not tiles.is_allowed()
+
+
+def test_a_total_is_that_of_the_whole() -> None:
+    x, y = (mx.random.normal((2, 105, 3), key=mx.random.key(i)) for i in (0, 1))
+
+    def moment(a: mx.array, b: mx.array) -> mx.array:
+        return mx.sum(a * b, axis=1)
+
+    expected = moment(x, y)
+    with tiles.allowed():
+        assert mx.allclose(tiles.total(moment, x, y, axis=1, size=10), expected, atol=1e-4)
+    assert mx.array_equal(tiles.total(moment, x, y, axis=1, size=10), expected)

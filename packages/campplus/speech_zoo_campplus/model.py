@@ -124,8 +124,11 @@ class CAMDenseTDNNLayer(nn.Module):
         self.cam_layer = CAMLayer(width, config.growth_rate, dilation)
 
     def __call__(self, x: mx.array, mask: mx.array | None, lengths: mx.array | None) -> mx.array:
-        hidden = _masked(nn.relu(self.linear1(nn.relu(self.nonlinear1["batchnorm"](x)))), mask)
+        hidden = _masked(in_tiles(self._bottleneck, x, axis=1, size=TILE), mask)
         return self.cam_layer(hidden, lengths)
+
+    def _bottleneck(self, x: mx.array) -> mx.array:
+        return nn.relu(self.linear1(nn.relu(self.nonlinear1["batchnorm"](x))))
 
 
 class Model(nn.Module, SpeakerEmbedding):

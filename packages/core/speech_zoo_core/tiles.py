@@ -94,3 +94,13 @@ def in_tiles(
         return part(y, (start - first) // stride, -(-(min(length, start + step) - first) // stride))
 
     return mx.concatenate(each(tile, range(0, length, step)), axis=axis)
+
+
+def total(fn: Callable[..., mx.array], *xs: mx.array, axis: int, size: int) -> mx.array:
+    """`fn(*xs)`, a sum over an axis, computed as the sum of its tiles' where `allowed`; arguments as `in_tiles`."""
+    if not is_allowed() or xs[0].shape[axis] <= size:
+        return fn(*xs)
+    mx.eval(xs)
+    starts = range(0, xs[0].shape[axis], size)
+    sums = each(lambda start: fn(*(x[(slice(None),) * axis + (slice(start, start + size),)] for x in xs)), starts)
+    return sum(sums[1:], sums[0])

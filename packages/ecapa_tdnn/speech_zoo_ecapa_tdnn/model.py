@@ -5,6 +5,7 @@ Speaker Verification", Interspeech 2020; speechbrain/lobes/models/ECAPA_TDNN.py 
 wespeaker/models/ecapa_tdnn.py and pooling_layers.py (`ASTP`).
 """
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import mlx.nn as nn
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.front_end import FrontEnd
-from speech_zoo_core.functions import softmax_over_time
+from speech_zoo_core.functions import exp
 from speech_zoo_core.language import LanguageIdentification, check_labels
 from speech_zoo_core.layers import (
     ScaleShift,
@@ -26,7 +27,7 @@ from speech_zoo_core.layers import (
     to_numpy,
 )
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
-from speech_zoo_core.tiles import in_tiles
+from speech_zoo_core.tiles import in_tiles, is_allowed, total
 
 TILE = 1000  # frames that are computed at once on a CPU
 LEAKY_SLOPE = 0.01  # of the classifier's LeakyReLU
@@ -123,11 +124,11 @@ class Frames:
         at = mx.clip(mx.where(at > last, 2 * last - at, at), 0, x.shape[1] - 1)
         return mx.take_along_axis(x, at[..., None], axis=1)
 
-    def in_tiles(self, fn: Callable[[mx.array], mx.array], x: mx.array, halo: int) -> mx.array:
-        """`fn(x)`, in tiles where no frame is masked; `fn` sees `halo` frames to each side."""
+    def in_tiles(self, fn: Callable[..., mx.array], *xs: mx.array, halo: int) -> mx.array:
+        """`fn(*xs)`, in tiles where no frame is masked; `fn` sees `halo` frames to each side."""
         if self.mask is not None:
-            return fn(x)
-        return in_tiles(fn, x, axis=1, size=TILE, halo=halo)
+            return fn(*xs)
+        return in_tiles(fn, *xs, axis=1, size=TILE, halo=halo)
 
     def mean(self, x: mx.array) -> mx.array:
         """Mean over time in float32: (B, T, C) to (B, 1, C)."""
@@ -138,10 +139,11 @@ class Frames:
 
     def variance(self, x: mx.array, mean: mx.array, ddof: int) -> mx.array:
         """Variance over time of float32 frames: (B, T, C) to (B, 1, C)."""
-        squares = mx.square(x - mean)
         if self.mask is None:
-            return mx.sum(squares, axis=1, keepdims=True) / (x.shape[1] - ddof)
-        return mx.sum(squares * self.mask, axis=1, keepdims=True) / (mx.sum(self.mask, axis=1, keepdims=True) - ddof)
+            squares = total(lambda part: mx.sum(mx.square(part - mean), axis=1, keepdims=True), x, axis=1, size=TILE)
+            return squares / (x.shape[1] - ddof)
+        squares = mx.sum(mx.square(x - mean) * self.mask, axis=1, keepdims=True)
+        return squares / (mx.sum(self.mask, axis=1, keepdims=True) - ddof)
 
 
 class TDNNBlock(nn.Module):
@@ -215,7 +217,7 @@ class SERes2NetBlock(nn.Module):
             return self.tdnn2(self.res2net_block(self.tdnn1(part, frames), frames), frames)
 
         halo = sum(block.pad for block in self.res2net_block.blocks)
-        return x + self.se_block(frames.in_tiles(convolved, x, halo), frames)
+        return x + self.se_block(frames.in_tiles(convolved, x, halo=halo), frames)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -244,16 +246,36 @@ class AttentiveStatisticsPooling(nn.Module):
         hidden = _linear_of_parts(self.tdnn["conv"], [x, *context])
         if "norm" in self.tdnn:
             hidden = self.tdnn["norm"](nn.relu(hidden))
-        attention = self.conv(mx.tanh(hidden)).astype(mx.float32)
-        if frames.mask is not None:
-            attention = mx.where(frames.mask > 0, attention, -mx.inf)
-        weights = softmax_over_time(attention)
-        mean = mx.sum(weights * full, axis=1)
-        if self.moments == "raw":
-            variance = mx.sum(weights * mx.square(full), axis=1) - mx.square(mean)
-        else:
-            variance = mx.sum(weights * mx.square(full - mean[:, None]), axis=1)
+        mean, variance = self._moments(full, hidden, frames.mask)
         return mx.concatenate([mean, mx.sqrt(mx.maximum(variance, FLOORS[self.moments]))], axis=-1)
+
+    def _moments(self, x: mx.array, hidden: mx.array, mask: mx.array | None) -> tuple[mx.array, mx.array]:
+        """Mean and variance, (B, C) each, under the softmax over time of the attention, on a CPU tile by tile."""
+        step = TILE if is_allowed() else x.shape[1]
+        tiles = []
+        for start in range(0, x.shape[1], step):
+            here = slice(start, start + step)
+            logits = self.conv(mx.tanh(hidden[:, here])).astype(mx.float32)
+            if mask is not None:
+                logits = mx.where(mask[:, here] > 0, logits, -mx.inf)
+            most = mx.max(logits, axis=1, keepdims=True)
+            weights = exp(logits - most)
+            sums = mx.sum(weights, axis=1), mx.sum(weights * x[:, here], axis=1)
+            if is_allowed():
+                mx.eval(most, weights, sums)
+            tiles.append((x[:, here], most[:, 0], weights, *sums))
+        top = functools.reduce(mx.maximum, (most for _, most, *_ in tiles))
+        scales = [mx.exp(most - top) for _, most, *_ in tiles]
+        count, mean, variance = (mx.zeros(top.shape) for _ in range(3))
+        for scale, (*_, weight, weighted) in zip(scales, tiles, strict=True):
+            count, mean = count + scale * weight, mean + scale * weighted
+        mean = mean / count
+        around = mx.zeros(()) if self.moments == "raw" else mean[:, None]
+        for scale, (part, _, weights, *_) in zip(scales, tiles, strict=True):
+            variance = variance + scale * mx.sum(weights * mx.square(part - around), axis=1) / count
+            if is_allowed():
+                mx.eval(variance)
+        return mean, variance - mx.square(mean) if self.moments == "raw" else variance
 
 
 class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
@@ -332,12 +354,12 @@ class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
     def _embedding(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, F) to (B, D)."""
         first, mfa = self.blocks[0], self.mfa
-        x = frames.in_tiles(lambda part: first(part, frames), x, first.pad)
+        x = frames.in_tiles(lambda part: first(part, frames), x, halo=first.pad)
         outputs = []
         for block in self.blocks[1:]:
             x = block(x, frames)
             outputs.append(x)
-        x = frames.in_tiles(lambda part: mfa(part, frames), mx.concatenate(outputs, axis=-1), mfa.pad)
+        x = frames.in_tiles(lambda *parts: mfa(mx.concatenate(list(parts), axis=-1), frames), *outputs, halo=mfa.pad)
         pooled = self.asp(x, frames)
         embedding: mx.array = self.fc(pooled.astype(x.dtype))
         return embedding
