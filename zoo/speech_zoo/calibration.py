@@ -1,0 +1,138 @@
+"""What scores of labelled pairs say about a checkpoint, and the user's own thresholds that come of it.
+
+`thresholds.json` in the user's folder keeps one calibration for each checkpoint, by its identity.
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from speech_zoo_core.config import from_dict, read_json
+from speech_zoo_core.errors import ConfigError, SpeechZooError
+from speech_zoo_core.tasks import check_threshold
+
+from .files import written_beside
+from .identity import identity
+from .user import folder
+
+FORMAT = 1  # of thresholds.json
+BINS = 100  # of the kept histograms, of equal width from -1 to 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One calibration of one checkpoint.
+
+    Attributes:
+        model: the checkpoint, as it was named.
+        date: of the calibration, UTC, as 2026-01-31.
+        threshold: cosine from which two clips count as the same speaker.
+        at: the operating point of the threshold: "eer" or "min-dcf".
+        eer: equal error rate, 0 to 0.5.
+        min_dcf: normalised minimum detection cost, 0 to 1, for `p_target`, `c_miss` and `c_fa`.
+        targets, nontargets: trials of one speaker, and of two.
+        misses, false_alarms: errors among these at the threshold.
+        target_histogram, nontarget_histogram: counts of their scores in `BINS` bins of equal width from -1 to 1.
+    """
+
+    model: str
+    date: str
+    threshold: float
+    at: str
+    eer: float
+    min_dcf: float
+    p_target: float
+    c_miss: float
+    c_fa: float
+    targets: int
+    nontargets: int
+    misses: int
+    false_alarms: int
+    target_histogram: list[int]
+    nontarget_histogram: list[int]
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        if not len(self.target_histogram) == len(self.nontarget_histogram) == BINS:
+            raise ConfigError(f"a histogram has {BINS} bins")
+
+
+def config_file() -> Path:
+    """Where the calibrations lie; it may not exist yet."""
+    return folder() / "thresholds.json"
+
+
+def calibrations() -> dict[str, Calibration]:
+    """All calibrations of this user, by the identity of the checkpoint.
+
+    Raises:
+        ConfigError: the file is damaged, or a newer version wrote it.
+    """
+    path = config_file()
+    if not path.exists():
+        return {}
+    try:
+        data = read_json(path)
+        version, entries = data.get("format"), data.get("thresholds")
+        if not (isinstance(version, int) and version > FORMAT):
+            if version != FORMAT or not isinstance(entries, dict):
+                raise ConfigError(f"{path} does not hold calibrated thresholds")
+            return {key: from_dict(Calibration, entry, f"{path}: {key[:8]}") for key, entry in entries.items()}
+    except ConfigError as error:
+        raise ConfigError(f"{error}; delete the file and calibrate anew, or restore it from a backup") from error
+    raise ConfigError(f"{path} was written by a newer mlx-speech-zoo; update this one, or move the file away")
+
+
+def calibration_of(model: Any) -> Calibration | None:
+    """The user's calibration of this checkpoint, by `identity.identity(model)`; errors as `calibrations`."""
+    known = calibrations()
+    return known.get(identity(model)) if known else None
+
+
+def threshold_of(model: Any) -> float | None:
+    """The threshold that the user calibrated for this checkpoint, else the checkpoint's own.
+
+    Args:
+        model: a loaded speaker-embedding model.
+
+    Returns:
+        A cosine, -1 to 1; None where there is neither.
+
+    Raises:
+        ConfigError: the file of calibrated thresholds is damaged, or a newer version wrote it.
+    """
+    calibration = calibration_of(model)
+    threshold: float | None = model.config.threshold if calibration is None else calibration.threshold
+    return threshold
+
+
+def store(key: str, calibration: Calibration) -> Path:
+    """Keep the calibration of the checkpoint with this identity; those of others stay. Returns the file's path.
+
+    Raises:
+        SpeechZooError: it cannot be written, or what is there cannot be read.
+    """
+    path = config_file()
+    with _locked(path):
+        known = {name: asdict(each) for name, each in calibrations().items()} | {key: asdict(calibration)}
+        with written_beside(path) as beside:
+            text = json.dumps({"format": FORMAT, "thresholds": known}, ensure_ascii=False, indent=1)
+            beside.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among all processes that write `path`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise SpeechZooError(f"{path} cannot be written: {error.strerror}") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
