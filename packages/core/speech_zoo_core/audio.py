@@ -3,6 +3,8 @@
 import math
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +21,7 @@ SILENCE_PEAK = 1e-4  # -80 dBFS, three steps of 16-bit audio: below it nobody sp
 FULL_SCALE = {"uint8": (128.0, 128.0), "int8": (0.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
 FLOAT_TAG, EXTENSIBLE_TAG = 3, 0xFFFE  # WAVE_FORMAT_IEEE_FLOAT, WAVE_FORMAT_EXTENSIBLE
 MAX_RATIO = 20_000  # the resampling filter has 128 taps for each step of the ratio
+SCAN = 1 << 20  # samples of a float WAV that are looked at in one go
 UNKNOWN_SIZES = (0xFFFFFFFF, 0x7FFFFFFF)  # what a WAV says that was written to a pipe
 
 
@@ -58,8 +61,7 @@ def load_audio(audio: Audio, sample_rate: int, source_rate: int | None = None) -
     if not np.isfinite(mono).all():
         raise AudioError(f"{name} holds NaN or infinite samples; clean it before use")
     if rate != sample_rate:
-        if max(rate, sample_rate) // math.gcd(rate, sample_rate) > MAX_RATIO:
-            raise AudioError(f"{name} has the odd sample rate {rate} Hz; resample it to a usual one first")
+        check_ratio(rate, sample_rate, name)
         from mlx_audio.resample import resample_audio_array
 
         mono = resample_audio_array(mono, rate, sample_rate)
@@ -74,6 +76,12 @@ def check_speech(waveform: mx.array, name: str = "the clip") -> None:
     """
     if bool(mx.abs(waveform - mx.mean(waveform)).max() < SILENCE_PEAK):
         raise AudioError(f"{name} is silent (its peak is below -80 dBFS); there is no voice to work on")
+
+
+def check_ratio(rate: int, sample_rate: int, name: str) -> None:
+    """Raises AudioError where resampling would need a huge filter."""
+    if max(rate, sample_rate) // math.gcd(rate, sample_rate) > MAX_RATIO:
+        raise AudioError(f"{name} has the odd sample rate {rate} Hz; resample it to a usual one first")
 
 
 def describe(audio: Audio) -> str:
@@ -118,6 +126,19 @@ def _to_float(samples: Any) -> "np.ndarray[Any, Any]":
 
 def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
     """Samples and rate of a file, through mlx-audio."""
+    header = check_file(path)
+    import miniaudio
+    from mlx_audio import audio_io
+
+    with decoding(path):
+        samples, rate = audio_io.read(path, dtype="float32")
+        if header[:4] == b"fLaC" and len(samples) < miniaudio.flac_get_file_info(str(path)).num_frames:
+            raise AudioError(f"{path} is truncated: it ends before the length that its header gives")
+    return samples, _rate(rate, f"{path}: ")
+
+
+def check_file(path: Path) -> bytes:
+    """The first 12 bytes of a file; AudioError where these or a WAV's structure say that it cannot be used."""
     if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
         raise AudioError(f"{path} does not exist")
     if not path.is_file():
@@ -131,13 +152,16 @@ def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
         raise AudioError(f"{path} cannot be read: {error.strerror}") from error
     if not header:
         raise AudioError(f"{path} is empty")
+    return header
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turns what decoders raise into AudioError."""
     import miniaudio
-    from mlx_audio import audio_io
 
     try:
-        samples, rate = audio_io.read(path, dtype="float32")
-        if header[:4] == b"fLaC" and len(samples) < miniaudio.flac_get_file_info(str(path)).num_frames:
-            raise AudioError(f"{path} is truncated: it ends before the length that its header gives")
+        yield
     except miniaudio.MiniaudioError as error:
         raise AudioError(f"{path} is not audio that can be decoded ({error})") from error
     except RuntimeError as error:
@@ -147,7 +171,6 @@ def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
         raise AudioError(f"{path} cannot be decoded: {reason}") from error
     except (OSError, ValueError) as error:
         raise AudioError(f"{path} cannot be decoded: {error}") from error
-    return samples, _rate(rate, f"{path}: ")
 
 
 def _check_wav(path: Path) -> None:
@@ -177,9 +200,12 @@ def _check_wav(path: Path) -> None:
                         f"{path} is truncated: its header gives {length} bytes of audio, {size - position} are left"
                     )
                 if is_float and bits in (32, 64):
-                    count = min(length, size - position) // (bits // 8)
-                    if not np.isfinite(np.fromfile(file, f"<f{bits // 8}", count)).all():
-                        raise AudioError(f"{path} holds NaN or infinite samples; clean it before use")
+                    left = min(length, size - position) // (bits // 8)
+                    while left:
+                        samples = np.fromfile(file, f"<f{bits // 8}", min(left, SCAN))
+                        if not np.isfinite(samples).all():
+                            raise AudioError(f"{path} holds NaN or infinite samples; clean it before use")
+                        left = left - samples.size if samples.size else 0
                 return
             position += length + length % 2
     raise AudioError(f"{path} is truncated: it has no audio data")
