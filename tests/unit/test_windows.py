@@ -1,0 +1,149 @@
+"""Windows of a file: where they lie, which hold speech, and that their embeddings are those of the same samples."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from speech_zoo import windows
+from speech_zoo.windows import Window, cut, survey, window_embeddings
+from speech_zoo_core.audio import load_audio
+from speech_zoo_core.errors import AudioError, ConfigError, InputError
+from speech_zoo_core.stream import Stream
+from tiny_models import RATE, tiny_model, voice
+
+SPEAKER = "ecapa_speechbrain"
+
+
+def write(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+def embedded(path: Path, *args: float) -> tuple[list[Window], np.ndarray]:
+    found = list(window_embeddings(tiny_model(SPEAKER), path, *args))
+    assert all(len(batch) == len(vectors) <= windows.BATCH for batch, vectors in found)
+    return [window for batch, _ in found for window in batch], np.concatenate([vectors for _, vectors in found])
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_the_embedding_of_a_window_is_that_of_its_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, gpu: bool
+) -> None:
+    if gpu:
+        monkeypatch.setattr(windows, "on_cpu", lambda: False)
+    path = write(tmp_path / "a.wav", voice(round(11.7 * rate)), rate)
+    found, vectors = embedded(path, 1.0, 0.5)
+    expected = [Window(0.5 * i, 0.5 * i + 1) for i in range(22)]
+    assert found[:-1] == expected
+    assert (found[-1].start, found[-1].end) == pytest.approx((10.7, 11.7))  # what is left, at full length
+    waveform = np.array(load_audio(path, RATE))
+    clips = [(waveform[round(w.start * RATE) : round(w.end * RATE)], RATE) for w in found]
+    assert vectors.dtype == np.float32
+    assert np.abs(vectors - np.array(tiny_model(SPEAKER).embed_batch(clips))).max() < 1e-5
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+    assert np.abs(vectors[1:] - vectors[:-1]).max() > 1e-3  # they are not all the same
+
+
+@given(
+    total=st.integers(1, 80_000), size=st.integers(1600, 20_000), share=st.floats(0.1, 1.0), block=st.floats(0.05, 3.0)
+)
+@settings(max_examples=30, deadline=None)
+def test_windows_cover_the_file_and_hold_its_samples(
+    tmp_path_factory: pytest.TempPathFactory, total: int, size: int, share: float, block: float
+) -> None:
+    total += size  # longer than a window
+    hop = max(windows.MIN_HOP, share * size / RATE)
+    if hop > size / RATE:
+        return
+    path = tmp_path_factory.getbasetemp() / "windows.wav"
+    samples = voice(total)
+    write(path, np.clip(samples, -1, 1))
+    whole = np.array(load_audio(path, RATE))
+    stream = Stream(path, RATE)
+    found = list(cut(stream, total / RATE, size / RATE, hop, survey(stream)[1], ""))
+    at = 0
+    for clip in found:
+        start, end = round(clip.window.start * RATE), round(clip.window.end * RATE)
+        assert end - start == size == clip.samples.size
+        assert start <= at or not at
+        at = end
+        assert np.array_equal(clip.samples, whole[start:end])
+        assert clip.speech.all()
+        assert clip.speech.size in (size // 480, size // 480 - 1)
+    assert at == total
+
+
+def test_silence_is_skipped(tmp_path: Path) -> None:
+    samples = voice(30 * RATE)
+    samples[8 * RATE : 20 * RATE] *= 10 ** (-50 / 20)  # 50 dB below: the room
+    found, _ = embedded(write(tmp_path / "a.wav", samples), 3.0, 1.0)
+    starts = [window.start for window in found]
+    assert starts == [0, 1, 2, 3, 4, 5, 6, 7, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]  # a third of 7 and 18 is speech
+
+
+def test_one_bang_does_not_make_the_rest_silence(tmp_path: Path) -> None:
+    samples = voice(20 * RATE) * 0.02
+    samples[5 * RATE : 5 * RATE + 1600] = 0.9  # 0.1 s
+    samples[5 * RATE : 5 * RATE + 1600 : 2] = -0.9
+    found, _ = embedded(write(tmp_path / "a.wav", samples), 2.0, 1.0)
+    assert len(found) == 19
+
+
+def test_a_constant_offset_is_silence(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.full(5 * RATE, 0.3))
+    with pytest.raises(AudioError, match="is silent"):
+        embedded(path)
+
+
+def test_a_click_alone_is_no_speech(tmp_path: Path) -> None:
+    samples = np.zeros(10 * RATE, np.float32)
+    samples[40_000:40_100] = 0.5
+    with pytest.raises(AudioError, match="is silent: no window holds 20% speech"):
+        embedded(write(tmp_path / "a.wav", samples))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.99, 3.0])
+def test_a_file_that_is_not_longer_than_a_window_is_one(tmp_path: Path, seconds: float) -> None:
+    path = write(tmp_path / "a.wav", voice(round(seconds * RATE)))
+    found, vectors = embedded(path)
+    assert found == [Window(0.0, seconds)]
+    assert np.array_equal(vectors[0], np.array(tiny_model(SPEAKER).embed(path)))
+
+
+def test_a_short_file_is_refused_as_by_embed(tmp_path: Path) -> None:
+    for samples in (voice(100), np.zeros(RATE)):
+        path = write(tmp_path / "a.wav", samples)
+        with pytest.raises(AudioError) as by_embed:
+            tiny_model(SPEAKER).embed(path)
+        with pytest.raises(AudioError) as by_windows:
+            embedded(path)
+        assert str(by_windows.value) == str(by_embed.value)
+
+
+@pytest.mark.parametrize(
+    ("window", "hop"),
+    [(0, 1), (-1, 1), (float("nan"), 1), (float("inf"), 1), (61, 1), (3, 0), (3, 3.1), (3, float("nan")), (3, 0.01)],
+)
+def test_windows_that_cannot_be_cut(tmp_path: Path, window: float, hop: float) -> None:
+    path = write(tmp_path / "a.wav", voice(5 * RATE))
+    with pytest.raises(InputError, match=r"^a (window|hop) is "):
+        embedded(path, window, hop)
+
+
+def test_windows_too_short_for_the_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", voice(5 * RATE))
+    with pytest.raises(InputError, match=r"windows of 0\.1 s are too short: the model needs at least 0\.105 s"):
+        list(window_embeddings(tiny_model("basic"), path, 0.1, 0.1))
+
+
+def test_a_language_model_embeds_no_windows(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="speaker-embedding, not for language-identification"):
+        list(window_embeddings(tiny_model("ecapa_lid"), tmp_path / "a.wav"))
