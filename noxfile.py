@@ -38,7 +38,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Unit tests, goldens and end-to-end tests; no PyTorch."""
-    install(session, "onnx,plot", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"))
+    install(session, "onnx,plot,parquet", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"))
     oldest = Path(session.virtualenv.location).resolve() / f"mlx-audio-{OLDEST_MLX_AUDIO}"  # beside the newest
     if not oldest.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")
@@ -109,7 +109,7 @@ def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], st
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff and mypy."""
-    install(session, "plot", *group("lint"))
+    install(session, "plot,parquet", *group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
