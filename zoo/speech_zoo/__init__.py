@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from speech_zoo_core.language import Prediction
     from speech_zoo_core.tasks import Verification
 
+    from .manifest import ManifestRun
     from .parity import Parity
     from .publish import Upload
 
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "HubError",
     "InputError",
+    "ManifestRun",
     "Parity",
     "Prediction",
     "RegistryError",
@@ -43,6 +45,7 @@ __all__ = [
     "card",
     "check",
     "convert",
+    "embed_manifest",
     "load",
     "register",
     "upload",
@@ -105,6 +108,32 @@ def convert(
 
 
 def check(
+def embed_manifest(
+    manifest: str | os.PathLike[str], output: str | os.PathLike[str], model: str | os.PathLike[str] = "campplus-zh-en"
+) -> "ManifestRun":
+    """Embed the files of a manifest into a folder of Parquet; needs the extra `[parquet]`.
+
+    Killed and called again, it goes on where it was: a file is in the folder once. Under `mlx.launch` each rank embeds
+    its share and writes shards of its own.
+
+    Args:
+        manifest: JSON Lines; each has the path of a file under "audio" ("audio_filepath", "file_name"), relative to the
+            manifest, and may have an "id", by default the path.
+        output: a folder, made if need be: `part-RRRRR-NNNNN.parquet` with id, audio, seconds and embedding (D,)
+            float32 of unit length, and `errors.jsonl` with the files that could not be read.
+        model: what `load` takes, for speaker embeddings.
+
+    Returns:
+        How many files were embedded, skipped and done before, all ranks together.
+
+    Raises:
+        SpeechZooError: one line that says what is wrong and what to do.
+    """
+    from .corpus import run
+
+    return run(Path(manifest), Path(output), os.fspath(model))
+
+
     checkpoint: str | os.PathLike[str],
     reference: str | os.PathLike[str] | None = None,
     *,
@@ -214,3 +243,7 @@ def __getattr__(name: str) -> Any:
     if name in ("Prediction", "Verification"):
         return getattr(speech_zoo_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "ManifestRun":
+        from .manifest import ManifestRun
+
+        return ManifestRun

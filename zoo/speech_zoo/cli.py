@@ -69,16 +69,33 @@ def info(
 
 @app.command()
 def embed(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="Audio files.")] = None,
     model: ModelOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the vectors to this .safetensors, one tensor a file.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the vectors to this .safetensors, one tensor a file; with --manifest, to this folder.",
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Embed the files of these JSON Lines into a folder of Parquet; resumable.")
     ] = None,
 ) -> None:
     """Print or save the speaker embedding of each file (unit length)."""
     if output is not None and output.suffix != ".safetensors":
         raise typer.BadParameter("--output must end in .safetensors")
+    if manifest is not None:
+        if files or output is None:
+            raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
+        from .cli_corpus import run as embed_corpus
+
+        embed_corpus(manifest, output, model, as_json)
+        return
+    if not files:
+        raise typer.BadParameter("missing argument 'FILE…', or --manifest")
     if output is not None and len(set(map(str, files))) < len(files):
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
     import numpy as np
