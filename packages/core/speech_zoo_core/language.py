@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FRAME_SECONDS = 0.03  # of the speech that weights a window
 SPEECH_RANGE = 40.0  # dB below the loudest frame of the clip
+UNKNOWN = "unknown"  # the label where the evidence was not enough
 SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
 
 
@@ -28,16 +29,20 @@ class Prediction(tuple[str, float]):
     """One language of a prediction; unpacks as the pair (label, score).
 
     Attributes:
-        label: the code, as the checkpoint spells it.
-        score: probability, 0 to 1.
+        label: the code, as the checkpoint spells it; `UNKNOWN` where the evidence was not enough for the best one.
+        score: probability, 0 to 1; of `UNKNOWN`, the best label's.
         name: the language's name in English.
+        logit: what the model gave before the softmax, on a scale of its own; of `UNKNOWN`, the best label's.
+        reason: of `UNKNOWN`, which floor was missed; else empty.
     """
 
     name: str
+    logit: float
+    reason: str
 
-    def __new__(cls, label: str, score: float, name: str) -> "Prediction":
+    def __new__(cls, label: str, score: float, name: str, logit: float = math.nan, reason: str = "") -> "Prediction":
         self = super().__new__(cls, (label, score))
-        self.name = name
+        self.name, self.logit, self.reason = name, logit, reason
         return self
 
     @property
@@ -49,7 +54,7 @@ class Prediction(tuple[str, float]):
         return self[1]
 
     def __getnewargs__(self) -> tuple[Any, ...]:  # for copy and pickle
-        return (self.label, self.score, self.name)
+        return (self.label, self.score, self.name, self.logit, self.reason)
 
     def __repr__(self) -> str:
         return f"Prediction(label={self.label!r}, score={self.score!r}, name={self.name!r})"
@@ -111,7 +116,9 @@ class LanguageIdentification(AudioModel):
 
     Clips above `config.single_pass` seconds, where the config has that, are cut into equal windows of at most
     `config.window` seconds without overlap. The windows' probabilities are averaged, weighted by the speech in each:
-    the number of its `FRAME_SECONDS` frames within `SPEECH_RANGE` dB of the loudest frame of the clip.
+    the number of its `FRAME_SECONDS` frames within `SPEECH_RANGE` dB of the loudest frame of the clip. The logits of
+    such a clip are the logarithm of these probabilities, plus the windows' mean evidence (the logarithm of the sum of
+    the exponentials of their logits, weighted likewise): on the scale of the logits of a short clip.
     """
 
     @cached_property
@@ -148,8 +155,10 @@ class LanguageIdentification(AudioModel):
         top_k: int = 5,
         languages: Sequence[str] | None = None,
         sample_rate: int | None = None,
+        min_score: float | None = None,
+        min_logit: float | None = None,
     ) -> list[Prediction]:
-        """The most probable languages of one clip, best first.
+        """The most probable languages of one clip, best first; `UNKNOWN` before them where a floor is missed.
 
         Args:
             audio: a path; samples (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
@@ -158,13 +167,17 @@ class LanguageIdentification(AudioModel):
                 whatever the checkpoint's own labels are. A macrolanguage ("zh") stands for all its members ("cmn"),
                 and a member for its macrolanguage where the checkpoint knows no better.
             sample_rate: in Hz, for samples that come without a rate.
+            min_score: the best language's probability must reach this, else the first of the list is `UNKNOWN`.
+            min_logit: the same for its logit, among the languages chosen. The softmax compares languages with each
+                other; the logit says how much there is for any of them.
 
         Raises:
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
-            InputError: a code is unknown, to ISO 639 or to the checkpoint; names the nearest.
+            InputError: a code is unknown, to ISO 639 or to the checkpoint; names the nearest. A floor is no number.
         """
         chosen = self._chosen(top_k, languages)
-        return self._best(self.logits(audio, sample_rate), top_k, chosen)
+        check_floors(min_score, min_logit)
+        return self._best(self.logits(audio, sample_rate), top_k, chosen, min_score, min_logit)
 
     def predict_batch(
         self,
@@ -172,14 +185,21 @@ class LanguageIdentification(AudioModel):
         top_k: int = 5,
         languages: Sequence[str] | None = None,
         sample_rate: int | None = None,
+        min_score: float | None = None,
+        min_logit: float | None = None,
     ) -> list[list[Prediction]]:
         """`predict` of many clips, equal to one at a time; shows progress on a terminal."""
         chosen = self._chosen(top_k, languages)
+        check_floors(min_score, min_logit)
         rows = self._outputs(audios, sample_rate, "identifying")
-        return [self._best(_finite(row), top_k, chosen) for row in rows]
+        return [self._best(_finite(row), top_k, chosen, min_score, min_logit) for row in rows]
+
+    def choose(self, languages: Sequence[str] | None) -> list[tuple[int, str, str]]:
+        """Index, label and name of the classes that `languages` stands for, all for None; errors as `predict`."""
+        return [(i, *self._languages[i]) for i in self._chosen(1, languages)]
 
     def _in_windows(self, waveform: mx.array) -> mx.array | None:
-        """The logarithm of the averaged probabilities, (L,) float32; None where one pass will do."""
+        """The logits of a long clip, (L,) float32; None where one pass will do."""
         front_end = self._front_end()
         seconds = waveform.size / front_end.sample_rate
         if seconds <= getattr(self.config, "single_pass", seconds):
@@ -187,15 +207,16 @@ class LanguageIdentification(AudioModel):
         count = math.ceil(seconds / self.config.window)
         edges = [round(i * waveform.size / count) for i in range(count + 1)]
         loudness = _loudness(np.array(waveform), round(FRAME_SECONDS * front_end.sample_rate))
-        total, weights = np.zeros(len(self._languages)), 0
+        total, evidence, weights = np.zeros(len(self._languages)), 0.0, 0
         for start, end in itertools.pairwise(edges):
             frames = slice(*(round(edge / waveform.size * len(loudness)) for edge in (start, end)))
             weight = int((loudness[frames] > loudness.max() - SPEECH_RANGE).sum())
             if weight:
                 window = _finite(self._forward(front_end(waveform[start:end])))
                 total += weight * np.array(mx.softmax(window, precise=True), np.float64)
+                evidence += weight * float(mx.logsumexp(window))
                 weights += weight
-        return mx.array(np.log(total / weights).astype(np.float32))
+        return mx.array((np.log(total / weights) + evidence / weights).astype(np.float32))
 
     def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
         """Indices of the classes to choose among."""
@@ -210,10 +231,38 @@ class LanguageIdentification(AudioModel):
             raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
         return sorted({i for code in codes for i in match_language(code, self.labels)})
 
-    def _best(self, logits: mx.array, top_k: int, chosen: list[int]) -> list[Prediction]:
-        scores = np.array(mx.softmax(logits[mx.array(chosen)], precise=True))
+    def _best(
+        self, logits: mx.array, top_k: int, chosen: list[int], min_score: float | None, min_logit: float | None
+    ) -> list[Prediction]:
+        among = logits[mx.array(chosen)]
+        scores, levels = np.array(mx.softmax(among, precise=True)), np.array(among)
         order = np.argsort(-scores, kind="stable")[:top_k]
-        return [Prediction(code, float(scores[i]), name) for i in order for code, name in [self._languages[chosen[i]]]]
+        best = [
+            Prediction(code, float(scores[i]), name, float(levels[i]))
+            for i in order
+            for code, name in [self._languages[chosen[i]]]
+        ]
+        if reason := lacking(best[0].score, best[0].logit, min_score, min_logit):
+            best.insert(0, Prediction(UNKNOWN, best[0].score, UNKNOWN, best[0].logit, reason))
+        return best[:top_k]
+
+
+def check_floors(min_score: float | None, min_logit: float | None) -> None:
+    """Raises InputError unless `min_score` is a probability and `min_logit` a number; both may be None."""
+    for name, floor, low, high in (("score", min_score, 0.0, 1.0), ("logit", min_logit, -1e30, 1e30)):
+        number = isinstance(floor, (int, float, np.integer, np.floating)) and not isinstance(floor, bool)
+        if floor is not None and not (number and low <= floor <= high):
+            kind = "a probability between 0 and 1" if name == "score" else "a finite number"
+            raise InputError(f"min_{name} (--min-{name}) is {kind}, not {floor!r}")
+
+
+def lacking(score: float, logit: float, min_score: float | None, min_logit: float | None) -> str:
+    """Which floor the best label's probability or logit misses, in words; empty if none."""
+    if min_score is not None and score < min_score:
+        return f"score {score:.4g} is below {min_score:g}"
+    if min_logit is not None and logit < min_logit:
+        return f"logit {logit:.4g} is below {min_logit:g}"
+    return ""
 
 
 def match_language(code: str, labels: Sequence[str]) -> list[int]:
