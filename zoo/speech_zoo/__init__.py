@@ -48,6 +48,7 @@ __all__ = [
     "embed_manifest",
     "load",
     "register",
+    "threshold_of",
     "upload",
 ]
 
@@ -107,7 +108,6 @@ def convert(
     )
 
 
-def check(
 def embed_manifest(
     manifest: str | os.PathLike[str], output: str | os.PathLike[str], model: str | os.PathLike[str] = "campplus-zh-en"
 ) -> "ManifestRun":
@@ -134,6 +134,7 @@ def embed_manifest(
     return run(Path(manifest), Path(output), os.fspath(model))
 
 
+def check(
     checkpoint: str | os.PathLike[str],
     reference: str | os.PathLike[str] | None = None,
     *,
@@ -219,6 +220,25 @@ def upload(
     )
 
 
+def threshold_of(model: Any) -> float | None:
+    """The threshold that the user calibrated for this checkpoint (`speech-zoo calibrate`), else the checkpoint's own.
+
+    >>> model.verify("a.wav", "b.wav", threshold=speech_zoo.threshold_of(model))
+
+    Args:
+        model: a speaker-embedding model that `load` gave.
+
+    Returns:
+        A cosine, -1 to 1; None where there is neither.
+
+    Raises:
+        ConfigError: the file of calibrated thresholds is damaged, or a newer version wrote it.
+    """
+    from .calibration import threshold_of as find
+
+    return find(model)
+
+
 def register() -> None:
     """Let mlx_audio load our models: `mlx_audio.load`, `mlx_audio.utils.load_model`, `mlx_audio.lid.load` and the like.
 
@@ -232,6 +252,10 @@ def register() -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ManifestRun":
+        from .manifest import ManifestRun
+
+        return ManifestRun
     if name == "Parity":
         from .parity import Parity
 
@@ -243,7 +267,3 @@ def __getattr__(name: str) -> Any:
     if name in ("Prediction", "Verification"):
         return getattr(speech_zoo_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "ManifestRun":
-        from .manifest import ManifestRun
-
-        return ManifestRun

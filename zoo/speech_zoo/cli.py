@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 
+from .cli_calibrate import calibrate
+
 DEFAULT_MODEL = "campplus-zh-en"
 DEFAULT_LID_MODEL = "voxlingua107-ecapa"
 
@@ -85,8 +87,6 @@ def embed(
     ] = None,
 ) -> None:
     """Print or save the speaker embedding of each file (unit length)."""
-    if output is not None and output.suffix != ".safetensors":
-        raise typer.BadParameter("--output must end in .safetensors")
     if manifest is not None:
         if files or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
@@ -96,6 +96,8 @@ def embed(
         return
     if not files:
         raise typer.BadParameter("missing argument 'FILE…', or --manifest")
+    if output is not None and output.suffix != ".safetensors":
+        raise typer.BadParameter("--output must end in .safetensors")
     if output is not None and len(set(map(str, files))) < len(files):
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
     import numpy as np
@@ -125,17 +127,35 @@ def verify(
     b: FileArgument,
     model: ModelOption = DEFAULT_MODEL,
     threshold: Annotated[
-        float | None, typer.Option(help="Cosine that counts as the same speaker; default: the checkpoint's own.")
+        float | None,
+        typer.Option(help="Cosine that counts as the same speaker; default: as calibrated, else the checkpoint's own."),
     ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the score against the threshold into this .png.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two files are of the same speaker."""
-    result = _load(model, "speaker-embedding").verify(a, b, threshold=threshold)
+    from . import calibration, calibration_plot
+
+    if plot is not None:
+        calibration_plot.require(plot)
+    loaded = _load(model, "speaker-embedding")
+    known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
+    source = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
+    if known is not None and threshold is None:
+        threshold = known.threshold
+    result = loaded.verify(a, b, threshold=threshold)
+    if plot is not None:
+        calibration_plot.draw_score(result, (str(a), str(b)), source, known, plot)
     if as_json:
-        _print_json(vars(result) | {"model": model, "files": [str(a), str(b)]})
+        origin = {} if source == "checkpoint" else {"threshold_source": source}
+        _print_json(vars(result) | origin | {"model": model, "files": [str(a), str(b)]})
         return
     sign, verdict = (">=", "the same speaker") if result.same_speaker else ("<", "different speakers")
-    typer.echo(f"score {result.score:.4f} {sign} threshold {result.threshold:.4f}: {verdict}")
+    calibrated = " (calibrated)" if source == "calibrated" else ""
+    typer.echo(f"score {result.score:.4f} {sign} threshold {result.threshold:.4f}{calibrated}: {verdict}")
+
+
+app.command()(calibrate)
 
 
 @app.command()
@@ -375,10 +395,14 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     from speech_zoo_core.config import to_dict
     from speech_zoo_core.layers import parameters
 
+    from .calibration import calibration_of
+
     loaded = _load(model)
     facts = to_dict(loaded.config)
     if labels := facts.pop("id2label", None):
         facts["languages"] = list(labels.values())
+    if loaded.config.task == "speaker-embedding" and (known := calibration_of(loaded)) is not None:
+        facts["calibrated"] = {"threshold": known.threshold, "date": known.date, "eer": known.eer}
     facts["parameters"] = sum(value.size for value in parameters(loaded).values())
     if loaded.config.front_end is not None:
         facts["shortest_clip_seconds"] = loaded.config.front_end.seconds(loaded.min_frames)
