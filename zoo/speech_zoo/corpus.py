@@ -63,6 +63,7 @@ def _speaker_model(ref: str) -> Any:
         raise ConfigError(
             f"{ref} is for {model.config.task}, not for speaker-embedding; speech-zoo list shows what is for what"
         )
+    _ = model.sample_rate  # raises ConfigError where the model takes no audio
     return model
 
 
