@@ -1,0 +1,235 @@
+"""`speech-zoo voices`: enroll, identify, index and search. Imports of MLX wait until a command needs them."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from speech_zoo_core.errors import SpeechZooError
+
+from .store_file import check_name, printable
+
+if TYPE_CHECKING:
+    from .store import VoiceStore
+
+DEFAULT_MODEL = "campplus-zh-en"
+
+app = typer.Typer(
+    help="Known voices: who is it, and where in my recordings does this voice occur.", no_args_is_help=True
+)
+
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="The SQLite file of the voices.  [default: voices.sqlite of this user]")
+]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Processes that decode and embed.")]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(help="Cosine that counts as the same voice; default: your calibrated one, or the model's."),
+]
+FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")]
+NameArgument = Annotated[str, typer.Argument(help="Any text: spaces, emoji and slashes are part of it.")]
+ExchangeHelp = "A .parquet or .safetensors file."
+
+
+@app.command()
+def enroll(
+    name: NameArgument,
+    files: FilesArgument,
+    store: StoreOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    as_json: JsonOption = False,
+) -> None:
+    """Add clips to a voice; a clip that it has already is left out."""
+    name = check_name(name)
+    voices = _open(store, model, create=True)
+    rows = []
+    for file in files:
+        new = voices.enroll(name, file) == 1
+        rows.append({"name": name, "file": printable(file), "new": new})
+        if not as_json:
+            typer.echo(f"{name}: {_shown(file)} {'enrolled' if new else 'was enrolled already'}")
+    if as_json:
+        _print_json(rows)
+
+
+@app.command("list")
+def list_voices(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the names, and how many clips each has."""
+    names = _open(store).names()
+    if as_json:
+        _print_json([{"name": name, "clips": clips} for name, clips in names.items()])
+        return
+    for name, clips in names.items():
+        typer.echo(f"{clips:5}  {name}")
+    if not names:
+        typer.echo("no voices yet: speech-zoo voices enroll NAME FILE")
+
+
+@app.command()
+def remove(name: NameArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Delete a voice with all of its clips."""
+    name = check_name(name)
+    clips = _open(store).remove(name)
+    if as_json:
+        _print_json({"name": name, "clips": clips})
+    else:
+        typer.echo(f"{name}: removed, with {_count(clips, 'clip')}")
+
+
+@app.command()
+def identify(
+    files: FilesArgument,
+    store: StoreOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    top: Annotated[int, typer.Option(min=1, help="How many names to print.")] = 3,
+    threshold: ThresholdOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which of the known voices each file holds; "unknown" where none reaches the threshold."""
+    voices = _open(store, model)
+    found = [(file, voices.identify(file, top_k=top, threshold=threshold)) for file in files]
+    if as_json:
+        _print_json([{"file": printable(file), "model": model, **asdict(result)} for file, result in found])
+        return
+    for file, result in found:
+        typer.echo(f"{_shown(file)}: {'unknown' if result.name is None else result.name}")
+        for match in result.matches:
+            sign = ">=" if match.score >= result.threshold else "<"
+            typer.echo(f"  {match.score:7.4f} {sign:2} {result.threshold:.4f}  {match.name}")
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Audio files below it, hidden ones left out.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The index.  [default: one of this user for the folder]")
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Index a folder for search: only new and changed files are decoded."""
+    path = output or _index_of(folder, model)
+    report = _open(path, model).index(folder, jobs)
+    if as_json:
+        _print_json({"index": printable(path), "model": model, **asdict(report)})
+        return
+    for item in report.skipped:
+        typer.echo(f"skipped {_shown(item.file)}: {item.reason}")
+    typer.echo(
+        f"{report.indexed} indexed, {report.unchanged} unchanged, {report.removed} removed, {len(report.skipped)} "
+        f"skipped; {_count(report.files, 'file')} with {_count(report.windows, 'window')} in {printable(path)}"
+    )
+
+
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(help="A clip of the voice.")],
+    within: Annotated[
+        Path, typer.Option("--in", metavar="FOLDER-OR-INDEX", help="Where to look; a folder is indexed first.")
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    top: Annotated[int, typer.Option(min=1, help="How many passages to print at most.")] = 10,
+    threshold: ThresholdOption = None,
+    jobs: JobsOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Find where a voice occurs: file, from, to (seconds), score; the best first."""
+    voices = _open(_index_of(within, model) if within.is_dir() else within, model)
+    if within.is_dir():
+        voices.model.embed(file)  # a clip that is no use shows before the folder is indexed
+        report = voices.index(within, jobs)
+        if report.skipped:
+            count = _count(len(report.skipped), "file")
+            typer.echo(f"warning: {count} skipped; speech-zoo voices index says why", err=True)
+    found = voices.search(file, top_k=top, threshold=threshold)
+    if as_json:
+        _print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in found])
+        return
+    for passage in found:
+        typer.echo(f"{passage.start:9.2f} s {passage.end:9.2f} s  {passage.score:7.4f}  {_shown(passage.file)}")
+    if not found:
+        typer.echo("not found: no passage reaches the threshold")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help=ExchangeHelp)], store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Write a store's voices and indexed windows to a file that other programs read."""
+    result = _open(store).export(out)
+    if as_json:
+        _print_json({"output": printable(out), **asdict(result)})
+    else:
+        typer.echo(f"{printable(out)}: {_count(result.clips, 'clip')}, {_count(result.windows, 'window')}")
+
+
+@app.command("import")
+def import_file(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=ExchangeHelp)],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add what export wrote to a store, all of it or nothing."""
+    result = _open(store, create=True).import_from(source)
+    if as_json:
+        _print_json({"input": printable(source), **asdict(result)})
+    else:
+        typer.echo(f"{printable(source)}: {_count(result.clips, 'new clip')}, {_count(result.windows, 'window')}")
+
+
+@app.command("map")
+def draw_map(
+    out: Annotated[Path, typer.Argument(metavar="OUT.png", help="The picture.")], store: StoreOption = None
+) -> None:
+    """Draw the known voices in two dimensions, one colour per name."""
+    if out.suffix != ".png":
+        raise typer.BadParameter("OUT must end in .png")
+    from .voices_map import draw, require
+
+    require(out)
+    draw(*_open(store).voices(), out)
+    typer.echo(printable(out))
+
+
+def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False) -> "VoiceStore":
+    from . import VoiceStore
+
+    return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model)
+
+
+def _index_of(folder: Path, model: str) -> Path:
+    """This user's index of a folder, by one model."""
+    key = hashlib.sha256(f"{printable(folder.absolute())}\n{model}".encode()).hexdigest()
+    return _own(True, "indexes") / f"{key[:16]}.sqlite"
+
+
+def _own(create: bool, *parts: str) -> Path:
+    """The folder of this user's own data, or one below it; made if need be."""
+    from .user import folder
+
+    path = folder().joinpath(*parts)
+    if create:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpeechZooError(f"{path} cannot be made: {error.strerror}") from error
+    return path
+
+
+def _shown(path: str | Path) -> str:
+    """A path as one types it here: relative if it is below the current folder."""
+    here = Path.cwd()
+    return printable(Path(path).relative_to(here) if Path(path).is_relative_to(here) else path)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False))

@@ -1,0 +1,305 @@
+"""Known voices: who is it, and where else does this voice occur."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from speech_zoo_core.errors import ConfigError, InputError, SpeechZooError
+
+from .store_file import Checkpoint, StoreFile, check_name, printable
+from .store_rows import Clip, add_clip, clips
+from .voice_search import Passage, Windows, best, windows_of
+
+if TYPE_CHECKING:
+    from speech_zoo_core.audio import Audio
+
+    from .store_exchange import Exchanged
+    from .voice_index import IndexReport
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How close a clip is to a known voice.
+
+    Attributes:
+        name: of the voice.
+        score: cosine of the clip with the mean of the voice's clips, -1 to 1.
+    """
+
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Whose voice a clip holds.
+
+    Attributes:
+        name: of the best match; None ("unknown") if it stays below the threshold or no voice is known.
+        threshold: the one that was used.
+        matches: the best ones, whether or not they reach the threshold; the best first.
+    """
+
+    name: str | None
+    threshold: float
+    matches: list[Match]
+
+
+class VoiceStore:
+    """Voices under names, and an index of recordings, in one SQLite file.
+
+    The vectors are of one checkpoint; another one is refused. What a call has written is on disk when it returns, one
+    transaction for each audio file. A store may be used by any number of threads and processes at once.
+
+    Args:
+        path: of the file; the first call that writes makes it.
+        model: of speaker embeddings: what `speech_zoo.load` takes, loaded when it is first needed; or a loaded model.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], model: Any = "campplus-zh-en") -> None:
+        self.path = Path(path)
+        self._model = model
+        self._file = StoreFile(self.path)
+        self._windows: Windows | None = None
+
+    @cached_property
+    def model(self) -> Any:
+        """The loaded model.
+
+        Raises:
+            SpeechZooError: it cannot be loaded, or is for another task.
+        """
+        if not isinstance(self._model, (str, os.PathLike)):
+            return self._model
+        from . import load
+
+        model = load(self._model)
+        if model.config.task != "speaker-embedding":
+            raise ConfigError(f"{self._model} is for {model.config.task}, not for speaker-embedding")
+        return model
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """What tells the model's vectors from those of another one."""
+        from .identity import identity
+
+        named = isinstance(self._model, (str, os.PathLike))
+        name = os.fspath(self._model) if named else self.model.config.model_type
+        return Checkpoint(identity(self.model), printable(name), self.model.config.embed_dim)
+
+    def enroll(self, name: str, audios: "Iterable[Audio] | Audio", sample_rate: int | None = None) -> int:
+        """Add clips to a voice; a clip that it has already, by its content, is left out.
+
+        Args:
+            name: any text but control characters; space around it does not count.
+            audios: clips as for `embed`, or one clip.
+            sample_rate: in Hz, for samples that come without a rate.
+
+        Returns:
+            How many clips were new.
+
+        Raises:
+            InputError: the name is empty or holds control characters.
+            AudioError: as `embed`; the clips before that one are in the store.
+            SpeechZooError: the store cannot be written, or holds vectors of another checkpoint.
+        """
+        name = check_name(name)
+        new = 0
+        for audio in _clips(audios):
+            vector = np.array(self.model.embed(audio, sample_rate), "<f4").tobytes()
+            digest = self._digest(audio, sample_rate)
+            source = printable(audio) if isinstance(audio, (str, os.PathLike)) else "samples"
+            with self._file.writing(self.checkpoint) as db:
+                new += add_clip(db, Clip(name, digest, source, vector))
+        return new
+
+    def names(self) -> dict[str, int]:
+        """The names in the store, in alphabetical order, and how many clips each has; needs no model.
+
+        Raises:
+            SpeechZooError: there is no store, or it cannot be read.
+        """
+        return dict(Counter(sorted(self.voices()[0])))
+
+    def remove(self, name: str) -> int:
+        """Delete a voice with all of its clips; returns how many it had. Needs no model.
+
+        Raises:
+            InputError: the store has no such name.
+            SpeechZooError: there is no store, or it cannot be written.
+        """
+        name = check_name(name)
+        with self._file.writing(create=False) as db:
+            gone = db.execute("DELETE FROM clip WHERE name = ?", (name,)).rowcount
+            if gone == 0:
+                raise InputError(f"{self.path} knows no voice named {name!r}; speech-zoo voices list shows the names")
+            return gone
+
+    def identify(
+        self, audio: "Audio", sample_rate: int | None = None, top_k: int = 3, threshold: float | None = None
+    ) -> Identification:
+        """Tell which of the known voices a clip holds.
+
+        Args:
+            audio: as for `embed`.
+            sample_rate: in Hz, for samples that come without a rate.
+            top_k: how many matches to return.
+            threshold: cosine from which a match counts; default: the one calibrated by this user, else the
+                checkpoint's own.
+
+        Raises:
+            AudioError: as `embed`.
+            ConfigError: the checkpoint names no threshold and none was given.
+            SpeechZooError: there is no store, or it holds vectors of another checkpoint.
+        """
+        _check_top(top_k)
+        names, rows = self._voices(self.checkpoint)
+        threshold = self._checked(threshold)
+        voice = np.array(self.model.embed(audio, sample_rate), np.float64)
+        if not names:
+            return Identification(None, threshold, [])
+        known = sorted(set(names))
+        means = np.stack([rows[[other == name for other in names]].mean(axis=0, dtype=np.float64) for name in known])
+        scores = np.clip(means @ voice / np.maximum(np.linalg.norm(means, axis=1), 1e-12), -1, 1)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        matches = [Match(known[i], float(scores[i])) for i in order]
+        return Identification(matches[0].name if matches[0].score >= threshold else None, threshold, matches)
+
+    def voices(self) -> tuple[list[str], Array]:
+        """All clips: their names, and their vectors (N, D) float32; needs no model.
+
+        Raises:
+            SpeechZooError: as `names`.
+        """
+        return self._voices(None)
+
+    def _voices(self, checkpoint: Checkpoint | None) -> tuple[list[str], Array]:
+        with self._file.reading(checkpoint) as db:
+            found = list(clips(self._file, db))
+        rows = np.frombuffer(b"".join(clip.vector for clip in found), "<f4")
+        return [clip.name for clip in found], rows.reshape(len(found), rows.size // max(1, len(found)))
+
+    def index(self, folder: str | os.PathLike[str], jobs: int = 1) -> "IndexReport":
+        """Index the audio files below a folder: the vectors of their windows of 3 s every 1.5 s that hold speech.
+
+        Incremental: a file of the same size and time of change is left alone, one that is gone is taken out. Each file
+        is a transaction of its own, so what was done when a run is interrupted need not be done again.
+
+        Args:
+            folder: hidden files and folders in it are left out.
+            jobs: processes that decode and embed; more than one needs a model that was given by its name, and a main
+                module that can be imported (`if __name__ == "__main__":`).
+
+        Returns:
+            What was done; a file that cannot be used is listed with the reason, no error.
+
+        Raises:
+            SpeechZooError: there is no such folder, the store cannot be written or holds vectors of another
+                checkpoint, or a process died.
+        """
+        from .voice_index import in_processes, in_this_process, update
+
+        if jobs < 1:
+            raise InputError(f"jobs is at least 1, not {jobs}")
+        if jobs > 1 and not isinstance(self._model, (str, os.PathLike)):
+            raise InputError("jobs above 1 need a model by its name: every process loads its own")
+        embed = partial(in_processes, self._model, jobs) if jobs > 1 else partial(in_this_process, self.model)
+        return update(self._file, self.checkpoint, Path(folder), embed)
+
+    def search(
+        self, audio: "Audio", sample_rate: int | None = None, top_k: int = 10, threshold: float | None = None
+    ) -> list[Passage]:
+        """Where in the indexed recordings the voice of a clip occurs, the best passages first.
+
+        The cosine of every window is computed. Windows at or above the threshold that overlap or touch are one passage.
+        The first search after a change of the index writes the vectors as one matrix beside the store, which later
+        ones map into memory.
+
+        Args:
+            audio, sample_rate, threshold: as for `identify`.
+            top_k: how many passages to return at most.
+
+        Raises:
+            AudioError, ConfigError, SpeechZooError: as `identify`.
+        """
+        _check_top(top_k)
+        threshold = self._checked(threshold)
+        voice = np.array(self.model.embed(audio, sample_rate))
+        self._windows = windows_of(self._file, self.checkpoint, self._windows)
+        return best(self._windows, voice, threshold, top_k)
+
+    def export(self, out: str | os.PathLike[str]) -> "Exchanged":
+        """Write all voices and indexed windows to a file that other programs read; needs no model.
+
+        Args:
+            out: .parquet (a row for each vector; needs the extra `[parquet]`), or .safetensors.
+
+        Raises:
+            InputError: the file's name ends in something else.
+            SpeechZooError: there is no store or nothing in it, pyarrow is missing, or the file cannot be written.
+        """
+        from .store_exchange import export
+
+        return export(self._file, Path(out))
+
+    def import_from(self, source: str | os.PathLike[str]) -> "Exchanged":
+        """Add what `export` wrote, all of it or nothing; needs no model.
+
+        Clips that a voice has already are left out, and what is known of a recording is replaced.
+
+        Raises:
+            InputError: the file's name ends in neither .parquet nor .safetensors.
+            SpeechZooError: it is no export, pyarrow is missing, or the store cannot be written or holds vectors of
+                another checkpoint.
+        """
+        from .store_exchange import load
+
+        return load(self._file, Path(source))
+
+    @cached_property
+    def _own_threshold(self) -> float | None:
+        from .calibration import threshold_of
+
+        return threshold_of(self.model)
+
+    def _checked(self, threshold: float | None) -> float:
+        from speech_zoo_core.tasks import check_threshold
+
+        threshold = self._own_threshold if threshold is None else threshold
+        if threshold is None:
+            raise ConfigError(
+                f"{self.checkpoint.name} names no threshold: pass threshold=… (--threshold), or find one with "
+                f"speech-zoo calibrate"
+            )
+        return check_threshold(threshold)
+
+    def _digest(self, audio: "Audio", sample_rate: int | None) -> str:
+        """SHA-256 of a file's bytes, or of samples as the model hears them."""
+        if isinstance(audio, (str, os.PathLike)):
+            try:
+                return hashlib.sha256(Path(audio).read_bytes()).hexdigest()
+            except OSError as error:
+                raise SpeechZooError(f"{printable(audio)} cannot be read: {error.strerror}") from error
+        from speech_zoo_core.audio import load_audio
+
+        return hashlib.sha256(np.array(load_audio(audio, self.model.sample_rate, sample_rate)).tobytes()).hexdigest()
+
+
+def _clips(audios: "Iterable[Audio] | Audio") -> "Iterable[Audio]":
+    """The clips of a list, or the one clip that is given alone."""
+    pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
+    alone = pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape")
+    return [audios] if alone else audios  # type: ignore[return-value,list-item]
+
+
+def _check_top(top_k: int) -> None:
+    if top_k < 1:
+        raise InputError(f"top_k is at least 1, not {top_k}")
