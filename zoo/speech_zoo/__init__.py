@@ -6,6 +6,7 @@
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .manifest import ManifestRun
     from .parity import Parity
     from .publish import Upload
+    from .segments import Segment
+    from .store import VoiceStore
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,9 +42,11 @@ __all__ = [
     "Parity",
     "Prediction",
     "RegistryError",
+    "Segment",
     "SpeechZooError",
     "Upload",
     "Verification",
+    "VoiceStore",
     "card",
     "check",
     "convert",
@@ -49,6 +54,7 @@ __all__ = [
     "load",
     "register",
     "threshold_of",
+    "timeline",
     "upload",
 ]
 
@@ -239,6 +245,36 @@ def threshold_of(model: Any) -> float | None:
     return find(model)
 
 
+def timeline(
+    model: Any,
+    path: str | os.PathLike[str],
+    window: float = 10.0,
+    hop: float = 5.0,
+    *,
+    languages: Sequence[str] | None = None,
+    min_score: float | None = None,
+    min_logit: float | None = None,
+) -> "list[Segment]":
+    """Which language is spoken when in a file, silence left out, in memory that does not grow with its length.
+
+    Args:
+        model: a language-identification model that `load` gave.
+        path: of the audio file.
+        window: seconds of audio that the model judges at a time.
+        hop: seconds from window to window; segments begin and end at its multiples.
+        languages, min_score, min_logit: as for `model.predict`; what misses a floor is "unknown".
+
+    Returns:
+        Segments (start, end, label, name, score, logit, reason), in order.
+
+    Raises:
+        SpeechZooError: one line that says what is wrong and what to do.
+    """
+    from .segments import segments
+
+    return segments(model, path, window, hop, languages, min_score, min_logit)
+
+
 def register() -> None:
     """Let mlx_audio load our models: `mlx_audio.load`, `mlx_audio.utils.load_model`, `mlx_audio.lid.load` and the like.
 
@@ -260,10 +296,18 @@ def __getattr__(name: str) -> Any:
         from .parity import Parity
 
         return Parity
+    if name == "Segment":
+        from .segments import Segment
+
+        return Segment
     if name == "Upload":
         from .publish import Upload
 
         return Upload
+    if name == "VoiceStore":
+        from .store import VoiceStore
+
+        return VoiceStore
     if name in ("Prediction", "Verification"):
         return getattr(speech_zoo_core, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,12 +4,14 @@ import json
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 
+from . import cli_timeline, cli_voices
 from .cli_calibrate import calibrate
 
 DEFAULT_MODEL = "campplus-zh-en"
@@ -26,6 +28,9 @@ app = typer.Typer(
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FileArgument = Annotated[Path, typer.Argument(help="Audio file (WAV, FLAC, MP3; more with ffmpeg).")]
+
+
+app.add_typer(cli_voices.app, name="voices")
 
 
 @app.command("list")
@@ -85,9 +90,14 @@ def embed(
     manifest: Annotated[
         Path | None, typer.Option(help="Embed the files of these JSON Lines into a folder of Parquet; resumable.")
     ] = None,
+    windows: cli_timeline.WindowsOption = None,
+    vad: cli_timeline.VadOption = None,
 ) -> None:
-    """Print or save the speaker embedding of each file (unit length)."""
+    """Print or save the speaker embedding of each file (unit length), or with --windows of stretches of each."""
+    if windows is None:
+        cli_timeline.only_for("--windows", vad=vad)
     if manifest is not None:
+        cli_timeline.only_for("FILE…, not with --manifest", windows=windows)
         if files or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
         from .cli_corpus import run as embed_corpus
@@ -100,6 +110,10 @@ def embed(
         raise typer.BadParameter("--output must end in .safetensors")
     if output is not None and len(set(map(str, files))) < len(files):
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
+    if windows is not None:
+        load = partial(_load, model, "speaker-embedding")
+        cli_timeline.embed_windows(load, model, files, windows, as_json, output, vad)
+        return
     import numpy as np
 
     vectors = np.array(_load(model, "speaker-embedding").embed_batch(files))
@@ -167,28 +181,39 @@ def lid(
         str | None, typer.Option(help="Choose among these only: ISO 639-1 or 639-3 codes, as in eng,fra,de.")
     ] = None,
     as_json: JsonOption = False,
+    min_score: cli_timeline.MinScoreOption = None,
+    min_logit: cli_timeline.MinLogitOption = None,
+    timeline: cli_timeline.TimelineOption = False,
+    window: cli_timeline.WindowOption = None,
+    hop: cli_timeline.HopOption = None,
+    style: cli_timeline.FormatOption = None,
+    output: cli_timeline.OutputOption = None,
+    plot: cli_timeline.PlotOption = None,
+    vad: cli_timeline.VadOption = None,
 ) -> None:
-    """Tell which language each file is in."""
+    """Tell which language each file is in, or with --timeline which is spoken when."""
     codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
     if codes == []:
         raise typer.BadParameter("--languages needs at least one code, as in eng,fra")
-    found = _load(model, "language-identification").predict_batch(files, top_k=top, languages=codes)
+    floors: dict[str, Any] = {"languages": codes, "min_score": min_score, "min_logit": min_logit}
+    load = partial(_load, model, "language-identification")
+    if timeline:
+        cli_timeline.timeline(load, model, files, window, hop, style, as_json, output, plot, vad, **floors)
+        return
+    cli_timeline.only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot, vad=vad)
+    found = load().predict_batch(files, top_k=top + 1, **floors)  # one more, in case that the first is "unknown"
     if as_json:
         _print_json(
             [
-                {
-                    "file": str(file),
-                    "model": model,
-                    "languages": [{"label": p.label, "name": p.name, "score": p.score} for p in best],
-                }
+                {"file": str(file), "model": model} | cli_timeline.row_of(best, top)
                 for file, best in zip(files, found, strict=True)
             ]
         )
         return
     for file, best in zip(files, found, strict=True):
-        for i, prediction in enumerate(best):
+        for i, prediction in enumerate(best[: top + bool(best[0].reason)]):
             lead = str(file) if i == 0 else " " * len(str(file))
-            typer.echo(f"{lead}  {prediction.score:6.2%}  {prediction.label:8} {prediction.name}")
+            typer.echo(f"{lead}  {prediction.score:6.2%}  {prediction.label:8} {prediction.reason or prediction.name}")
 
 
 @app.command()

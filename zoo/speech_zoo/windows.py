@@ -8,6 +8,7 @@ after the last full one is covered by one more of full length that ends with the
 window is one window, whole, as `model.embed` takes it.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
+from speech_zoo_core.audio_model import BATCH_SECONDS
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.language import FRAME_SECONDS, SPEECH_RANGE
 from speech_zoo_core.stream import Stream
@@ -61,6 +63,11 @@ class Clip:
     samples: Array
     speech: Array
     frame: float
+
+    @property
+    def speaks(self) -> bool:
+        """Whether enough of the window holds speech."""
+        return self.share() >= SPEECH_SHARE
 
     def share(self, start: float = 0.0, end: float = math.inf) -> float:
         """The share of frames with speech between two times of the file, in seconds; 0 where it has none."""
@@ -108,19 +115,10 @@ def window_embeddings(
     if length <= window:
         yield [Window(0.0, length)], np.array(model.embed(path))[None]
         return
-    batch: list[Clip] = []
-    empty = True
-    for clip in cut(stream, length, window, hop, gate or loudness, "embedding"):
-        if clip.share() >= SPEECH_SHARE:
-            batch.append(clip)
-        if len(batch) == BATCH:
-            empty = False
-            yield [clip.window for clip in batch], _unit(outputs(model, batch))
-            batch = []
-    if batch:
-        yield [clip.window for clip in batch], _unit(outputs(model, batch))
-    elif empty:
-        raise AudioError(f"{path} is silent: no window holds {SPEECH_SHARE:.0%} speech; there is no voice to work on")
+    for clips, rows in scored(model, stream, length, window, hop, gate or loudness, "embedding"):
+        speaking = [clip.window for clip in clips if clip.speaks]
+        if speaking:
+            yield speaking, _unit(rows)
 
 
 def survey(stream: Stream) -> tuple[float, Gate]:
@@ -182,22 +180,33 @@ def cut(stream: Stream, length: float, window: float, hop: float, gate: Gate, do
             bar.update((start + size) / rate - bar.n)
 
 
-def outputs(model: Any, clips: list[Clip]) -> Array:
-    """The model's raw outputs (N, D) float32 for clips of one length; one at a time on a CPU, where that is faster.
+def scored(
+    model: Any, stream: Stream, length: float, window: float, hop: float, gate: Gate, doing: str
+) -> Iterator[tuple[list[Clip], Array]]:
+    """Batches of a file's windows, and the model's raw outputs (N, D) float32 of those in which somebody speaks.
+
+    On a CPU these are computed one at a time, which is faster there. Arguments as `cut`.
 
     Raises:
-        AudioError: they are not finite.
+        AudioError: as `cut`; an output is not finite; nobody speaks in any window.
     """
-    rows: list[Array] = []
-    step = 1 if on_cpu() else len(clips)
-    with allowed():
-        for start in range(0, len(clips), step):
-            waveforms = mx.array(np.stack([clip.samples for clip in clips[start : start + step]]))
-            rows.append(np.array(model(waveforms).astype(mx.float32)))
-    found = np.concatenate(rows)
-    if not np.isfinite(found).all():
-        raise AudioError("the model's output is not finite; load the model with dtype='float32'")
-    return found
+    clips, silent = cut(stream, length, window, hop, gate, doing), True
+    size = max(1, min(BATCH, int(BATCH_SECONDS // window)))
+    while batch := list(itertools.islice(clips, size)):
+        waveforms = [clip.samples for clip in batch if clip.speaks]
+        rows: list[Array] = []
+        step = 1 if on_cpu() else size
+        for start in range(0, len(waveforms), step):
+            with allowed():
+                rows.append(np.array(model(mx.array(np.stack(waveforms[start : start + step]))).astype(mx.float32)))
+        if not all(np.isfinite(part).all() for part in rows):
+            raise AudioError("the model's output is not finite; load the model with dtype='float32'")
+        silent = silent and not rows
+        yield batch, np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+    if silent:
+        raise AudioError(
+            f"{stream.path} is silent: no window holds {SPEECH_SHARE:.0%} speech; there is no voice to work on"
+        )
 
 
 def _starts(total: int, size: int, step: int) -> Iterator[int]:

@@ -1,0 +1,45 @@
+"""The picture of `speech-zoo lid --timeline --plot`: a row for each language, the score below, fit for greyscale."""
+
+from pathlib import Path
+
+from .files import written_beside
+from .segments import Segment
+
+STYLES = (("0.25", ""), ("0.85", "////"), ("0.65", "...."), ("0.95", "xxxx"), ("0.45", "----"), ("0.75", "ooo"))
+DPI = 150
+MINUTES_FROM = 300.0  # seconds; a longer file has its axis in minutes
+
+
+def draw(name: str, segments: list[Segment], path: Path) -> None:
+    """Write the segments of a file as a PNG.
+
+    Raises:
+        SpeechZooError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    end = max(segment.end for segment in segments)
+    unit, scale = ("min", 60.0) if end > MINUTES_FROM else ("s", 1.0)
+    rows = {segment.label: segment.name for segment in segments}
+    figure = Figure(figsize=(10, 2.4 + 0.4 * len(rows)), layout="constrained")
+    bars, scores = figure.subplots(2, sharex=True, height_ratios=[0.4 * len(rows) + 0.4, 1.2])
+    for row, label in enumerate(rows):
+        shade, hatch = STYLES[row % len(STYLES)]
+        spans = [(s.start / scale, (s.end - s.start) / scale) for s in segments if s.label == label]
+        bars.broken_barh(spans, (row - 0.4, 0.8), facecolor=shade, hatch=hatch, edgecolor="black", linewidth=0.6)
+    for segment in segments:
+        times = (segment.start / scale, segment.end / scale)
+        scores.plot(times, (segment.score, segment.score), color="black", solid_capstyle="butt", linewidth=2)
+    bars.set_yticks(
+        range(len(rows)), [label if label == title else f"{title} ({label})" for label, title in rows.items()]
+    )
+    bars.set_ylim(len(rows) - 0.4, -0.6)
+    bars.set_ylabel("language")
+    bars.set_title(name, fontsize=10)
+    scores.set_ylim(0, 1.05)
+    scores.set_xlim(0, end / scale)
+    scores.set_ylabel("mean probability\n(0 to 1)")
+    scores.set_xlabel(f"time ({unit})")
+    scores.grid(axis="y", color="0.85")
+    with written_beside(path) as beside:
+        figure.savefig(beside, dpi=DPI, format="png")
