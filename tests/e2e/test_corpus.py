@@ -1,0 +1,375 @@
+"""Corpora as people embed them: the command, kill -9 at any moment, and the ranks of mlx.launch on loopback."""
+
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import speech_zoo
+
+Run = Callable[..., Any]
+Rows = dict[str, "np.ndarray[Any, Any]"]
+
+COMMAND = Path(sys.executable).with_name("speech-zoo")
+LAUNCH = Path(sys.executable).with_name("mlx.launch")
+CLIPS = 40
+# Small shards, so that a kill finds some written and some not.
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+
+import speech_zoo
+from speech_zoo import corpus_folder
+
+corpus_folder.SHARD_ROWS = 3
+moment = int(os.environ.get("DIE_AT", -1))  # counted in events
+
+
+def die() -> None:
+    global moment
+    moment -= 1
+    if moment == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly(function, torn):
+    def call(*arguments, **options):
+        die()
+        result = function(*arguments, **options)
+        if torn and moment == 1:  # half a file
+            os.truncate(arguments[1], os.path.getsize(arguments[1]) // 2)
+        die()
+        return result
+    return call
+
+
+if moment > 0:
+    os.fsync = deadly(os.fsync, False)
+    Path.replace = deadly(Path.replace, False)
+    corpus_folder.pq.write_table = deadly(corpus_folder.pq.write_table, True)
+print(speech_zoo.embed_manifest(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, voices: list[Path]) -> Path:
+    """A manifest of forty pieces of the nine voices, of 0.3 to 0.9 s, and of two files that cannot be read."""
+    import wave
+
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = []
+    for i in range(CLIPS):
+        with wave.open(str(voices[i % 9])) as voice:
+            voice.setpos(8000 + 4000 * (i // 9))
+            frames = voice.readframes(4800 + 240 * i)
+        with wave.open(str(folder / f"{i:02}.wav"), "wb") as clip:
+            clip.setparams((1, 2, 16000, 0, "NONE", ""))
+            clip.writeframes(frames)
+        lines.append({"audio": f"{i:02}.wav", "id": f"clip {i:02}"})
+    lines.insert(20, {"audio": "none.wav"})
+    lines.insert(10, {"audio": "files.jsonl"})
+    manifest = folder / "files.jsonl"
+    manifest.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("child") / "child.py"
+    path.write_text(CHILD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(corpus: Path, converted: Path) -> Rows:
+    """What `embed` of the tiny model gives for each clip."""
+    model = speech_zoo.load(converted)
+    return {f"clip {i:02}": np.array(model.embed(corpus.parent / f"{i:02}.wav")) for i in range(CLIPS)}
+
+
+def rows(out: Path) -> Rows:
+    """The embeddings of all shards by id, which must be unique."""
+    tables = [pq.ParquetFile(shard).read() for shard in sorted(out.glob("*.parquet"))]
+    ids = [id for table in tables for id in table["id"].to_pylist()]
+    assert len(set(ids)) == len(ids)
+    return dict(
+        zip(ids, [np.array(row, np.float32) for t in tables for row in t["embedding"].to_pylist()], strict=True)
+    )
+
+
+def check(out: Path, expected: Rows) -> None:
+    """Every clip is there once, with its own embedding, and the two other files are listed once."""
+    found = rows(out)
+    assert found.keys() == expected.keys()
+    for id, vector in expected.items():
+        np.testing.assert_allclose(found[id], vector, atol=1e-6)
+    lines = (out / "errors.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == ["files.jsonl", "none.wav"]
+    assert not list(out.glob(".*.part"))
+
+
+# The command
+
+
+def test_the_command(cli: Run, tmp_path: Path, corpus: Path, converted: Path, expected: Rows) -> None:
+    arguments = ("embed", "--manifest", corpus, "--output", "out", "--model", converted)
+    done = cli(*arguments).succeeded().out
+    assert re.fullmatch(
+        r"out: 40 embedded, 2 skipped \(out/errors\.jsonl says why\), 0 already done; "
+        r"23\.7 s of audio in \d+\.\d s, \d+\.\d s a second\n",
+        done,
+    ), done
+    check(tmp_path / "out", expected)
+    again = cli(*arguments, "--json").succeeded().json
+    assert again.pop("seconds") >= 0
+    assert again == {
+        "output": "out",
+        "model": str(converted),
+        "embedded": 0,
+        "skipped": 2,
+        "already_done": 40,
+        "audio_seconds": 0.0,
+        "ranks": 1,
+    }
+    check(tmp_path / "out", expected)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--manifest a.jsonl", "a.wav --manifest a.jsonl --output out", "--manifest a.jsonl b.wav"]
+)
+def test_wrong_usage(cli: Run, arguments: str) -> None:
+    assert "--manifest takes the place of FILE… and needs --output FOLDER" in cli("embed", *arguments.split()).failed(2)
+
+
+def test_errors_are_one_line(cli: Run, tmp_path: Path, unchanged: Callable[[], None]) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"audio": "a.wav"}\n{"audio": "a.wav"}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    unchanged()
+    for manifest, says in (
+        ("bad.jsonl", "bad.jsonl, line 2: the id 'a.wav' was used before; give each line an \"id\" of its own"),
+        ("empty.jsonl", 'empty.jsonl is empty: it needs a line {"audio": "path"} for each file'),
+        ("none.jsonl", "none.jsonl cannot be read: No such file or directory"),
+    ):
+        assert cli("embed", "--manifest", manifest, "--output", "out").failed() == says
+        unchanged()
+
+
+def test_nothing_that_can_be_read(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "files.jsonl").write_text('{"audio": "a.wav"}\n{"audio": "b.wav"}\n')
+    says = "none of the 2 files could be read; out/errors.jsonl says why"
+    assert cli("embed", "--manifest", "files.jsonl", "--output", "out").failed() == says
+    assert len((tmp_path / "out" / "errors.jsonl").read_text().splitlines()) == 2
+
+
+def test_without_pyarrow(python: Run, tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["pyarrow"] = None
+sys.argv = ["speech-zoo", "embed", "--manifest", "files.jsonl", "--output", "out"]
+from speech_zoo.cli import main
+main()
+"""
+    assert python(code).failed() == "embed: --manifest needs pyarrow: pip install 'mlx-speech-zoo[parquet]'"
+    assert not list(tmp_path.iterdir())
+
+
+# kill -9
+
+
+def start(arguments: list[Any], environment: dict[str, str], **more: str) -> "subprocess.Popen[bytes]":
+    arguments = [str(argument) for argument in arguments]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(arguments, env=environment | more, **quiet)  # type: ignore[call-overload]
+
+
+def test_killed_at_every_write(
+    tmp_path: Path, environment: dict[str, str], child: Path, corpus: Path, converted: Path, expected: Rows
+) -> None:
+    """A run that is killed before or after its n-th write, table, synchronisation or renaming, for each n."""
+    arguments = [sys.executable, child, corpus, tmp_path / "out", converted]
+    statuses = [start(arguments, environment, DIE_AT=str(moment)).wait(60) for moment in range(1, 15)]
+    assert set(statuses) == {-signal.SIGKILL}
+    assert start(arguments, environment).wait(60) == 0
+    check(tmp_path / "out", expected)
+
+
+def test_killed_at_random(
+    tmp_path: Path, environment: dict[str, str], child: Path, corpus: Path, converted: Path, expected: Rows
+) -> None:
+    out = tmp_path / "out"
+    arguments = [sys.executable, child, corpus, out, converted]
+    chance = random.Random(8)
+    killed, sizes = 0, []
+    for _ in range(20):
+        process = start(arguments, environment)
+        waited = time.monotonic() + 60
+        while not locked(out) and process.poll() is None and time.monotonic() < waited:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.04))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        sizes.append(len(rows(out)))
+    assert sizes == sorted(sizes)  # nothing is lost
+    assert killed >= 5
+    assert start(arguments, environment).wait(60) == 0
+    check(out, expected)
+
+
+def locked(out: Path) -> bool:
+    """Whether a run has begun."""
+    try:
+        with (out / ".lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def test_the_command_killed_at_random(
+    tmp_path: Path, environment: dict[str, str], voices: list[Path], run_process: Run
+) -> None:
+    """With the bundled checkpoint."""
+    manifest, out = tmp_path / "files.jsonl", tmp_path / "out"
+    manifest.write_text("".join(f"{json.dumps({'audio': str(voice)})}\n" for voice in voices[:3]))
+    arguments = [COMMAND, "embed", "--manifest", manifest, "--output", out]
+    chance = random.Random(9)
+    for _ in range(3):
+        process = start(arguments, environment)
+        time.sleep(chance.uniform(0.2, 2))
+        process.kill()
+        process.wait()
+    run_process(arguments, tmp_path).succeeded()
+    model = speech_zoo.load("campplus-zh-en")
+    found = rows(out)
+    assert found.keys() == set(map(str, voices[:3]))
+    for id, vector in found.items():
+        np.testing.assert_allclose(vector, np.array(model.embed(id)), atol=1e-6)
+
+
+# The ranks of mlx.launch
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    while True:
+        first = random.randint(20_000, 60_000)
+        sockets = [socket.socket() for _ in range(count)]
+        try:
+            for i, each in enumerate(sockets):
+                each.bind(("127.0.0.1", first + i))
+            return first
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()
+
+
+@pytest.fixture
+def launch(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """`launch(2, "command", "argument")` runs two ranks of it; returns stdout and stderr."""
+
+    def run(ranks: int, *command: Any) -> tuple[str, str]:
+        ports = ["-n", ranks, "--backend", "ring", "--starting-port", free_ports(ranks)]
+        read, write = os.pipe()  # an open stdin: at its end, the launcher does not sleep
+        try:
+            done = subprocess.run(
+                [str(argument) for argument in [LAUNCH, *ports, "--", *command]],
+                cwd=tmp_path,
+                env=environment,
+                stdin=read,
+                capture_output=True,
+                encoding="utf-8",
+                timeout=120,
+                check=False,
+            )
+        finally:
+            os.close(read)
+            os.close(write)
+        return done.stdout, done.stderr
+
+    return run
+
+
+def test_two_and_four_ranks(launch: Run, tmp_path: Path, corpus: Path, converted: Path, expected: Rows) -> None:
+    for ranks in (2, 4):
+        out = tmp_path / f"out{ranks}"
+        arguments = (COMMAND, "embed", "--manifest", corpus, "--output", out, "--model", converted, "--json")
+        stdout, stderr = launch(ranks, *arguments)
+        result = json.loads(stdout)  # of one rank
+        assert stderr == ""
+        assert (result["embedded"], result["skipped"], result["already_done"]) == (CLIPS, 2, 0)
+        assert result["ranks"] == ranks
+        assert result["audio_seconds"] == pytest.approx(sum(4800 + 240 * i for i in range(CLIPS)) / 16000, abs=0.01)
+        check(out, expected)
+        sizes = [pq.ParquetFile(shard).metadata.num_rows for shard in sorted(out.glob("*.parquet"))]
+        assert len(sizes) == ranks
+        assert sum(sizes) == CLIPS
+        assert max(sizes) - min(sizes) <= 2  # two of a share may be the files that cannot be read
+
+
+def test_a_rank_dies_and_others_go_on(
+    launch: Run, tmp_path: Path, corpus: Path, child: Path, converted: Path, expected: Rows
+) -> None:
+    """Of three ranks one is killed in its first write; the run ends, and one with two ranks does the rest."""
+    out = tmp_path / "out"
+    deadly = tmp_path / "deadly.sh"
+    deadly.write_text(f'[ "$MLX_RANK" = 1 ] && export DIE_AT=3\nexec {sys.executable} {child} "$@"\n')
+    stdout, stderr = launch(3, "bash", deadly, corpus, out, converted)
+    assert "rank=" not in stdout
+    assert "Node with rank 1 exited with code -9" in stderr
+    before = rows(out)
+    assert before.keys() < expected.keys()
+    stdout, stderr = launch(2, sys.executable, child, corpus, out, converted)
+    assert stderr == ""
+    assert f"embedded={CLIPS - len(before)}, skipped=2, already_done={len(before)}" in stdout
+    check(out, expected)
+
+
+def test_an_error_of_every_rank_is_said_once(launch: Run, tmp_path: Path, corpus: Path, converted: Path) -> None:
+    arguments = ("--output", tmp_path / "out", "--model", converted)
+    stdout, stderr = launch(2, COMMAND, "embed", "--manifest", "none.jsonl", *arguments)
+    assert (stdout, stderr.count("error: ")) == ("", 1)
+    assert "error: none.jsonl cannot be read: No such file or directory\n" in stderr
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        stdout, stderr = launch(2, COMMAND, "embed", "--manifest", corpus, *arguments)
+    assert (stdout, stderr.count("error: ")) == ("", 1)
+    assert "another process is writing to" in stderr
+
+
+@pytest.mark.parametrize("differs", ["manifest", "out"])
+def test_ranks_that_do_not_see_the_same(
+    launch: Run, tmp_path: Path, corpus: Path, converted: Path, differs: str
+) -> None:
+    """As on machines that do not share a folder: of the two arguments, one is another for each rank."""
+    arguments = {"manifest": corpus, "out": tmp_path / "out"}
+    if differs == "manifest":
+        for rank in (0, 1):
+            lines = corpus.read_text(encoding="utf-8").splitlines()[rank:]
+            (corpus.parent / f"files{rank}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        arguments["manifest"] = corpus.parent / "files$MLX_RANK.jsonl"
+        says = f"{corpus.parent / 'files0.jsonl'} differs between them"
+    else:
+        one = corpus.parent / "one.jsonl"
+        one.write_text('{"audio": "00.wav", "id": "clip 00"}', encoding="utf-8")
+        speech_zoo.embed_manifest(one, tmp_path / "out1", converted)
+        arguments["out"] = tmp_path / "out$MLX_RANK"
+        says = f"{tmp_path / 'out0'} (it must be one shared folder) differs between them"
+    script = f"{COMMAND} embed --manifest {arguments['manifest']} --output {arguments['out']} --model {converted}"
+    stdout, stderr = launch(2, "bash", "-c", script)
+    assert (stdout, stderr.count("error: ")) == ("", 1)
+    assert f"error: the ranks do not see the same: {says}\n" in stderr
