@@ -1,0 +1,375 @@
+"""`VoiceStore`: names, identification, and what a store says that is missing, foreign, newer or damaged."""
+
+import random
+import sqlite3
+import threading
+import unicodedata
+import wave
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import speech_zoo
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from speech_zoo.store_file import APPLICATION, VERSION, Checkpoint, StoreFile, check_name
+from speech_zoo.store_rows import Clip, Recording, add_clip, clips, put_recording, recordings
+from speech_zoo_core.audio import load_audio
+from speech_zoo_core.errors import AudioError, ConfigError, InputError, SpeechZooError
+from tiny_models import RATE, RESNET
+
+SIZE = 4
+OTHER = "0" * 64
+
+
+class Echo(nn.Module):
+    """A model whose embedding of a clip is its first four samples, at unit length."""
+
+    sample_rate = RATE
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = replace(RESNET, embed_dim=SIZE, threshold=0.5, **config)
+
+    def embed(self, audio: Any, sample_rate: int | None = None) -> mx.array:
+        vector = load_audio(audio, RATE, sample_rate)[:SIZE]
+        return vector / mx.linalg.norm(vector)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    return speech_zoo.VoiceStore(tmp_path / "voices.sqlite", Echo())
+
+
+def clip(*values: float) -> tuple[np.ndarray, int]:
+    return np.array([*values, *[0.0] * (SIZE - len(values))], np.float32), RATE
+
+
+def write_clip(path: Path, *values: float) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes((clip(*values)[0] * 32767).astype("<i2").tobytes())
+    return path
+
+
+# Names
+
+
+def test_a_store_knows_what_was_enrolled(store: Any, tmp_path: Path) -> None:
+    assert store.enroll("Bob", [clip(1), clip(1, 0.1)]) == 2
+    assert store.enroll("Ann", clip(0, 1)) == 1
+    assert store.enroll("Ann", write_clip(tmp_path / "a.wav", 0, 1, 0.5)) == 1
+    assert list(store.names().items()) == [("Ann", 2), ("Bob", 2)]
+    again = speech_zoo.VoiceStore(store.path, "no model is loaded")
+    assert again.names() == store.names()
+    names, vectors = again.voices()
+    assert names == ["Bob", "Bob", "Ann", "Ann"]
+    assert np.allclose(vectors[[0, 2]], [[1, 0, 0, 0], [0, 1, 0, 0]])
+
+
+def test_the_same_content_is_enrolled_once_for_each_name(store: Any, tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "a.wav", 0, 1)
+    second = Path(str(tmp_path / "copy.wav"))
+    second.write_bytes(first.read_bytes())
+    assert store.enroll("Ann", [first, first, str(second)]) == 1
+    assert store.enroll("Ann", [clip(1), clip(1)]) == 1
+    assert store.enroll("Bob", (path for path in [first])) == 1
+    assert store.names() == {"Ann": 2, "Bob": 1}
+
+
+def test_a_name_that_is_removed_leaves_nothing(store: Any) -> None:
+    store.enroll("Ann", [clip(0.3, 0.5, 0.7, 0.9), clip(1)])
+    store.enroll("Bob", clip(0, 1))
+    vector = store.voices()[1][0].tobytes()
+    assert vector in store.path.read_bytes()
+    assert store.remove(" Ann ") == 2
+    assert store.names() == {"Bob": 1}
+    assert [path.name for path in store.path.parent.iterdir()] == ["voices.sqlite"]
+    content = store.path.read_bytes()
+    assert vector not in content and b"Ann" not in content
+    with pytest.raises(InputError, match="knows no voice named 'Ann'"):
+        store.remove("Ann")
+
+
+@given(st.text())
+@settings(max_examples=300)
+def test_a_name_is_any_text_without_control_characters(name: str) -> None:
+    forbidden = {"Cc", "Cs", "Zl", "Zp"} & {unicodedata.category(char) for char in name.strip()}
+    if forbidden or not name.strip():
+        with pytest.raises(InputError):
+            check_name(name)
+    else:
+        kept = check_name(name)
+        assert kept == check_name(kept) == unicodedata.normalize("NFC", name.strip())
+
+
+@pytest.mark.parametrize(
+    "name", ["Ann Lee", "../../etc/passwd", "C:\\x", "🧑‍🎤", "'; DROP TABLE clip; --", "%s", "名前", "x" * 5000]
+)
+def test_odd_names_are_data(store: Any, name: str) -> None:
+    store.enroll(name, clip(1))
+    assert store.names() == {name: 1}
+    assert store.identify(clip(1)).name == name
+    assert [path.name for path in store.path.parent.iterdir()] == ["voices.sqlite"]
+    assert store.remove(name) == 1
+
+
+def test_composed_and_decomposed_letters_are_one_name(store: Any) -> None:
+    store.enroll("Zoë", clip(1))
+    assert store.enroll("Zoe\u0308", clip(1)) == 0
+    assert store.names() == {"Zoë": 1}
+
+
+def test_a_refused_name_or_clip_makes_no_store(store: Any) -> None:
+    with pytest.raises(InputError, match="U\\+000A"):
+        store.enroll("a\nb", clip(1))
+    with pytest.raises(InputError, match="not empty"):
+        store.enroll("  ", clip(1))
+    with pytest.raises(AudioError, match="does not exist"):
+        store.enroll("Ann", "nothing.wav")
+    assert not store.path.exists()
+
+
+def test_the_clips_before_one_that_is_no_use_are_kept(store: Any) -> None:
+    with pytest.raises(AudioError, match="does not exist"):
+        store.enroll("Ann", [clip(1), "nothing.wav", clip(0, 1)])
+    assert store.names() == {"Ann": 1}
+
+
+# Identification
+
+
+def test_identify_compares_with_the_mean_of_each_name(store: Any) -> None:
+    store.enroll("Ann", [clip(1), clip(0, 1)])
+    store.enroll("Bob", clip(0, 0, 1))
+    store.enroll("Cid", clip(0, 0, 0, 1))
+    found = store.identify(clip(1, 1), top_k=2)
+    assert (found.name, found.threshold) == ("Ann", 0.5)
+    assert [match.name for match in found.matches] == ["Ann", "Bob"]
+    assert found.matches[0].score == pytest.approx(1)
+    assert found.matches[1].score == pytest.approx(0)
+    assert store.identify(clip(1, 0, 1.5)).name == "Bob"
+    assert store.identify(clip(1), top_k=1).matches[0].score == pytest.approx(2**-0.5)
+
+
+def test_below_the_threshold_is_unknown(store: Any) -> None:
+    store.enroll("Ann", clip(1))
+    assert store.identify(clip(1, 2)).name is None
+    assert store.identify(clip(1, 2)).matches[0].name == "Ann"
+    assert store.identify(clip(1, 2), threshold=0.4).name == "Ann"
+    assert store.identify(clip(1), threshold=1.0).name == "Ann"
+    store.remove("Ann")
+    assert store.identify(clip(1)).matches == []
+
+
+def test_wrong_arguments(store: Any) -> None:
+    store.enroll("Ann", clip(1))
+    with pytest.raises(InputError, match="top_k"):
+        store.identify(clip(1), top_k=0)
+    with pytest.raises(ConfigError, match="between -1 and 1"):
+        store.identify(clip(1), threshold=1.5)
+    with pytest.raises(InputError, match="jobs"):
+        store.index(".", jobs=0)
+    with pytest.raises(InputError, match="by its name"):
+        store.index(".", jobs=2)
+    store.model.config = replace(store.model.config, threshold=None)
+    with pytest.raises(ConfigError, match="names no threshold"):
+        store.identify(clip(1))
+
+
+# Checkpoints
+
+
+def test_vectors_of_another_checkpoint_are_refused(store: Any) -> None:
+    store.enroll("Ann", clip(1))
+    before = store.path.read_bytes()
+    other = speech_zoo.VoiceStore(store.path, Echo(m_channels=3))
+    held, mine = (s.checkpoint.identity[:12] for s in (store, other))
+    assert held != mine
+    calls: list[Callable[[], Any]] = [
+        lambda: other.enroll("Bob", clip(1)),
+        lambda: other.identify(clip(1)),
+        lambda: other.search(clip(1)),
+        lambda: other.index(store.path.parent),
+    ]
+    for call in calls:
+        with pytest.raises(
+            SpeechZooError, match=f"holds vectors of resnet34 \\({held}\\).*those of resnet34 \\({mine}"
+        ):
+            call()
+    assert store.path.read_bytes() == before
+    assert other.names() == {"Ann": 1}
+    store.remove("Ann")
+    assert other.enroll("Bob", clip(1)) == 1
+    with pytest.raises(SpeechZooError, match="holds vectors of"):
+        store.enroll("Ann", clip(1))
+
+
+# Files that are no stores
+
+
+def held(path: Path) -> tuple[list[Clip], list[Recording]]:
+    file = StoreFile(path)
+    with file.reading() as db:
+        return list(clips(file, db)), list(recordings(file, db))
+
+
+def refusal(store: Any) -> str:
+    """The error of reading a store, which reading and writing must share and which changes nothing."""
+    files = {path: path.read_bytes() for path in store.path.parent.rglob("*") if path.is_file()}
+    messages = []
+    for call in (
+        store.names,
+        lambda: store.remove("Ann"),
+        lambda: store.identify(clip(1)),
+        lambda: store.enroll("Ann", clip(1)),
+    ):
+        with pytest.raises(SpeechZooError) as error:
+            call()
+        messages.append(str(error.value))
+    assert len(set(messages)) == 1
+    assert files == {path: path.read_bytes() for path in store.path.parent.rglob("*") if path.is_file()}
+    return messages[0]
+
+
+def test_reading_makes_no_store(store: Any) -> None:
+    for call in (
+        store.names,
+        lambda: store.remove("Ann"),
+        lambda: store.identify(clip(1)),
+        lambda: store.search(clip(1)),
+    ):
+        with pytest.raises(SpeechZooError, match=r"there is no store of voices at .*: speech-zoo voices enroll"):
+            call()
+    assert not store.path.exists()
+
+
+def test_an_empty_file_becomes_a_store(store: Any) -> None:
+    store.path.touch()  # what is left where the process that makes a store is killed at once
+    with pytest.raises(SpeechZooError, match="there is no store of voices"):
+        store.names()
+    store.enroll("Ann", clip(1))
+    assert store.names() == {"Ann": 1}
+
+
+def test_a_store_of_a_newer_version(store: Any) -> None:
+    store.enroll("Ann", clip(1))
+    with sqlite3.connect(store.path) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    db.close()
+    message = refusal(speech_zoo.VoiceStore(store.path, Echo()))
+    assert "was written by a newer speech-zoo (store version 2, this one reads 1): update mlx-speech-zoo" in message
+
+
+def test_a_file_of_another_program(store: Any) -> None:
+    with sqlite3.connect(store.path) as db:
+        db.execute("CREATE TABLE mine (x)")
+    db.close()
+    assert "another program's SQLite file" in refusal(store)
+    store.path.write_text("Something else that is long enough. " * 50)
+    assert "is no store of voices" in refusal(store)
+
+
+def test_a_place_that_cannot_hold_a_store(tmp_path: Path) -> None:
+    for path in (tmp_path / "none" / "x.sqlite", tmp_path / ("x" * 300)):
+        with pytest.raises(SpeechZooError, match=r"cannot be (used|written)"):
+            speech_zoo.VoiceStore(path, Echo()).enroll("Ann", clip(1))
+    with pytest.raises(SpeechZooError, match="cannot be used"):
+        speech_zoo.VoiceStore(tmp_path, Echo()).names()
+
+
+def test_the_file_is_a_plain_store_in_wal_mode(store: Any) -> None:
+    store.enroll("Ann", clip(1))
+    db = sqlite3.connect(store.path)
+    values = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "application_id", "user_version")]
+    vector = db.execute("SELECT vector FROM clip").fetchone()[0]
+    db.close()
+    assert values == ["wal", APPLICATION, VERSION]
+    assert np.frombuffer(vector, "<f4").tolist() == [1, 0, 0, 0]
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a store with clips and recordings."""
+    path = tmp_path_factory.mktemp("sound") / "x.sqlite"
+    file, values = StoreFile(path), np.random.default_rng(0)
+    for i in range(30):
+        with file.writing(Checkpoint(OTHER, "m", 8)) as db:
+            vectors = values.standard_normal((10, 8)).astype("<f4").tobytes()
+            add_clip(db, Clip(f"name {i % 7}", f"{i:064x}", "x.wav", vectors[:32]))
+            if i < 6:
+                put_recording(db, Recording(f"/r{i}", 1, 2, np.arange(20.0).tobytes(), vectors))
+    return path.read_bytes()
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_is_told_and_never_taken_for_data(
+    sound: bytes, tmp_path_factory: pytest.TempPathFactory, chance: random.Random
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "x.sqlite"
+    path.write_bytes(sound)
+    whole = held(path)
+    damaged = bytearray(sound)
+    kind, place = chance.choice(["byte", "zeros", "end"]), chance.randrange(1, len(sound))
+    if kind == "byte":
+        damaged[place] = chance.randrange(256)
+    elif kind == "zeros":
+        size = chance.choice([16, 512, 4096])
+        damaged[place : place + size] = bytes(len(damaged[place : place + size]))
+    else:
+        damaged = damaged[:place]
+    path.write_bytes(damaged)
+    try:
+        found = held(path)
+    except SpeechZooError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found == whole  # it hit what no row needs
+
+
+def test_a_damaged_store_says_how_to_go_on(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "x.sqlite"
+    for damaged in (sound[: len(sound) // 2], sound[:5000] + bytes(12000) + sound[17000:]):
+        path.write_bytes(damaged)
+        with pytest.raises(SpeechZooError, match=r"x.sqlite is damaged \(.*\): move it away, then import .*\.recover"):
+            held(path)
+
+
+# Many at once
+
+
+def test_threads_enroll_at_once(tmp_path: Path) -> None:
+    store = speech_zoo.VoiceStore(tmp_path / "voices.sqlite", Echo())
+    start, failed = threading.Barrier(6), []
+
+    def enroll(number: int) -> None:
+        try:
+            start.wait()
+            for i in range(5):
+                store.enroll(f"{number}", clip(1, number / 10, i / 10))
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    store.checkpoint  # noqa: B018 (MLX evaluates in one thread)
+    threads = [threading.Thread(target=enroll, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert store.names() == {str(number): 5 for number in range(6)}
