@@ -161,6 +161,7 @@ def export(
     out: Annotated[Path, typer.Argument(help=ExchangeHelp)], store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """Write a store's voices and indexed windows to a file that other programs read."""
+    _check_suffix(out)
     result = _open(store).export(out)
     if as_json:
         _print_json({"output": printable(out), **asdict(result)})
@@ -175,6 +176,7 @@ def import_file(
     as_json: JsonOption = False,
 ) -> None:
     """Add what export wrote to a store, all of it or nothing."""
+    _check_suffix(source)
     result = _open(store, create=True).import_from(source)
     if as_json:
         _print_json({"input": printable(source), **asdict(result)})
@@ -219,6 +221,11 @@ def _own(create: bool, *parts: str) -> Path:
         except OSError as error:
             raise SpeechZooError(f"{path} cannot be made: {error.strerror}") from error
     return path
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (".parquet", ".safetensors"):
+        raise typer.BadParameter(f"{printable(path)} must end in .parquet or .safetensors")
 
 
 def _shown(path: str | Path) -> str:

@@ -122,7 +122,7 @@ def _write_safetensors(
     out: Path, checkpoint: Checkpoint, clips: Iterator[Clip], recordings: Iterator[Recording]
 ) -> Exchanged:
     """All vectors are in memory at once."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     known, files = list(clips), list(recordings)
     vectors = {"clips": [clip.vector for clip in known], "windows": [file.vectors for file in files]}
@@ -134,7 +134,7 @@ def _write_safetensors(
         "clips": json.dumps([[clip.name, clip.digest, clip.source] for clip in known]),
         "files": json.dumps([[file.path, file.size, file.mtime_ns, len(file.spans) // 16] for file in files]),
     }
-    save_file(tensors, out, metadata)
+    out.write_bytes(save(tensors, metadata))
     return Exchanged(len(known), len(files), len(tensors["spans"]))
 
 
@@ -147,7 +147,11 @@ def _read_safetensors(source: Path) -> tuple[Checkpoint, Iterator[Clip | Recordi
             for (name, digest, origin), vector in zip(json.loads(metadata["clips"]), vectors, strict=True):
                 yield Clip(name, digest, origin, vector.tobytes())
             windows, spans, start = file.get_slice("windows"), file.get_tensor("spans"), 0
-            for path, size, mtime_ns, count in json.loads(metadata["files"]):
+            files = json.loads(metadata["files"])
+            counts = [count for _, _, _, count in files]
+            if min(counts, default=1) < 1 or not sum(counts) == len(spans) == windows.get_shape()[0]:
+                raise ValueError("its files do not have as many windows as it holds")
+            for path, size, mtime_ns, count in files:
                 part = slice(start, start + count)
                 yield Recording(path, size, mtime_ns, spans[part].tobytes(), windows[part].tobytes())
                 start += count

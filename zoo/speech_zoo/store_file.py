@@ -119,7 +119,7 @@ class StoreFile:
 
     def _check_checkpoint(self, db: sqlite3.Connection, wanted: Checkpoint | None) -> None:
         held = self.checkpoint(db)
-        if wanted is not None and held is not None and held.identity != wanted.identity:
+        if wanted is not None and held is not None and (held.identity, held.dim) != (wanted.identity, wanted.dim):
             raise SpeechZooError(
                 f"{self.path} holds vectors of {held}, which cannot be compared with those of {wanted}: "
                 f"use the model {held.name}, or another store"
@@ -142,7 +142,7 @@ class StoreFile:
             if not self._checked:
                 found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if found != "ok":
-                    raise self.damaged(" ".join(found.split()))
+                    raise self.damaged(found.removeprefix("*** in database main ***"))
                 self._checked = True
         except BaseException:
             db.close()
@@ -197,5 +197,7 @@ class StoreFile:
                 busy = "another process keeps it locked; try again" if "locked" in text else text
                 raise SpeechZooError(f"{self.path} cannot be used: {busy}") from error
             raise self.damaged(text) from error
+        except UnicodeDecodeError as error:  # of SQLite's message about a damaged schema
+            raise self.damaged("its schema is overwritten") from error
         except OSError as error:
             raise SpeechZooError(f"{self.path} cannot be used: {error.strerror or error}") from error

@@ -64,10 +64,9 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
             text = name.replace("$", r"\$")  # no formula
             axes.annotate(text, own.mean(axis=0), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     for axis, share, which in ((axes.xaxis, shares[0], "first"), (axes.yaxis, shares[1], "second")):
-        axis.set_label_text(
-            f"{which} principal component of the embeddings (cosine units), {share:.0%} of the variance"
-        )
+        axis.set_label_text(f"{which} principal component (no unit), {share:.0%} of the variance")
     axes.margins(0.12)
+    axes.set_aspect("equal", "datalim")
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.set_title(f"{len(names)} clips of {len(known)} voices; a colour and a marker for each name", fontsize=10)
