@@ -226,6 +226,22 @@ def test_a_clip_whose_embedding_fails_does_not_fail_its_batch(
     check_rows(tmp_path / "out", clips[:2] + clips[3:])
 
 
+def test_a_file_that_does_not_fit_in_memory(
+    tmp_path: Path, manifest: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_audio(path: Path, *_: Any) -> Any:
+        if path == clips[5]:
+            raise MemoryError
+        return whole(path, *_)
+
+    whole = audio_model.load_audio
+    monkeypatch.setattr(audio_model, "load_audio", load_audio)
+    assert embed_manifest(manifest, tmp_path / "out", "basic").embedded == 6
+    assert [error["error"] for error in errors(tmp_path / "out")] == [
+        f"{clips[5]} does not fit in memory; cut it into shorter files"
+    ]
+
+
 @pytest.mark.parametrize(("name", "value"), [("SHARD_ROWS", 3), ("SHARD_SECONDS", 0.0)])
 def test_shards_are_closed_after_rows_or_seconds(
     tmp_path: Path, manifest: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, value: float

@@ -83,8 +83,8 @@ def _embed(model: Any, listed: Manifest, pending: set[str], folder: CorpusFolder
     count = len(range(ranks.rank, len(pending), ranks.size))
     with tqdm(total=count, desc="embedding", unit="file", disable=True if ranks.rank else None, leave=False) as bar:
 
-        def skip(entry: Entry, error: Exception) -> None:
-            folder.skip(entry, str(error) or "it does not fit in memory")
+        def skip(entry: Entry, reason: str) -> None:
+            folder.skip(entry, reason)
             bar.update()
 
         for window in _windows(model, listed.path.parent, listed.share(pending, ranks.rank, ranks.size), skip):
@@ -92,7 +92,7 @@ def _embed(model: Any, listed: Manifest, pending: set[str], folder: CorpusFolder
                 chunk = window[start : start + CHUNK_CLIPS]
                 for clip, vector in zip(chunk, _vectors(model, chunk), strict=True):
                     if isinstance(vector, AudioError):
-                        skip(clip.entry, vector)
+                        skip(clip.entry, str(vector))
                     else:
                         folder.add(clip.entry, clip.waveform.size / model.sample_rate, vector)
                         bar.update()
@@ -100,17 +100,21 @@ def _embed(model: Any, listed: Manifest, pending: set[str], folder: CorpusFolder
 
 
 def _windows(
-    model: Any, base: Path, entries: Iterator[Entry], skip: Callable[[Entry, Exception], None]
+    model: Any, base: Path, entries: Iterator[Entry], skip: Callable[[Entry, str], None]
 ) -> Iterator[list[_Clip]]:
     """Clips that can be used, decoded, some hundreds at a time, the short ones first; one at a time on a CPU."""
     most = 1 if on_cpu() else WINDOW_CLIPS
     clips: list[_Clip] = []
     seconds = 0.0
     for entry in entries:
+        path = base / entry.audio
         try:
-            waveform = model._waveform(base / entry.audio, None)
-        except (AudioError, MemoryError) as error:
-            skip(entry, error)
+            waveform = model._waveform(path, None)
+        except AudioError as error:
+            skip(entry, str(error))
+            continue
+        except MemoryError:
+            skip(entry, f"{path} does not fit in memory; cut it into shorter files")
             continue
         clips.append(_Clip(entry, waveform))
         seconds += waveform.size / model.sample_rate

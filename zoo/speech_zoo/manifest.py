@@ -1,20 +1,21 @@
 """A manifest: JSON Lines that name audio files, read as a stream; and what came of it."""
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from speech_zoo_core.errors import SpeechZooError
 
 AUDIO_KEYS = ("audio", "audio_filepath", "file_name")  # ours; NeMo's; that of Hugging Face's metadata.jsonl
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can name halves of the pairs that UTF-16 has
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file: its id, and its path as the manifest gives it."""
 
     id: str
@@ -113,7 +114,7 @@ def _entry(line: bytes, where: str) -> Entry:
 
 
 def _text(value: Any, what: str) -> str:
-    """Raises SpeechZooError unless Parquet can store it as a text; JSON can name halves of surrogate pairs."""
-    if not isinstance(value, str) or not value or any("\ud800" <= c <= "\udfff" for c in value):
+    """Raises SpeechZooError unless Parquet can store it as a text."""
+    if not isinstance(value, str) or not value or LONE_SURROGATE.search(value):
         raise SpeechZooError(f"{what} must be a text that is not empty, not {value!a}")
     return value
