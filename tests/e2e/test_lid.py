@@ -43,7 +43,7 @@ def test_lid_prints_the_languages_of_each_file(
     files = [halves["a1"], clip, halves["b1"]]  # of unequal length
     arguments = ["lid", *files, "--model", lid_folder, "--top", "2"]
     rows = cli(*arguments, "--json").succeeded().json
-    assert [row.keys() for row in rows] == [{"file", "model", "languages"}] * 3
+    assert [row.keys() for row in rows] == [{"file", "model", "unknown", "logit", "languages"}] * 3
     assert [(row["file"], row["model"]) for row in rows] == [(str(file), str(lid_folder)) for file in files]
     for row in rows:
         scores = [language["score"] for language in row["languages"]]
@@ -273,10 +273,10 @@ def test_the_default_model_comes_from_the_hub_with_all_that_it_needs(
         "sub/model.safetensors": b"",
     }
     hub.add("speechbrain/lang-id-voxlingua107-ecapa", files | unused)
-    local = cli("lid", clip, "--model", lid_folder, "--json").succeeded().json[0]["languages"]
+    local = cli("lid", clip, "--model", lid_folder, "--json").succeeded().json[0]
     result = cli("lid", clip, "--json", env=hub_env)
     assert result.status == 0, result.err
-    assert result.json == [{"file": str(clip), "model": "voxlingua107-ecapa", "languages": local}]
+    assert result.json == [local | {"model": "voxlingua107-ecapa"}]
     assert hub.downloads() == files.keys() == PUBLISHED
     hub.stop()  # from here on the cached copy serves
     assert cli("convert", "voxlingua107-ecapa", "out", env=hub_env).status == 0

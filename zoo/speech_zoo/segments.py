@@ -248,8 +248,7 @@ def to_table(found: dict[Path, list[Segment]]) -> str:
     for path, parts in found.items():
         lines += [str(path)] if len(found) > 1 else []
         for s in parts:
-            why = f" ({s.reason})" if s.reason else ""
-            lines.append(f"{clock(s.start)}  {clock(s.end)}  {s.score:7.2%}  {s.label:8} {s.name}{why}")
+            lines.append(f"{clock(s.start)}  {clock(s.end)}  {s.score:7.2%}  {s.label:8} {s.reason or s.name}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,6 @@
 """The picture of `speech-zoo lid --timeline --plot`: a row for each language, the score below, fit for greyscale."""
 
+import warnings
 from pathlib import Path
 
 from .files import written_beside
@@ -35,11 +36,12 @@ def draw(name: str, segments: list[Segment], path: Path) -> None:
     )
     bars.set_ylim(len(rows) - 0.4, -0.6)
     bars.set_ylabel("language")
-    bars.set_title(name, fontsize=10)
+    bars.set_title(name.replace("$", r"\$"), fontsize=10)  # no formula
     scores.set_ylim(0, 1.05)
     scores.set_xlim(0, end / scale)
     scores.set_ylabel("mean probability\n(0 to 1)")
     scores.set_xlabel(f"time ({unit})")
     scores.grid(axis="y", color="0.85")
-    with written_beside(path) as beside:
+    with written_beside(path) as beside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name may have letters that the font lacks
         figure.savefig(beside, dpi=DPI, format="png")

@@ -1,0 +1,266 @@
+"""Long recordings by command: timelines, windows, "unknown", and what is refused."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_audio.vad.models.silero_vad import Model as Silero
+from mlx_audio.vad.models.silero_vad import ModelConfig as SileroConfig
+from safetensors.numpy import load_file
+from speech_zoo.vad import silero
+from speech_zoo_core.errors import CheckpointError, InputError
+from tiny_models import ECAPA, LID, RATE, speechbrain_folder, voice
+
+Run = Callable[..., Any]
+Unchanged = Callable[[], None]
+
+COMMAND = Path(sys.executable).with_name("speech-zoo")
+
+
+@pytest.fixture(scope="module")
+def lid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speechbrain_folder(tmp_path_factory.mktemp("timeline") / "tiny-lid", LID)
+
+
+@pytest.fixture(scope="module")
+def speakers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return speechbrain_folder(tmp_path_factory.mktemp("timeline") / "tiny-speakers", ECAPA)
+
+
+def write(path: Path, samples: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 s, of which 20 to 35 are silence; its name has blanks and an emoji."""
+    samples = voice(60 * RATE)
+    samples[20 * RATE : 35 * RATE] = 0
+    return write(tmp_path_factory.mktemp("talk") / "my talk 🎙.wav", samples)
+
+
+# lid --timeline
+
+
+def test_a_timeline_in_every_form(cli: Run, tmp_path: Path, talk: Path, lid_folder: Path) -> None:
+    arguments = ["lid", talk, "--timeline", "--model", lid_folder]
+    document = cli(*arguments, "--json").succeeded().json
+    assert [{**row, "segments": None} for row in document] == [
+        {"file": str(talk), "model": str(lid_folder), "window": 10.0, "hop": 5.0, "segments": None}
+    ]
+    found = document[0]["segments"]
+    assert [s["end"] for s in found if s["end"] <= 35][-1] == 20
+    assert next(s["start"] for s in found if s["start"] >= 20) == 35
+    assert (found[0]["start"], found[-1]["end"]) == (0, 60)
+    assert all(s.keys() == {"start", "end", "label", "name", "score", "logit", "unknown"} for s in found)
+    assert not any(s["unknown"] for s in found)
+
+    rows = list(csv.DictReader(io.StringIO(cli(*arguments, "--format", "csv").succeeded().out)))
+    assert [(float(r["start"]), float(r["end"]), r["label"]) for r in rows] == [
+        (s["start"], s["end"], s["label"]) for s in found
+    ]
+    fields = [line.split() for line in cli(*arguments, "--format", "rttm").succeeded().out.splitlines()]
+    assert [(float(f[3]), float(f[3]) + float(f[4]), f[7]) for f in fields] == [
+        (s["start"], s["end"], s["label"]) for s in found
+    ]
+    assert {f[1] for f in fields} == {"my_talk_🎙"}
+    lines = cli(*arguments).succeeded().out.splitlines()
+    assert [line.split()[3] for line in lines] == [s["label"] for s in found]
+    saved = cli(*arguments, "--format", "table", "--output", "talk.txt").succeeded().out
+    assert saved == f"talk.txt: {len(found)} segments\n"
+    assert (tmp_path / "talk.txt").read_text().splitlines() == lines
+
+
+def test_a_picture_of_a_timeline(cli: Run, tmp_path: Path, talk: Path, lid_folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ["lid", talk, "--timeline", "--model", lid_folder, "--min-score", "1", "--json"]
+    found = cli(*arguments, "--plot", "talk.png").succeeded().json[0]["segments"]
+    assert {s["label"] for s in found} == {"unknown"}
+    assert all(s["reason"].endswith("is below 1") for s in found)
+    assert (tmp_path / "talk.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.png"]
+    gone = cli(*arguments, "--plot", "no/talk.png").failed()
+    assert gone == "no/talk.png cannot be written: there is no folder no"
+
+
+def test_several_files(cli: Run, tmp_path: Path, talk: Path, lid_folder: Path) -> None:
+    short = write(tmp_path / "b.wav", voice(3 * RATE))
+    rows = cli("lid", talk, short, "--timeline", "--model", lid_folder, "--json").succeeded().json
+    assert [row["file"] for row in rows] == [str(talk), str(short)]
+    assert [(s["start"], s["end"]) for s in rows[1]["segments"]] == [(0, 3)]
+
+
+USAGE = {
+    "lid a.wav --hop 5": "--hop goes with --timeline",
+    "lid a.wav --output a.txt": "--output goes with --timeline",
+    "lid a.wav --timeline --hop 11": "a hop is between 0.1 seconds and the window of 10",
+    "lid a.wav --timeline --hop 0": "a hop is between",
+    "lid a.wav --timeline --window 0": "a window is longer than 0",
+    "lid a.wav --timeline --window nan": "a window is longer than 0",
+    "lid a.wav --timeline --window 600": "at most 60 seconds",
+    "lid a.wav --timeline --format xml": "--format is table, rttm, csv",
+    "lid a.wav --timeline --format csv --json": "does not go with --json",
+    "lid a.wav --timeline --plot a.jpg": "--plot must end in .png",
+    "lid a.wav b.wav --timeline --plot a.png": "--plot draws the timeline of one file",
+    "lid x/a.wav y/a.wav --timeline --format rttm": "two are the same",
+    "lid a.wav --min-score 1.5": "--min-score",
+    "lid a.wav --min-logit high": "--min-logit",
+    "embed a.wav --windows 3": "--windows takes seconds of window and hop, as in 3/1.5",
+    "embed a.wav --windows 3/x": "--windows takes",
+    "embed a.wav --windows 3/4": "a hop is between",
+    "embed a.wav --windows nan/1": "a window is",
+    "embed a.wav --vad silero": "--vad goes with --windows",
+    "embed a.wav --windows 3/1 --output a.npz": "--output must end in .safetensors",
+}
+
+
+@pytest.mark.parametrize("arguments", USAGE)
+def test_wrong_usage(cli: Run, tmp_path: Path, arguments: str) -> None:
+    assert USAGE[arguments] in cli(*arguments.split()).failed(2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_files_leave_nothing_behind(
+    cli: Run, unchanged: Unchanged, tmp_path: Path, talk: Path, lid_folder: Path, speakers: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    content = talk.read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.wav").write_text("no audio " * 100)
+    write(tmp_path / "silence.wav", np.zeros(20 * RATE))
+    unchanged()
+    said = {
+        "pipe": "pipe is a pipe or device",
+        "cut.wav": "cut.wav is truncated",
+        "text.wav": "text.wav is not audio",
+        "silence.wav": "silence.wav is silent",
+        "none.wav": "none.wav does not exist",
+    }
+    for i, (name, message) in enumerate(said.items()):
+        if i % 2:
+            command = ["lid", talk, name, "--timeline", "--model", lid_folder, "--output", "out.csv", "--format", "csv"]
+        else:
+            command = ["embed", talk, name, "--windows", "3/1.5", "--model", speakers, "--output", "out.safetensors"]
+        assert cli(*command).failed().startswith(message)
+    assert cli("lid", talk, "--timeline", "--model", speakers).failed().startswith(f"{speakers} is for speaker-emb")
+    unchanged()
+
+
+def test_interrupted_it_leaves_nothing_behind(tmp_path: Path, environment: dict[str, str]) -> None:
+    long = write(tmp_path / "long.wav", voice(600 * RATE))
+    command = [COMMAND, "embed", long, "--windows", "3/1.5", "--output", tmp_path / "out.safetensors"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        fds = Path(f"/proc/{process.pid}/fd")
+        while fds.exists() and not any(fd.resolve() == long for fd in fds.iterdir()):  # until it reads; else:
+            time.sleep(0.05)
+        time.sleep(1 if fds.exists() else 5)  # 399 windows take longer than that
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+# embed --windows
+
+
+def test_embeddings_of_windows(cli: Run, tmp_path: Path, talk: Path, speakers: Path) -> None:
+    arguments = ["embed", talk, "--windows", "4/2", "--model", speakers]
+    row = cli(*arguments, "--json").succeeded().json[0]
+    assert (row["file"], row["model"], row["window"], row["hop"]) == (str(talk), str(speakers), 4, 2)
+    times = [(w["start"], w["end"]) for w in row["windows"]]
+    assert times == [(t, t + 4) for t in (*range(0, 19, 2), *range(32, 57, 2))]
+    saved = cli(*arguments, "--output", "v.safetensors").succeeded().out
+    assert saved == f"v.safetensors: {len(times)} vectors of 8 values\n"
+    tensors = load_file(tmp_path / "v.safetensors")
+    assert tensors.keys() == {f"{talk}/{what}" for what in ("start", "end", "embedding")}
+    assert list(zip(tensors[f"{talk}/start"], tensors[f"{talk}/end"], strict=True)) == times
+    vectors = tensors[f"{talk}/embedding"]
+    assert vectors.dtype == np.float32
+    assert vectors == pytest.approx(np.array([w["embedding"] for w in row["windows"]]), abs=1e-5)
+    lines = cli(*arguments).succeeded().out.splitlines()
+    assert len(lines) == len(times)
+    assert lines[0].startswith(f"{talk}       0.00      4.00 s  8-d  [")
+
+
+# "unknown"
+
+
+def test_lid_says_unknown(cli: Run, talk: Path, lid_folder: Path) -> None:
+    arguments = ["lid", talk, "--model", lid_folder, "--top", "2"]
+    plain = cli(*arguments, "--json").succeeded().json[0]
+    assert not plain["unknown"]
+    assert "reason" not in plain
+    floor = str(plain["logit"] + 1)
+    row = cli(*arguments, "--json", "--min-logit", floor).succeeded().json[0]
+    assert row["unknown"]
+    assert row["reason"].startswith("logit ")
+    assert {**row, "unknown": False} == plain | {"reason": row["reason"]}
+    lines = cli(*arguments, "--min-logit", floor).succeeded().out.splitlines()
+    assert [line[len(str(talk)) :].split()[1] for line in lines] == ["unknown", *[x["label"] for x in row["languages"]]]
+    assert lines[0].endswith(row["reason"])
+    assert cli(*arguments, "--min-logit", str(plain["logit"] - 1), "--json").succeeded().json[0] == plain
+
+
+# Silero
+
+
+def silero_folder(folder: Path) -> Path:
+    """Seeded random weights as mlx-audio reads them."""
+    folder.mkdir()
+    mx.random.seed(0)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(Silero(SileroConfig()).parameters())))
+    (folder / "config.json").write_text(json.dumps({"model_type": "silero_vad", "threshold": 0.5}))
+    return folder
+
+
+def test_silero_decides_where_speech_is(cli: Run, tmp_path: Path, speakers: Path) -> None:
+    """With random weights what it says means nothing; but it is what mlx-audio's own call says of the whole file."""
+    folder = silero_folder(tmp_path / "silero")
+    from mlx_audio.vad import load
+
+    model = load(folder, strict=True)
+    samples = voice(3 * RATE)
+    expected = np.array(model.predict_proba(samples, RATE))
+    middle = float(np.median(expected))
+    settings = json.dumps({"model_type": "silero_vad", "threshold": middle})
+    (folder / "config.json").write_text(settings)
+    gate = silero(str(folder), RATE)()
+    assert gate.frame == 512
+    frames = samples[: samples.size // 512 * 512].reshape(-1, 512)
+    found = np.concatenate([gate.speaks(part) for part in np.array_split(frames, 4)])
+    assert 0 < found.sum() < found.size
+    near = np.abs(expected[: found.size] - middle) < 1e-6
+    assert np.array_equal(found[~near], (expected[: found.size] >= middle)[~near])
+    talk = write(tmp_path / "talk.wav", voice(6 * RATE))
+    arguments = ["embed", talk, "--windows", "2/1", "--model", speakers, "--json", "--vad", folder]
+    (folder / "config.json").write_text(json.dumps({"model_type": "silero_vad", "threshold": 0.0}))
+    assert len(cli(*arguments).succeeded().json[0]["windows"]) == 5  # all of them speech
+    (folder / "config.json").write_text(json.dumps({"model_type": "silero_vad", "threshold": 1.1}))
+    assert cli(*arguments).failed().startswith(f"{talk} is silent: no window holds 20% speech")
+    assert cli(*arguments[:-1], "silero").failed().startswith("the Hub cannot be reached")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="holds no Silero checkpoint that mlx-audio can load"):
+        silero(str(folder), RATE)
+    with pytest.raises(InputError, match="--vad is silero or a folder"):
+        silero("nothere", RATE)
+    with pytest.raises(InputError, match="8000 or 16000 Hz"):
+        silero("silero", 44100)
