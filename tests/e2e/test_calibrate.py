@@ -163,7 +163,7 @@ def test_classes_apart_and_a_dry_run(
         "EER        0.00%",
         "minDCF     0.0000  (p-target 0.01, c-miss 10, c-fa 1)",
     ]
-    assert re.fullmatch(r"threshold  0\.\d{4}  \(at the EER: 0 misses, 0 false alarms\)", lines[4])
+    assert re.fullmatch(r"threshold  0\.\d{4}  \(at the EER: misses 0 of 1, false alarms 0 of 1\)", lines[4])
     assert lines[5].startswith("Every target scores above every non-target: the threshold is the midpoint of 0.")
     assert lines[6].startswith("Too few errors to mean much")
     assert lines[7:] == ["dry run: the threshold is not kept"]

@@ -54,22 +54,23 @@ def read_trials(path: Path) -> Trials:
     """
     files: dict[Path, int] = {}
     places: dict[Path, int] = {}
+    named: dict[str, int] = {}
     seen: dict[tuple[int, int], tuple[int, bool]] = {}
     for line, (label, *names) in _rows(path):
         where = f"{path}, line {line}"
         if label not in LABELS:
             raise SpeechZooError(f"{where}: the label is 1 or target, 0 or nontarget, not {label!r}")
-        pair = [path.parent / name for name in names]
-        for file in pair:
-            if file not in files:
+        for name in names:
+            if name not in named:
+                file = path.parent / name
                 if not os.path.isfile(file):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
                     missing = "is not a file" if os.path.exists(file) else "does not exist"  # noqa: PTH110
                     raise SpeechZooError(f"{where}: {file} {missing}")
-                places[file] = len(files)
-                files[file] = line
-        a, b = sorted(places[file] for file in pair)
+                named[name] = places.setdefault(file, len(places))
+                files.setdefault(file, line)
+        a, b = sorted(named[name] for name in names)
         if a == b:
-            raise SpeechZooError(f"{where} compares {pair[0]} with itself, which says nothing about a voice; remove it")
+            raise SpeechZooError(f"{where} compares {names[0]} with itself, which says nothing of a voice; remove it")
         first, kind = seen.setdefault((a, b), (line, LABELS[label]))
         if first != line:
             verb = "repeats" if kind == LABELS[label] else "contradicts"
@@ -204,7 +205,7 @@ def _lines(det: "Det", result: "Calibration") -> Iterator[str]:
     yield f"trials     {result.targets} target, {result.nontargets} non-target"
     yield f"EER        {result.eer:.2%}"
     yield f"minDCF     {result.min_dcf:.4f}  ({costs})"
-    errors = f"{result.misses} misses, {result.false_alarms} false alarms"
+    errors = f"misses {result.misses} of {result.targets}, false alarms {result.false_alarms} of {result.nontargets}"
     yield f"threshold  {result.threshold:.4f}  (at the {where}: {errors})"
     if result.misses == result.false_alarms == 0:
         k = det.at_eer()
