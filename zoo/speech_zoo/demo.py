@@ -96,7 +96,8 @@ def _heat_map(scores: "np.ndarray[Any, Any]", names: list[str], threshold: float
     for i, row in enumerate(scores):
         for j, score in enumerate(row):
             colour, weight = ("black", "bold") if score >= threshold else ("white", "normal")
-            axes.text(j, i, f"{round(score, 2) + 0.0:.2f}", ha="center", va="center", color=colour, weight=weight, fontsize=9)
+            text = f"{round(score, 2) + 0.0:.2f}"  # without -0.00
+            axes.text(j, i, text, ha="center", va="center", color=colour, weight=weight, fontsize=9)
     figure.colorbar(image, label="cosine")
     with written_beside(output) as beside:
         figure.savefig(beside, dpi=120, format="png")
