@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from speech_zoo_core.errors import InputError, SpeechZooError
 
 APPLICATION, VERSION = int.from_bytes(b"SPZV", "big"), 1  # PRAGMA application_id and user_version
 BUSY_SECONDS = 60.0  # how long to wait for another process's transaction
-SCHEMA = """
+CHANGES = ("INSERT", "UPDATE", "DELETE")
+SCHEMA = f"""
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
 CREATE TABLE checkpoint (
     one INTEGER PRIMARY KEY CHECK (one = 1), identity TEXT NOT NULL, name TEXT NOT NULL, dim INTEGER NOT NULL
 );
@@ -30,7 +34,7 @@ INSERT INTO state VALUES (hex(randomblob(16)));
 """
 # The matrix beside the store is of one generation of the table file.
 TRIGGER = """
-CREATE TRIGGER file_{change} AFTER {change} ON file BEGIN UPDATE state SET generation = hex(randomblob(16)); END
+CREATE TRIGGER file_{change} AFTER {change} ON file BEGIN UPDATE state SET generation = hex(randomblob(16)); END;
 """
 # What SQLite says where the file itself is sound.
 ELSEWHERE = ("locked", "disk is full", "readonly", "unable to open", "not authorized", "interrupted")
@@ -126,19 +130,13 @@ class StoreFile:
             )
 
     def _open(self, create: bool) -> sqlite3.Connection:
-        if not create and not self.path.exists():
-            raise self._missing()
-        if create and not self.path.parent.is_dir():
-            raise SpeechZooError(f"{self.path} cannot be written: there is no folder {self.path.parent}")
-        uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-        db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        if not self.path.exists():
+            if not create:
+                raise self._missing()
+            self._make()
+        db = self._connect(self.path, "rw")
         try:
-            db.execute("PRAGMA synchronous = FULL")  # what was committed survives a power failure, too
-            db.execute("PRAGMA secure_delete = ON")  # a voice that is removed is overwritten
-            if not self._is_store(db):
-                if not create:
-                    raise self._missing()
-                self._make(db)
+            self._check_version(db)
             if not self._checked:
                 found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if found != "ok":
@@ -149,38 +147,49 @@ class StoreFile:
             raise
         return db
 
+    def _connect(self, path: Path, mode: str) -> sqlite3.Connection:
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        db.execute("PRAGMA synchronous = FULL")  # what was committed survives a power failure, too
+        db.execute("PRAGMA secure_delete = ON")  # a voice that is removed is overwritten
+        return db
+
     def _missing(self) -> SpeechZooError:
         return SpeechZooError(
             f"there is no store of voices at {self.path}: speech-zoo voices enroll NAME FILE makes one, "
             f"speech-zoo voices index FOLDER an index"
         )
 
-    def _is_store(self, db: sqlite3.Connection) -> bool:
-        """False for an empty file; raises SpeechZooError for a file that is not ours or that we cannot read."""
+    def _check_version(self, db: sqlite3.Connection) -> None:
+        """Raises SpeechZooError for a file that is not ours or that we cannot read."""
         application = db.execute("PRAGMA application_id").fetchone()[0]
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if application == APPLICATION and version > VERSION:
+        if application != APPLICATION:
+            kind = "another program's SQLite file" if self.path.stat().st_size else "an empty file"
+            raise SpeechZooError(f"{self.path} is {kind}, no store of voices: remove it or name another one")
+        if version > VERSION:
             raise SpeechZooError(
                 f"{self.path} was written by a newer speech-zoo (store version {version}, this one reads {VERSION}): "
                 f"update mlx-speech-zoo"
             )
-        if application == APPLICATION and version == VERSION:
-            return True
-        if application or version or db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise SpeechZooError(f"{self.path} is another program's SQLite file, no store of voices: name another file")
-        return False
 
-    def _make(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("BEGIN IMMEDIATE")
-        if not self._is_store(db):  # nobody else made it meanwhile
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
-            for change in ("INSERT", "UPDATE", "DELETE"):
-                db.execute(TRIGGER.format(change=change))
-            db.execute(f"PRAGMA application_id = {APPLICATION}")
-            db.execute(f"PRAGMA user_version = {VERSION}")
-        db.execute("COMMIT")
+    def _make(self) -> None:
+        """An empty store, which appears whole; nothing if another process was faster."""
+        if not self.path.parent.is_dir():
+            raise SpeechZooError(f"{self.path} cannot be written: there is no folder {self.path.parent}")
+        beside = self.path.with_name(f".{self.path.name}.{uuid4().hex}.part")
+        try:
+            with closing(self._connect(beside, "rwc")) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(SCHEMA + "".join(TRIGGER.format(change=change) for change in CHANGES))
+            try:
+                self.path.hardlink_to(beside)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                beside.replace(self.path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

@@ -122,7 +122,7 @@ def in_processes(ref: Any, jobs: int, paths: list[str]) -> Results:
             "what was done is kept"
         ) from error
     finally:
-        workers.shutdown(wait=False, cancel_futures=True)
+        workers.shutdown(cancel_futures=True)
 
 
 _model: Any = None  # of a worker process
