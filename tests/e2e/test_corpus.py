@@ -191,7 +191,7 @@ main()
 def start(arguments: list[Any], environment: dict[str, str], **more: str) -> "subprocess.Popen[bytes]":
     arguments = [str(argument) for argument in arguments]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(arguments, env=environment | more, **quiet)  # type: ignore[call-overload]
+    return subprocess.Popen(arguments, env=environment | {"OMP_NUM_THREADS": "1"} | more, **quiet)  # type: ignore[call-overload]
 
 
 def test_killed_at_every_write(
@@ -242,18 +242,18 @@ def test_the_command_killed_at_random(
 ) -> None:
     """With the bundled checkpoint."""
     manifest, out = tmp_path / "files.jsonl", tmp_path / "out"
-    manifest.write_text("".join(f"{json.dumps({'audio': str(voice)})}\n" for voice in voices[:3]))
+    manifest.write_text("".join(f"{json.dumps({'audio': str(voice)})}\n" for voice in voices[:2]))
     arguments = [COMMAND, "embed", "--manifest", manifest, "--output", out]
     chance = random.Random(9)
     for _ in range(3):
         process = start(arguments, environment)
-        time.sleep(chance.uniform(0.2, 2))
+        time.sleep(chance.uniform(0.2, 1.5))
         process.kill()
         process.wait()
     run_process(arguments, tmp_path).succeeded()
     model = speech_zoo.load("campplus-zh-en")
     found = rows(out)
-    assert found.keys() == set(map(str, voices[:3]))
+    assert found.keys() == set(map(str, voices[:2]))
     for id, vector in found.items():
         np.testing.assert_allclose(vector, np.array(model.embed(id)), atol=1e-6)
 
