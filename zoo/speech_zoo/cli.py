@@ -13,9 +13,9 @@ from speech_zoo_core.errors import ConfigError, SpeechZooError
 
 from . import cli_timeline, cli_voices
 from .cli_calibrate import calibrate
+from .cli_lid import lid
 
 DEFAULT_MODEL = "campplus-zh-en"
-DEFAULT_LID_MODEL = "voxlingua107-ecapa"
 
 app = typer.Typer(
     help="Who is speaking and in which language, in pure MLX.",
@@ -172,48 +172,7 @@ def verify(
 app.command()(calibrate)
 
 
-@app.command()
-def lid(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")],
-    model: ModelOption = DEFAULT_LID_MODEL,
-    top: Annotated[int, typer.Option(min=1, help="How many languages to print.")] = 5,
-    languages: Annotated[
-        str | None, typer.Option(help="Choose among these only: ISO 639-1 or 639-3 codes, as in eng,fra,de.")
-    ] = None,
-    as_json: JsonOption = False,
-    min_score: cli_timeline.MinScoreOption = None,
-    min_logit: cli_timeline.MinLogitOption = None,
-    timeline: cli_timeline.TimelineOption = False,
-    window: cli_timeline.WindowOption = None,
-    hop: cli_timeline.HopOption = None,
-    style: cli_timeline.FormatOption = None,
-    output: cli_timeline.OutputOption = None,
-    plot: cli_timeline.PlotOption = None,
-    vad: cli_timeline.VadOption = None,
-) -> None:
-    """Tell which language each file is in, or with --timeline which is spoken when."""
-    codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
-    if codes == []:
-        raise typer.BadParameter("--languages needs at least one code, as in eng,fra")
-    floors: dict[str, Any] = {"languages": codes, "min_score": min_score, "min_logit": min_logit}
-    load = partial(_load, model, "language-identification")
-    if timeline:
-        cli_timeline.timeline(load, model, files, window, hop, style, as_json, output, plot, vad, **floors)
-        return
-    cli_timeline.only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot, vad=vad)
-    found = load().predict_batch(files, top_k=top + 1, **floors)  # one more, in case that the first is "unknown"
-    if as_json:
-        _print_json(
-            [
-                {"file": str(file), "model": model} | cli_timeline.row_of(best, top)
-                for file, best in zip(files, found, strict=True)
-            ]
-        )
-        return
-    for file, best in zip(files, found, strict=True):
-        for i, prediction in enumerate(best[: top + bool(best[0].reason)]):
-            lead = str(file) if i == 0 else " " * len(str(file))
-            typer.echo(f"{lead}  {prediction.score:6.2%}  {prediction.label:8} {prediction.reason or prediction.name}")
+app.command()(lid)
 
 
 @app.command()

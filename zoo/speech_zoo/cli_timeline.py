@@ -9,30 +9,14 @@ import typer
 from speech_zoo_core.errors import InputError
 
 if TYPE_CHECKING:
-    from speech_zoo_core.language import Prediction
-
     from .segments import Segment
     from .windows import Gate
 
 WINDOW, HOP = 10.0, 5.0  # seconds, of a timeline
 FORMATS = ("table", "rttm", "csv")
 
-TimelineOption = Annotated[bool, typer.Option("--timeline", help="Which language when: for long files.")]
-WindowOption = Annotated[float | None, typer.Option(help=f"Seconds of a timeline's windows.  [default: {WINDOW:g}]")]
-HopOption = Annotated[float | None, typer.Option(help=f"Seconds from window to window.  [default: {HOP:g}]")]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="Of a timeline: table, rttm or csv.  [default: table]")
-]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Write the timeline to this file.")]
-PlotOption = Annotated[Path | None, typer.Option(help="Draw the timeline into this .png.")]
 VadOption = Annotated[
     str | None, typer.Option(help="What finds speech in long files: silero, or a folder with it; default: loudness.")
-]
-MinScoreOption = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Say unknown if the best language's probability is below this.")
-]
-MinLogitOption = Annotated[
-    float | None, typer.Option(help="Say unknown if the best language's logit is below this (--json shows it).")
 ]
 WindowsOption = Annotated[
     str | None, typer.Option(help="Embed windows of each file: seconds of window and hop, as in 3/1.5.")
@@ -127,14 +111,6 @@ def _gates(vad: str | None, model: Any) -> "Iterator[Gate | None]":
     make = silero(vad, model.sample_rate)
     while True:
         yield make()
-
-
-def row_of(best: "list[Prediction]", top: int) -> dict[str, Any]:
-    """What --json says of a file, from `top` predictions and the one of unknown before them."""
-    known = [p for p in best if not p.reason]
-    facts: dict[str, Any] = {"unknown": bool(best[0].reason)} | ({"reason": best[0].reason} if best[0].reason else {})
-    rows = [{"label": p.label, "name": p.name, "score": p.score} for p in known[:top]]
-    return facts | {"logit": best[0].logit, "languages": rows}
 
 
 def embed_windows(
