@@ -1,5 +1,6 @@
 """Keep an index of a folder's recordings: only new and changed files are decoded, each in a transaction of its own."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -112,7 +113,7 @@ def in_processes(ref: Any, jobs: int, paths: list[str]) -> Results:
     """
     if not paths:
         return
-    workers = ProcessPoolExecutor(min(jobs, len(paths)), multiprocessing.get_context("spawn"), _start, (ref,))
+    workers = ProcessPoolExecutor(min(jobs, len(paths)), multiprocessing.get_context("spawn"), _start, (ref, jobs))
     try:
         for done in as_completed([workers.submit(_work, path) for path in paths]):
             yield done.result()
@@ -128,14 +129,17 @@ def in_processes(ref: Any, jobs: int, paths: list[str]) -> Results:
 _model: Any = None  # of a worker process
 
 
-def _start(ref: Any) -> None:
+def _start(ref: Any, jobs: int) -> None:
     """What a worker does first."""
     global _model  # noqa: PLW0603
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars beside the parent's
-    from . import load
+    from . import load  # opens OpenBLAS, where that is needed
 
+    blas = ctypes.CDLL(None)
+    if hasattr(blas, "openblas_set_num_threads"):  # threads of many processes would wait for each other
+        blas.openblas_set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     _model = load(ref)
 
 

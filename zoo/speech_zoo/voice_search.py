@@ -23,7 +23,7 @@ from .store_rows import Recording, put_recording, recordings, times
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-BLOCK_BYTES = 8 << 20  # of the mapped matrix at a time; no more than this of it is resident
+BLOCK_BYTES = 64 << 20  # of the mapped matrix at a time; no more than this of it is resident
 
 
 @dataclass(frozen=True)
