@@ -118,7 +118,7 @@ class StoreFile:
         """The error for a store whose content is not what was written."""
         return SpeechZooError(
             f"{self.path} is damaged ({reason}): move it away, then import an export of it (speech-zoo voices import) "
-            f"or enroll and index again; sqlite3 OLD .recover | sqlite3 NEW saves what is still readable"
+            f"or enroll and index again (speech-zoo voices index FOLDER)"
         )
 
     def _check_checkpoint(self, db: sqlite3.Connection, wanted: Checkpoint | None) -> None:
