@@ -342,7 +342,9 @@ def test_a_damaged_store_says_how_to_go_on(tmp_path: Path, sound: bytes) -> None
     path = tmp_path / "x.sqlite"
     for damaged in (sound[: len(sound) // 2], sound[:5000] + bytes(12000) + sound[17000:]):
         path.write_bytes(damaged)
-        with pytest.raises(SpeechZooError, match=r"x.sqlite is damaged \(.*\): move it away, then import .* index FOLDER"):
+        with pytest.raises(
+            SpeechZooError, match=r"x.sqlite is damaged \(.*\): move it away, then import .* index FOLDER"
+        ):
             held(path)
 
 
