@@ -55,9 +55,10 @@ class Result:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of every process: no Hub within reach, an empty cache, no terminal settings."""
+    """The environment of every process: no Hub within reach, an empty cache, a new user, no terminal settings."""
     kept = {name: value for name, value in os.environ.items() if not UNWANTED.match(name.upper())}
-    return kept | {"HF_ENDPOINT": NOWHERE, "HF_HOME": str(tmp_path_factory.mktemp("hf-home"))}
+    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("HF_HOME", "SPEECH_ZOO_HOME")}
+    return kept | folders | {"HF_ENDPOINT": NOWHERE}
 
 
 @pytest.fixture(scope="session")

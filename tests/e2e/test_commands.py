@@ -200,6 +200,7 @@ def test_verify_knows_two_speakers(cli: Run, halves: dict[str, Path]) -> None:
     assert result == {
         "same_speaker": False,
         "threshold": 0.47,
+        "threshold_source": "checkpoint",
         "model": "campplus-zh-en",
         "files": [str(file) for file in files],
     }

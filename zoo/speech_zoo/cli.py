@@ -1,7 +1,6 @@
 """The command `speech-zoo`. Imports of MLX wait until a command needs them, so that `--help` answers at once."""
 
 import json
-import math
 import os
 import sys
 from functools import partial
@@ -12,6 +11,7 @@ import typer
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 
 from . import cli_timeline, cli_voices
+from .cli_bench import bench
 from .cli_calibrate import calibrate
 from .cli_lid import lid
 
@@ -161,8 +161,7 @@ def verify(
     if plot is not None:
         calibration_plot.draw_score(result, (str(a), str(b)), source, known, plot)
     if as_json:
-        origin = {} if source == "checkpoint" else {"threshold_source": source}
-        _print_json(vars(result) | origin | {"model": model, "files": [str(a), str(b)]})
+        _print_json(vars(result) | {"threshold_source": source, "model": model, "files": [str(a), str(b)]})
         return
     sign, verdict = (">=", "the same speaker") if result.same_speaker else ("<", "different speakers")
     calibrated = " (calibrated)" if source == "calibrated" else ""
@@ -268,73 +267,7 @@ def upload(
     typer.echo(f"commit {result.commit}" + ("" if result.changed else ": had the same files already"))
 
 
-@app.command()
-def bench(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[MODEL…]", help="fbank, resnet34, ecapa, campplus, mms; default: all."),
-    ] = None,
-    seconds: Annotated[str, typer.Option(help="Lengths of the clips, as in 3,10,60.")] = "10",
-    batch: Annotated[str, typer.Option(help="Clips at a time, as in 1,16.")] = "1",
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each contender; the median counts.")] = 7,
-    contenders: Annotated[
-        str, typer.Option(help="Whom to compare with; ours always runs.")
-    ] = "ours,stock,torch,onnxruntime",
-    layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers of mms; the real one has 48.")] = 4,
-    long: Annotated[bool, typer.Option("--long", help="Ours alone: 600 s of audio next to 10 s.")] = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Ours alone: where the time goes, and what this machine can do.")
-    ] = False,
-    start: Annotated[
-        bool, typer.Option("--start", help="Measure the start instead: the bundled model through mlx_audio.load.")
-    ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw a bar chart into this .png.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure our models on this machine, next to the originals and to stock MLX; mms: memory of converting, too."""
-    if start:
-        from . import start as start_bench
-
-        start_bench.run(repeats, as_json)
-        return
-    if plot is not None and (long or plot.suffix != ".png"):
-        raise typer.BadParameter("--plot must end in .png, and does not go with --long")
-    from .bench import CONTENDERS, MODELS, Plan, run
-
-    if profile:
-        from .bench_profile import run as run_profile
-
-        chosen = _chosen(models or list(MODELS[1:]), MODELS[1:], "the models of --profile")
-        run_profile(chosen, _numbers(seconds, 0.1, "--seconds")[0], layers, repeats, as_json)
-        return
-    plan = Plan(
-        _chosen(models or list(MODELS), MODELS, "the models"),
-        _chosen(contenders.split(","), CONTENDERS, "--contenders"),
-        tuple(_numbers(seconds, 0.1, "--seconds")),
-        tuple(int(number) for number in _numbers(batch, 1, "--batch", whole=True)),
-        repeats,
-        layers,
-    )
-    run(plan, as_json, plot, long)
-
-
-def _chosen(names: list[str], known: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The names, each once; BadParameter for one that is not known."""
-    if unknown := [name for name in names if name not in known]:
-        raise typer.BadParameter(f"{where} are {', '.join(known)}, not {unknown[0]!r}")
-    return tuple(dict.fromkeys(names))
-
-
-def _numbers(text: str, least: float, option: str, whole: bool = False) -> list[float]:
-    """The numbers of `3,10`, each once; BadParameter unless they are finite and `least` or more."""
-    try:
-        numbers = [(int if whole else float)(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(least <= number < math.inf for number in numbers):
-        kind = "whole numbers" if whole else "numbers"
-        raise typer.BadParameter(f"{option} takes {kind} of {least:g} or more, as in 1,16, not {text!r}")
-    return list(dict.fromkeys(numbers))
+app.command()(bench)
 
 
 @app.command()

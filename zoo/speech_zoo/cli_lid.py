@@ -32,9 +32,7 @@ def lid(
         float | None, typer.Option(help="Say unknown if the best language's logit is below this (--json shows it).")
     ] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Which language when: for long files.")] = False,
-    window: Annotated[
-        float | None, typer.Option(help=f"Seconds of a timeline's windows; default: {WINDOW:g}.")
-    ] = None,
+    window: Annotated[float | None, typer.Option(help=f"Seconds of a timeline's windows; default: {WINDOW:g}.")] = None,
     hop: Annotated[float | None, typer.Option(help=f"Seconds from window to window; default: {HOP:g}.")] = None,
     style: Annotated[
         str | None, typer.Option("--format", help="Of a timeline: table, rttm or csv; default: table.")
