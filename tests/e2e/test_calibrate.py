@@ -198,10 +198,13 @@ def test_two_checkpoints(
     halves: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    """One with other weights has a threshold of its own; both are calibrated at once."""
+    """In float16 it is the same one; one with other weights has a threshold of its own; both are calibrated at once."""
+    arguments = ("verify", halves["a1"], halves["b1"], "--model")
     cli("convert", converted, "half", "--dtype", "float16").succeeded()
+    assert "(calibrated)" in cli(*arguments, "half", env=calibrated[1]).succeeded().out
+    cli("convert", converted, "eight", "--bits", "8").succeeded()
     own = json.loads((converted / "config.json").read_text())["threshold"]
-    out = cli("verify", halves["a1"], halves["b1"], "--model", "half", env=calibrated[1]).succeeded().out
+    out = cli(*arguments, "eight", env=calibrated[1]).succeeded().out
     assert f"threshold {own:.4f}: " in out
     lines = [f"{int(a[0] == b[0])} {halves[a]} {halves[b]}\n" for a, b in itertools.combinations(halves, 2)]
     (tmp_path / "t.txt").write_text("".join(lines))
@@ -212,7 +215,7 @@ def test_two_checkpoints(
             env=environment | home,
             stdout=subprocess.PIPE,
         )
-        for model in (converted, tmp_path / "half")
+        for model in (converted, tmp_path / "eight")
     ]
     found = [json.loads(process.communicate(timeout=120)[0]) for process in running]
     kept = json.loads((Path(home["SPEECH_ZOO_HOME"]) / THRESHOLDS).read_text())["thresholds"]

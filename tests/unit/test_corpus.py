@@ -173,13 +173,13 @@ def test_a_folder_of_embeddings(tmp_path: Path, manifest: Path, clips: list[Path
     assert (facts["model"], facts["dimension"]) == ("basic", tiny_model("basic").config.embed_dim)
 
 
+@pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("model", ["basic", "ecapa_speechbrain"])
 def test_batches_by_length(
     tmp_path: Path, manifest: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     """As on a GPU: within a window, short clips come first, and a file that cannot be read is no part of a batch."""
-    for module in (audio_model, corpus):
-        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    monkeypatch.setattr(corpus, "on_cpu", lambda: False)
     monkeypatch.setattr(corpus, "WINDOW_CLIPS", 5)
     monkeypatch.setattr(corpus, "CHUNK_CLIPS", 3)
     with manifest.open("a") as file:
