@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.errors import SpeechZooError
 
+MARK = 1_000_003  # more than there are ranks
 THREADS = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}  # a user's own choice
 
 
@@ -22,6 +23,7 @@ class Ranks:
         self._group = mx.distributed.init()
         self.rank = self._group.rank()
         self.size = self._group.size()
+        self._calls = 0  # of `gather`
 
     def gather(self, *numbers: int) -> "np.ndarray[Any, Any]":
         """The numbers of every rank, (size, n) int64; waits for all of them.
@@ -29,11 +31,17 @@ class Ranks:
         Raises:
             SpeechZooError: a rank has died.
         """
+        self._calls += 1
+        # MLX may give whatever its buffer held where a rank is gone, so every rank signs its part of every call.
+        signatures = [MARK * self._calls + rank for rank in range(self.size)]
+        mine = mx.array([(*numbers, signatures[self.rank])], dtype=mx.int64)
         try:
-            gathered = mx.distributed.all_gather(mx.array([numbers], dtype=mx.int64), group=self._group)
-            return np.array(gathered)
+            gathered = np.array(mx.distributed.all_gather(mine, group=self._group))
         except RuntimeError as error:
             raise SpeechZooError(f"another rank is gone ({error}); run the same command again to go on") from error
+        if gathered[:, -1].tolist() != signatures:
+            raise SpeechZooError("another rank is gone; run the same command again to go on")
+        return gathered[:, :-1]
 
     def share_cores(self) -> None:
         """Divide OpenBLAS's threads among the ranks on this machine; more threads than cores took ten times as long."""
