@@ -93,6 +93,22 @@ def cli(run_process: Callable[..., Result], tmp_path: Path) -> Callable[..., Res
 
 
 @pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The folder of a new user's own data; not made yet."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def voices_cli(cli: Callable[..., Result], home: Path) -> Callable[..., Result]:
+    """`voices_cli("list")` runs `speech-zoo voices list` with a user's folder of its own."""
+
+    def run(*arguments: Any) -> Result:
+        return cli("voices", *arguments, env={"SPEECH_ZOO_HOME": str(home)})
+
+    return run
+
+
+@pytest.fixture
 def python(run_process: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
     """`python("code", "argument")` runs the code in `tmp_path`, with the arguments in `sys.argv[1:]`."""
 

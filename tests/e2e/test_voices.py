@@ -28,21 +28,6 @@ def write_wav(path: Path, samples: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def voices_cli(cli: Run, home: Path) -> Run:
-    """`voices_cli("list")` runs `speech-zoo voices list` with a user's folder of its own."""
-
-    def run(*arguments: Any) -> Any:
-        return cli("voices", *arguments, env={"SPEECH_ZOO_HOME": str(home)})
-
-    return run
-
-
-@pytest.fixture
 def recordings(tmp_path: Path, voices: list[Path]) -> Path:
     """A folder with one voice followed by another, and with the other alone in a folder below."""
     folder = tmp_path / "my recordings"

@@ -21,21 +21,6 @@ Run = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("speech-zoo")
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def voices_cli(cli: Run, home: Path) -> Run:
-    """`voices_cli("list")` runs `speech-zoo voices list` with a user's folder of its own."""
-
-    def run(*arguments: Any) -> Any:
-        return cli("voices", *arguments, env={"SPEECH_ZOO_HOME": str(home)})
-
-    return run
-
-
 # Forks processes that write a store with vectors from nowhere, and kills each at a random moment. No MLX is imported.
 KILLED = """
 import json, os, random, signal, sys, time, types

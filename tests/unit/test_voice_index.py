@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from speech_zoo import voice_index
 from speech_zoo.store_file import Checkpoint, StoreFile
 from speech_zoo.store_rows import recordings
 from speech_zoo.voice_index import IndexReport, Skipped, update
@@ -160,3 +161,15 @@ def test_no_folder(folder: Folder) -> None:
         with pytest.raises(SpeechZooError, match="is no folder"):
             folder.update(path)
     assert not folder.file.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("handle is closed", "was killed"), ("Too many open files", "cannot be started: Too many")]
+)
+def test_a_pool_that_breaks_while_work_is_handed_out(monkeypatch: pytest.MonkeyPatch, text: str, says: str) -> None:
+    def submit(*_: object) -> None:
+        raise OSError(text)
+
+    monkeypatch.setattr(voice_index.ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(SpeechZooError, match=says):
+        list(voice_index.in_processes("model", 2, ["a.wav", "b.wav"]))

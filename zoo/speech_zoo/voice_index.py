@@ -117,7 +117,10 @@ def in_processes(ref: Any, jobs: int, paths: list[str]) -> Results:
     try:
         for done in as_completed([workers.submit(_work, path) for path in paths]):
             yield done.result()
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, OSError) as error:
+        # One that dies while work is handed out shows as a closed handle.
+        if isinstance(error, OSError) and str(error) != "handle is closed":
+            raise SpeechZooError(f"processes cannot be started: {error}; run it again with fewer jobs") from error
         raise SpeechZooError(
             "a process that decodes and embeds was killed, perhaps for want of memory: run it again with fewer jobs; "
             "what was done is kept"
