@@ -239,6 +239,7 @@ def kill_a_worker():
     while True:
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                time.sleep(0.4)  # all work is handed out, no model is loaded
                 return os.kill(int(pid), signal.SIGKILL)
         time.sleep(0.01)
 
