@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from speech_zoo_core.atomic import whole_folder
 from speech_zoo_core.checkpoint import read_checkpoint, writer
 from speech_zoo_core.errors import CheckpointError
-from speech_zoo_core.folder import whole_folder
 
 DTYPES = st.sampled_from(list(writer.TYPES))
 SHAPES = st.lists(st.integers(0, 4), max_size=3).map(tuple)

@@ -164,8 +164,9 @@ def check(
         SpeechZooError: the checkpoint or the reference cannot be read, the reference is not what the checkpoint was
             converted from, or the result cannot be written.
     """
+    from speech_zoo_core.atomic import written_beside
+
     from .comparison import compare
-    from .files import written_beside
     from .parity import FILE
 
     parity, folder = compare(checkpoint, reference)

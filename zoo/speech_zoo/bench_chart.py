@@ -4,9 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
-
-from .files import written_beside
 
 STYLES = (("0.15", ""), ("0.85", "////"), ("0.65", "...."), ("1.0", "xxxx"), ("0.4", "----"), ("0.95", "ooo"))
 DPI = 150

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import typer
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.tasks import Verification
 
 from .calibration import BINS, Array, Calibration, Det
-from .files import written_beside
 
 DPI = 150
 PER_CENT = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # ticks of the normal-deviate axes

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from speech_zoo_core import registry
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.config import from_dict, read_json, to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
 
 from .catalogue import Entry, Licence, entries, entry_of, licences, targets
-from .files import written_beside
 from .parity_table import parity_table, reason_against
 
 ORGANISATION = "your-org"  # stands in the snippets as long as nobody named the repo

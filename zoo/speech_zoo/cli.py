@@ -119,8 +119,7 @@ def embed(
     vectors = np.array(_load(model, "speaker-embedding").embed_batch(files))
     if output is not None:
         from safetensors.numpy import save
-
-        from .files import written_beside
+        from speech_zoo_core.atomic import written_beside
 
         named = {str(file): row for file, row in zip(files, vectors, strict=True)}
         with written_beside(output) as beside:

@@ -87,7 +87,7 @@ def timeline(
     if output is None:
         typer.echo(text, nl=False)
         return
-    from .files import written_beside
+    from speech_zoo_core.atomic import written_beside
 
     with written_beside(output) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
@@ -143,8 +143,7 @@ def embed_windows(
         tensors[f"{file}/embedding"] = np.concatenate([vectors for _, vectors in batches])
     if output is not None:
         from safetensors.numpy import save_file
-
-        from .files import written_beside
+        from speech_zoo_core.atomic import written_beside
 
         with written_beside(output) as beside:
             save_file(tensors, beside, metadata={"model": name, "windows": windows})

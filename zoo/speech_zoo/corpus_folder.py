@@ -19,7 +19,8 @@ try:
 except ImportError as error:
     raise SpeechZooError("embed: --manifest needs pyarrow: pip install 'mlx-speech-zoo[parquet]'") from error
 
-from .files import written_beside
+from speech_zoo_core.atomic import written_beside
+
 from .manifest import Entry
 
 SHARD_ROWS = 16384  # 13 MB of 192 values each

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.audio import load_audio
 
 from . import load
-from .files import written_beside
 
 MODEL = "campplus-zh-en"
 VOICES = Path(__file__).parent / "data" / "voices"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import InputError, SpeechZooError
 
-from .files import written_beside
 from .store_file import Checkpoint, StoreFile, check_name
 from .store_rows import Clip, Recording, add_clip, clips, put_recording, recordings
 

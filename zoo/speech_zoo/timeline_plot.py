@@ -3,7 +3,8 @@
 import warnings
 from pathlib import Path
 
-from .files import written_beside
+from speech_zoo_core.atomic import written_beside
+
 from .segments import Segment
 
 STYLES = (("0.25", ""), ("0.85", "////"), ("0.65", "...."), ("0.95", "xxxx"), ("0.45", "----"), ("0.75", "ooo"))

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
+from speech_zoo_core.atomic import written_beside
 
-from .files import written_beside
 from .store_file import Checkpoint, StoreFile
 from .store_rows import Recording, put_recording, recordings, times
 

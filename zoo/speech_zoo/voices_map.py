@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
-
-from .files import written_beside
 
 MARKERS = "osD^vP*X<>ph"
 DPI = 150

@@ -8,13 +8,14 @@ from .errors import AudioError, CheckpointError, ConfigError, HubError, InputErr
 blas.preload()
 
 if TYPE_CHECKING:
+    from .config import Quantization
     from .conversion import convert
     from .front_end import FrontEnd
     from .language import LanguageIdentification, Prediction
     from .loader import load
     from .registry import ModelSpec
     from .source import Recognised, Source
-    from .tasks import Quantization, SpeakerConfig, SpeakerEmbedding, Verification
+    from .tasks import SpeakerConfig, SpeakerEmbedding, Verification
 
 _LAZY = {
     "convert": "conversion",
@@ -25,7 +26,7 @@ _LAZY = {
     "Prediction": "language",
     "Recognised": "source",
     "Source": "source",
-    "Quantization": "tasks",
+    "Quantization": "config",
     "SpeakerConfig": "tasks",
     "SpeakerEmbedding": "tasks",
     "Verification": "tasks",

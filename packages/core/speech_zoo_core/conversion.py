@@ -10,13 +10,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .atomic import check_free, whole_folder
 from .checkpoint.writer import write_checkpoint
-from .config import to_dict
+from .config import Quantization, to_dict
 from .errors import CheckpointError, ConfigError
-from .folder import check_free, whole_folder
 from .layers import parameters, quantize
 from .loader import build, find, parse_dtype, read_model, with_source
-from .tasks import Quantization
 
 
 def convert(

@@ -9,16 +9,9 @@ import numpy as np
 
 from .audio import Audio
 from .audio_model import AudioModel
+from .config import Quantization
 from .errors import AudioError, ConfigError
 from .front_end import FrontEnd
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How the linear layers of a checkpoint are stored."""
-
-    bits: int
-    group_size: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,7 @@ from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.front_end import FrontEnd
 from speech_zoo_core.functions import exp
 from speech_zoo_core.language import LanguageIdentification, check_labels
-from speech_zoo_core.layers import (
-    ScaleShift,
-    fold_batch_norm,
-    fold_into_next,
-    scale_shift_of,
-    to_mlx_layout,
-    to_numpy,
-)
+from speech_zoo_core.layers import ScaleShift, fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles, is_allowed, total
 

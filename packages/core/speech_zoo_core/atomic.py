@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, whenever its writer is stopped."""
+"""A folder or a file that appears whole or not at all, whenever its writer is stopped."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, SpeechZooError
 
 OURS = (".safetensors", ".safetensors.index.json", "config.json", "parity.json", "README.md")
 
@@ -91,3 +91,21 @@ def _claim(beside: Path, out: Path) -> int:
                 raise CheckpointError(f"another process is writing {out}") from error
             raise
         os.close(lock)  # another process finished between the two calls, and the folder is gone
+
+
+@contextmanager
+def written_beside(output: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `output` at the end and disappears on failure.
+
+    Raises:
+        SpeechZooError: it cannot be written.
+    """
+    beside = output.with_name(f".{output.name}.part")
+    try:
+        yield beside
+        beside.replace(output)
+    except OSError as error:
+        raise SpeechZooError(f"{output} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
