@@ -14,7 +14,7 @@ from random_weights import wespeaker_ecapa
 from speech_zoo.bench_weights import source_weights
 from speech_zoo_campplus import ModelConfig as CamPlusConfig
 from speech_zoo_core import registry
-from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER
+from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER
 from speech_zoo_core.loader import build
 from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
 from speech_zoo_ecapa_tdnn import proxy_config

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 from signals import seeded_weights
-from speech_zoo_core.front_end import WaveformFrontEnd
+from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.layers import parameters
 from speech_zoo_wav2vec2_cls import Model, ModelConfig
 

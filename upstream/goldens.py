@@ -121,7 +121,7 @@ class Goldens:
     def _front_end(self, *arguments: Any, **settings: Any) -> Any:
         import mlx.core as mx
         import numpy as np
-        from speech_zoo_core.front_end import FrontEnd
+        from speech_zoo_core.audio.front_end import FrontEnd
 
         return np.array(FrontEnd(*arguments, **settings)(mx.array(self.tiny.clip(0.1))))
 

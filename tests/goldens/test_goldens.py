@@ -28,7 +28,7 @@ from signals import (
     seeded_weights,
     waveforms,
 )
-from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
+from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from speechbrain_files import LANGUAGES, SMALL, SMALL_PROXY, write_folder
 from torch_files import save_zip, state_dict
 from wav2vec2_files import VARIANTS, hf_folder, source_tensors

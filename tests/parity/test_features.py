@@ -10,8 +10,8 @@ import pytest
 import torch
 from parity_oracles import HAMMING, POVEY, kaldi_features
 from signals import ALL, LOG_MEL, RATE, waveforms
-from speech_zoo_core.front_end import SPEECHBRAIN as SPEECHBRAIN_FBANK
-from speech_zoo_core.front_end import THREE_D_SPEAKER, WESPEAKER, FrontEnd
+from speech_zoo_core.audio.front_end import SPEECHBRAIN as SPEECHBRAIN_FBANK
+from speech_zoo_core.audio.front_end import THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from speechbrain_oracles import SPEECHBRAIN, speechbrain_features
 
 FRONT_ENDS = {"hamming, int16": (WESPEAKER, HAMMING), "povey, unscaled": (THREE_D_SPEAKER, POVEY)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo_core.audio import check_speech, load_audio
+from speech_zoo_core.audio.decode import check_speech, load_audio
 from speech_zoo_core.errors import AudioError
 
 RATE = 16000

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.decode import load_audio
 from speech_zoo_core.errors import AudioError
 
 RATE = 16000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.decode import load_audio
 from speech_zoo_core.errors import AudioError
 
 RATE = 16000

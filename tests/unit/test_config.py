@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from speech_zoo_campplus import ModelConfig as CamPlusConfig
+from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.config import Quantization, from_dict, read_json, to_dict
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.front_end import FrontEnd
 from speech_zoo_resnet34 import ModelConfig as ResNetConfig
 
 RESNET = {

@@ -8,10 +8,10 @@ import pytest
 import speech_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo_core import dsp
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio import fbank as dsp
+from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
 
 RATE, FRAME, SHIFT, N_FFT, N_MELS = 16000, 400, 160, 512, 80
 VOICES = sorted((Path(speech_zoo.__file__).parent / "data" / "voices").glob("*.wav"))

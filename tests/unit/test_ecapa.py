@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from random_weights import wespeaker_ecapa
 from safetensors.numpy import save_file
 from speech_zoo.bench_weights import source_weights
+from speech_zoo_core.audio.front_end import WESPEAKER
 from speech_zoo_core.config import from_dict, to_dict
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, InputError, SpeechZooError
-from speech_zoo_core.front_end import WESPEAKER
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import load
 from speech_zoo_ecapa_tdnn import ModelConfig

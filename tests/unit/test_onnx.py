@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from random_weights import wespeaker_ecapa
 from speech_zoo.bench_weights import source_weights
+from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint import read_checkpoint
 from speech_zoo_core.errors import CheckpointError
-from speech_zoo_core.front_end import FrontEnd
 from speech_zoo_core.loader import build, load
 from speech_zoo_resnet34 import SPEC, ModelConfig
 from tiny_models import CONFIGS, model_of, tiny_source

@@ -14,9 +14,9 @@ import pytest
 import torch_files as tf
 from safetensors.numpy import save, save_file
 from speech_zoo.bench_weights import source_weights
+from speech_zoo_core.audio.front_end import SPEECHBRAIN
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
-from speech_zoo_core.front_end import SPEECHBRAIN
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import load
 from tiny_models import (

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio.stream import Stream, blocks
 from speech_zoo_core.errors import AudioError
-from speech_zoo_core.stream import Stream, blocks
 
 RATE = 16000
 SECONDS = 2.6

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from signals import waveforms
+from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, InputError
-from speech_zoo_core.front_end import WaveformFrontEnd
 from speech_zoo_core.language import all_languages
 from speech_zoo_core.layers import parameters
 from speech_zoo_wav2vec2_cls import Model

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech_zoo import windows
 from speech_zoo.windows import Window, cut, survey, window_embeddings
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
-from speech_zoo_core.stream import Stream
 from tiny_models import RATE, tiny_model, voice
 
 SPEAKER = "ecapa_speechbrain"

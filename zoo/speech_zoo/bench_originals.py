@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_campplus.oracle import SPEAKERLAB
-from speech_zoo_core.front_end import VARIANCE_EPS
+from speech_zoo_core.audio.front_end import VARIANCE_EPS
 from speech_zoo_core.oracle import (
     KALDI,
     ONNXRUNTIME,

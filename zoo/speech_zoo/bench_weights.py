@@ -248,7 +248,7 @@ def write(model: str, folder: Path, layers: int = MMS_LAYERS) -> Path:
 
 def _write_mms(folder: Path, layers: int) -> Path:
     """A folder as transformers writes it, in shards, with the shapes of MMS-LID-256 and seeded weights."""
-    from speech_zoo_core.front_end import WaveformFrontEnd
+    from speech_zoo_core.audio.front_end import WaveformFrontEnd
     from speech_zoo_core.layers import parameters
     from speech_zoo_wav2vec2_cls import Model, ModelConfig
 

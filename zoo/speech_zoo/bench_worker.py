@@ -59,7 +59,7 @@ def ours(model: str, folder: Path, half: bool = False) -> Contender:
     if model == "fbank":
         from dataclasses import replace
 
-        from speech_zoo_core.front_end import WESPEAKER
+        from speech_zoo_core.audio.front_end import WESPEAKER
 
         front_end = replace(WESPEAKER, cmn=False)
 

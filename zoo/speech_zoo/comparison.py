@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from speech_zoo_core import registry
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.decode import load_audio
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, HubError
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.loader import find, read_model, sha256

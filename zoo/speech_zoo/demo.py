@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_core.atomic import written_beside
-from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.decode import load_audio
 
 from . import load
 

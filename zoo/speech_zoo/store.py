@@ -17,7 +17,7 @@ from .store_rows import Clip, add_clip, clips
 from .voice_search import Passage, Windows, best, windows_of
 
 if TYPE_CHECKING:
-    from speech_zoo_core.audio import Audio
+    from speech_zoo_core.audio.decode import Audio
 
     from .store_exchange import Exchanged
     from .voice_index import IndexReport
@@ -288,7 +288,7 @@ class VoiceStore:
                 return hashlib.sha256(Path(audio).read_bytes()).hexdigest()
             except OSError as error:
                 raise SpeechZooError(f"{printable(audio)} cannot be read: {error.strerror}") from error
-        from speech_zoo_core.audio import load_audio
+        from speech_zoo_core.audio.decode import load_audio
 
         return hashlib.sha256(np.array(load_audio(audio, self.model.sample_rate, sample_rate)).tobytes()).hexdigest()
 

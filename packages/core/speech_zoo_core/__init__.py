@@ -8,9 +8,9 @@ from .errors import AudioError, CheckpointError, ConfigError, HubError, InputErr
 blas.preload()
 
 if TYPE_CHECKING:
+    from .audio.front_end import FrontEnd
     from .config import Quantization
     from .conversion import convert
-    from .front_end import FrontEnd
     from .language import LanguageIdentification, Prediction
     from .loader import load
     from .registry import ModelSpec
@@ -21,7 +21,7 @@ _LAZY = {
     "convert": "conversion",
     "load": "loader",
     "ModelSpec": "registry",
-    "FrontEnd": "front_end",
+    "FrontEnd": "audio.front_end",
     "LanguageIdentification": "language",
     "Prediction": "language",
     "Recognised": "source",

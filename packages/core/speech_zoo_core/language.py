@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from .audio import Audio
+from .audio.decode import Audio
 from .audio_model import AudioModel
 from .errors import AudioError, ConfigError, InputError
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.config import Quantization
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
-from speech_zoo_core.front_end import WaveformFrontEnd
 from speech_zoo_core.functions import attention, gelu
 from speech_zoo_core.language import LanguageIdentification, check_labels
 from speech_zoo_core.layers import to_mlx_layout

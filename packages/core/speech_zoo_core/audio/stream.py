@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .audio import _decode, _rate, check_file, check_ratio, decoding
-from .errors import AudioError
+from ..errors import AudioError
+from .decode import _decode, _rate, check_file, check_ratio, decoding
 
 Chunks: TypeAlias = "Generator[np.ndarray[Any, Any], None, None]"
 

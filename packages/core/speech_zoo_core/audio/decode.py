@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 
-from .errors import AudioError
+from ..errors import AudioError
 
 Samples: TypeAlias = "np.ndarray[Any, Any] | mx.array"
 Audio: TypeAlias = "str | os.PathLike[str] | Samples | tuple[Samples, int]"

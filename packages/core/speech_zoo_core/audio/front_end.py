@@ -5,8 +5,8 @@ from typing import Literal
 
 import mlx.core as mx
 
-from . import dsp
-from .errors import ConfigError
+from ..errors import ConfigError
+from . import fbank as dsp
 
 MAX_NUMBER = 1e9
 VARIANCE_EPS = 1e-7  # transformers/models/wav2vec2/feature_extraction_wav2vec2.py

@@ -1,0 +1,1 @@
+"""Audio in: decoding, resampling, streaming, and the features that models take."""
