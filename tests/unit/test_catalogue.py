@@ -12,11 +12,11 @@ from speech_zoo.catalogue import VARIANTS, Entry, entries, entry_of, facts, lice
 from speech_zoo.comparison import GOLDENS
 from speech_zoo_campplus.source import THREE_D_SPEAKER_THRESHOLD
 from speech_zoo_core import registry
+from speech_zoo_core.checkpoint.source import needed_names
+from speech_zoo_core.checkpoint.wespeaker import THRESHOLD
 from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
-from speech_zoo_core.source import needed_names
-from speech_zoo_core.wespeaker import THRESHOLD
 from speech_zoo_ecapa_tdnn.source import SPEECHBRAIN_THRESHOLD
 
 CAMPPLUS_SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"

@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.layers import (
+from speech_zoo_core.checkpoint.weights import (
     Arrays,
     fold_batch_norm,
     fold_into_next,
-    load_strict,
-    parameters,
     pop_batch_norm,
-    quantize,
     scale_shift_of,
-    time_mask,
     to_mlx_layout,
     to_numpy,
 )
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.layers import load_strict, parameters, quantize, time_mask
 
 EPSILON = 1e-5
 

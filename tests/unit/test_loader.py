@@ -10,10 +10,10 @@ import pytest
 import torch_files as tf
 from safetensors.numpy import save_file
 from speech_zoo_core import hub
+from speech_zoo_core.checkpoint.source import Source, checkpoint_names
 from speech_zoo_core.errors import CheckpointError, ConfigError, HubError, SpeechZooError
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import find, load
-from speech_zoo_core.source import Source, checkpoint_names
 from tiny_models import CONFIGS, RESNET, tiny_model, tiny_source, wespeaker_folder
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from speech_zoo_campplus.oracle import SPEAKERLAB
 from speech_zoo_core.audio.front_end import VARIANCE_EPS
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
     ONNXRUNTIME,
@@ -25,7 +26,6 @@ from speech_zoo_core.oracle import (
     require,
     wespeaker,
 )
-from speech_zoo_core.source import Source
 from speech_zoo_ecapa_tdnn.oracle import SPEECHBRAIN, SPEECHBRAIN_NEEDS, speechbrain_module
 from speech_zoo_wav2vec2_cls.oracle import TRANSFORMERS
 

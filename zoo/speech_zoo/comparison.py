@@ -17,11 +17,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from speech_zoo_core import registry
 from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.checkpoint.source import USUAL_NAMES, Source, checkpoint_names
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, HubError
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.loader import find, read_model, sha256
 from speech_zoo_core.oracle import NoOracle
-from speech_zoo_core.source import USUAL_NAMES, Source, checkpoint_names
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 

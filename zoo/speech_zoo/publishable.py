@@ -122,8 +122,8 @@ def _paths(folder: Path) -> list[Path]:
 def _read(folder: Path) -> tuple[str, dict[str, Any]]:
     """The title and the provenance; builds the model from names and shapes, so that nothing can be missing."""
     import mlx.core as mx
+    from speech_zoo_core.checkpoint.source import Source
     from speech_zoo_core.loader import build, read_model
-    from speech_zoo_core.source import Source
 
     spec, config, weights, form = read_model(Source(folder))
     if form != "converted":

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
+from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import ScaleShift, fold_batch_norm, scale_shift_of, time_mask, to_mlx_layout, to_numpy
+from speech_zoo_core.layers import ScaleShift, time_mask
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles
 

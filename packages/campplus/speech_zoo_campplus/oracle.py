@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
     TORCH,
@@ -16,7 +17,6 @@ from speech_zoo_core.oracle import (
     wespeaker,
     wespeaker_fbank,
 )
-from speech_zoo_core.source import Source
 
 SPEAKERLAB = Package("speakerlab", "speakerlab==0.0.6", alone=True)
 

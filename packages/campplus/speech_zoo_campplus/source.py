@@ -3,10 +3,10 @@
 from typing import Any
 
 from speech_zoo_core.audio.front_end import THREE_D_SPEAKER
+from speech_zoo_core.checkpoint.source import Recognised, Source, expect, mapping, shape_of
+from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.source import Recognised, Source, expect, mapping, shape_of
-from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 
 from .model import HEAD_CHANNELS
 

@@ -9,12 +9,12 @@ blas.preload()
 
 if TYPE_CHECKING:
     from .audio.front_end import FrontEnd
+    from .checkpoint.source import Recognised, Source
     from .config import Quantization
     from .conversion import convert
     from .language import LanguageIdentification, Prediction
     from .loader import load
     from .registry import ModelSpec
-    from .source import Recognised, Source
     from .tasks import SpeakerConfig, SpeakerEmbedding, Verification
 
 _LAZY = {
@@ -24,8 +24,8 @@ _LAZY = {
     "FrontEnd": "audio.front_end",
     "LanguageIdentification": "language",
     "Prediction": "language",
-    "Recognised": "source",
-    "Source": "source",
+    "Recognised": "checkpoint.source",
+    "Source": "checkpoint.source",
     "Quantization": "config",
     "SpeakerConfig": "tasks",
     "SpeakerEmbedding": "tasks",

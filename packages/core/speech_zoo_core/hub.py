@@ -4,8 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+from .checkpoint.source import needed_names
 from .errors import HubError
-from .source import needed_names
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -10,11 +10,11 @@ from typing import Any
 import mlx.core as mx
 
 from . import blas, hub, registry
+from .checkpoint.source import Source
 from .config import from_dict
 from .errors import CheckpointError, ConfigError, RegistryError
 from .layers import load_strict, parameters, quantize
 from .registry import ModelSpec
-from .source import Source
 from .tiles import on_cpu
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}

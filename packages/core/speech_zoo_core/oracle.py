@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .checkpoint.reader import STATE_KEYS
+from .checkpoint.source import PREFIXES
 from .errors import CheckpointError, SpeechZooError
-from .source import PREFIXES
 
 if TYPE_CHECKING:
-    from .source import Source
+    from .checkpoint.source import Source
 
 UNKNOWN_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 REFUSAL = re.compile(r"(Trying to|Unsupported|Can only) .*")  # the telling line of torch's message

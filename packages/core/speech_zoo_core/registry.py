@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import RegistryError
 
 if TYPE_CHECKING:
+    from .checkpoint.source import Recognised, Source
     from .oracle import Oracle
-    from .source import Recognised, Source
 
 GROUP = "speech_zoo.models"
 

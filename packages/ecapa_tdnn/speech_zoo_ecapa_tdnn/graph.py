@@ -3,8 +3,8 @@
 import mlx.core as mx
 import numpy as np
 from speech_zoo_core.checkpoint.onnx_graph import Graph, Node, Walk
+from speech_zoo_core.checkpoint.weights import BATCH_NORM_EPS
 from speech_zoo_core.errors import CheckpointError
-from speech_zoo_core.layers import BATCH_NORM_EPS
 
 BLOCKS = ("layer2", "layer3", "layer4")
 DILATIONS = (2, 3, 4)

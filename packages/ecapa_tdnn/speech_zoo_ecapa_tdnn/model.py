@@ -14,11 +14,12 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.audio.front_end import FrontEnd
+from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import exp
 from speech_zoo_core.language import LanguageIdentification, check_labels
-from speech_zoo_core.layers import ScaleShift, fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
+from speech_zoo_core.layers import ScaleShift
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles, is_allowed, total
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
     ONNXRUNTIME,
@@ -26,7 +27,6 @@ from speech_zoo_core.oracle import (
     wespeaker,
     wespeaker_fbank,
 )
-from speech_zoo_core.source import Source
 
 from .speechbrain import Tagged, hyperparams
 

@@ -6,10 +6,10 @@ from typing import Any
 import mlx.core as mx
 from speech_zoo_core.audio.front_end import SPEECHBRAIN, WESPEAKER, FrontEnd
 from speech_zoo_core.checkpoint import Checkpoint
+from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape_of, without_prefix
+from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.source import Recognised, Source, mapping, shape_of, without_prefix
-from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 
 from .graph import from_graph
 from .proxy import PROXY_CONFIG_KEYS, proxy_config

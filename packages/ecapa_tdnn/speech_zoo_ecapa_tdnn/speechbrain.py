@@ -5,8 +5,8 @@ import re
 from typing import Any
 
 import yaml
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.source import Source
 
 REF = re.compile(r"<(\w+)>")
 LABEL_FILES = ("label_encoder.txt", "label_encoder.ckpt")  # the second is what SpeechBrain's own cache calls it

@@ -11,9 +11,10 @@ from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
+from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, to_mlx_layout, to_numpy
 from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import fold_batch_norm, fold_into_next, time_mask, to_mlx_layout, to_numpy
+from speech_zoo_core.layers import time_mask
 from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
     ONNXRUNTIME,
@@ -17,7 +18,6 @@ from speech_zoo_core.oracle import (
     wespeaker,
     wespeaker_fbank,
 )
-from speech_zoo_core.source import Source
 
 
 def oracle(config: Any, original: Callable[[], Source]) -> Oracle:

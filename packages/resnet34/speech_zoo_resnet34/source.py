@@ -7,10 +7,10 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.onnx_graph import Graph, Node, Walk
+from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape_of, without_prefix
+from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, lightning_front_end, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.source import Recognised, Source, mapping, shape_of, without_prefix
-from speech_zoo_core.wespeaker import THRESHOLD, front_end_of, lightning_front_end, wespeaker_settings
 
 from .model import EXPANSION, STRIDES
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.errors import CheckpointError
 from speech_zoo_core.oracle import TORCH, NoOracle, Oracle, Package, require
-from speech_zoo_core.source import Source
 
 TRANSFORMERS = Package("transformers", "transformers>=5")
 UNUSED = {"wav2vec2.masked_spec_embed"}  # in inference

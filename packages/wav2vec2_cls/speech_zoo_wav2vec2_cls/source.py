@@ -4,10 +4,10 @@ from dataclasses import fields
 from typing import Any
 
 from speech_zoo_core.audio.front_end import WaveformFrontEnd
+from speech_zoo_core.checkpoint.source import Recognised, Source, expect, shape_of
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.language import all_languages, check_labels
-from speech_zoo_core.source import Recognised, Source, expect, shape_of
 
 from .model import ModelConfig
 

@@ -7,8 +7,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from .audio.front_end import WESPEAKER, FrontEnd
-from .errors import ConfigError
+from ..audio.front_end import WESPEAKER, FrontEnd
+from ..errors import ConfigError
 from .source import Source, expect, mapping
 
 # Not measured here (no published weights within reach of the tests): pyannote's diarization pipeline, tuned with the

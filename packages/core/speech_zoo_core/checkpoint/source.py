@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 import yaml
 
-from .checkpoint import Checkpoint, read_checkpoint
-from .config import read_json
-from .errors import CheckpointError, ConfigError
+from ..config import read_json
+from ..errors import CheckpointError, ConfigError
+from . import Checkpoint, read_checkpoint
 
 # Best first: where a folder holds the same weights in several forms, the first one is read.
 FORMS = (
