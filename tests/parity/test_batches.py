@@ -12,7 +12,7 @@ import speech_zoo
 import torch
 from parity_oracles import custom_resnet, resnet, save_wespeaker, state_dict, wespeaker_campplus, wespeaker_ecapa
 from signals import COSINE, RATE, cosine, raw_bits, waveforms
-from speech_zoo_core import audio_model
+from speech_zoo_core.tasks import audio_model
 from speechbrain_oracles import save_speechbrain, speechbrain_speaker
 
 

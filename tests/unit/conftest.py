@@ -7,7 +7,8 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from speech_zoo_core import audio_model, registry, tiles
+from speech_zoo_core import registry, tiles
+from speech_zoo_core.tasks import audio_model
 
 
 @cache

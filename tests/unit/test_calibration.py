@@ -19,7 +19,7 @@ from speech_zoo import calibration, calibration_plot
 from speech_zoo.calibration import BINS, Calibration, Det, calibrate, calibrations, config_file, store
 from speech_zoo.cli_calibrate import read_trials, score
 from speech_zoo_core.errors import AudioError, ConfigError, SpeechZooError
-from speech_zoo_core.tasks import Verification
+from speech_zoo_core.tasks.speaker import Verification
 
 # A coarse grid, so that there are ties within a class and between the two.
 tenths = st.lists(st.integers(-10, 10), min_size=1, max_size=12)

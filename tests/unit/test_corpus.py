@@ -18,8 +18,8 @@ from speech_zoo import SpeechZooError, corpus, corpus_folder, embed_manifest
 from speech_zoo.identity import identity
 from speech_zoo.manifest import Entry, read
 from speech_zoo.ranks import Ranks
-from speech_zoo_core import audio_model
 from speech_zoo_core.errors import AudioError, ConfigError
+from speech_zoo_core.tasks import audio_model
 from tiny_models import RATE, tiny_model, voice
 
 LENGTHS = [9000, 4000, 12345, 4000, 20000, 5000, 8000]

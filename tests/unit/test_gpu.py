@@ -10,9 +10,10 @@ import pytest
 import speech_zoo
 from hypothesis import given
 from hypothesis import strategies as st
-from speech_zoo_core import audio_model, loader, tiles
-from speech_zoo_core.audio_model import BUCKETS, bucket
+from speech_zoo_core import loader, tiles
 from speech_zoo_core.layers import parameters
+from speech_zoo_core.tasks import audio_model
+from speech_zoo_core.tasks.audio_model import BUCKETS, bucket
 from tiny_models import AUDIO, CONFIGS, RATE, RESNET, model_of, tiny_model, tiny_source, voice, wespeaker_folder
 from wav2vec2_files import hf_folder, source_tensors
 

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech_zoo.bench_weights import source_weights
-from speech_zoo_core import audio_model
 from speech_zoo_core.config import from_dict, to_dict
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
-from speech_zoo_core.language import Prediction, check_labels, language_name, match_language
+from speech_zoo_core.tasks import audio_model
+from speech_zoo_core.tasks.iso639 import language_name, match_language
+from speech_zoo_core.tasks.language import Prediction, check_labels
 from speech_zoo_ecapa_tdnn import ModelConfig
 from tiny_models import LABELS, LID, RATE, model_of, tiny_model, voice
 

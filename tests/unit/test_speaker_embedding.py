@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speech_zoo_core import audio_model
 from speech_zoo_core.errors import AudioError, ConfigError
-from speech_zoo_core.tasks import Verification
+from speech_zoo_core.tasks import audio_model
+from speech_zoo_core.tasks.speaker import Verification
 from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
 
 each_family = pytest.mark.parametrize("name", ["basic", "campplus", "ecapa_speechbrain", "ecapa_wespeaker"])

@@ -17,7 +17,7 @@ from speech_zoo import segments as timelines
 from speech_zoo.segments import Answer, Segment, Step, merged, segments, steps, to_csv, to_rttm, to_table
 from speech_zoo.windows import Clip, Window
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
-from speech_zoo_core.language import Prediction
+from speech_zoo_core.tasks.language import Prediction
 from tiny_models import RATE, tiny_model, voice
 
 LANGUAGES = [("en", "English"), ("fr", "French"), ("de", "German")]

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from signals import waveforms
 from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, InputError
-from speech_zoo_core.language import all_languages
 from speech_zoo_core.layers import parameters
+from speech_zoo_core.tasks.iso639 import all_languages
 from speech_zoo_wav2vec2_cls import Model
 from tiny_models import RATE, voice
 from wav2vec2_files import POS_CONV, config, hf_folder, source_tensors

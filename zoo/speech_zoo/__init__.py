@@ -22,8 +22,8 @@ from speech_zoo_core.errors import (
 )
 
 if TYPE_CHECKING:
-    from speech_zoo_core.language import Prediction
-    from speech_zoo_core.tasks import Verification
+    from speech_zoo_core.tasks.language import Prediction
+    from speech_zoo_core.tasks.speaker import Verification
 
     from .manifest import ManifestRun
     from .parity import Parity

@@ -21,7 +21,7 @@ import numpy as np
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import ConfigError, SpeechZooError
-from speech_zoo_core.tasks import check_threshold
+from speech_zoo_core.tasks.speaker import check_threshold
 
 from .identity import identity
 from .user import folder

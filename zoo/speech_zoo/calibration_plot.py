@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
-from speech_zoo_core.tasks import Verification
+from speech_zoo_core.tasks.speaker import Verification
 
 from .calibration import BINS, Array, Calibration, Det
 

@@ -10,7 +10,7 @@ from .cli_timeline import HOP, WINDOW, VadOption, only_for
 from .cli_timeline import timeline as show_timeline
 
 if TYPE_CHECKING:
-    from speech_zoo_core.language import Prediction
+    from speech_zoo_core.tasks.language import Prediction
 
 DEFAULT_MODEL = "voxlingua107-ecapa"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from speech_zoo_core.audio_model import CHUNK_CLIPS
 from speech_zoo_core.errors import AudioError, ConfigError, SpeechZooError
+from speech_zoo_core.tasks.audio_model import CHUNK_CLIPS
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 

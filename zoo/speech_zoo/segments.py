@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.language import UNKNOWN, check_floors, lacking
+from speech_zoo_core.tasks.language import UNKNOWN, check_floors, lacking
 
 from .windows import SPEECH_SHARE, Array, Clip, Gate, check_windows, scored, survey
 

@@ -271,7 +271,7 @@ class VoiceStore:
         return threshold_of(self.model)
 
     def _checked(self, threshold: float | None) -> float:
-        from speech_zoo_core.tasks import check_threshold
+        from speech_zoo_core.tasks.speaker import check_threshold
 
         threshold = self._own_threshold if threshold is None else threshold
         if threshold is None:

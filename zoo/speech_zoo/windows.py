@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 import numpy as np
 from speech_zoo_core.audio.stream import Stream
-from speech_zoo_core.audio_model import BATCH_SECONDS
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
-from speech_zoo_core.language import FRAME_SECONDS, SPEECH_RANGE
+from speech_zoo_core.tasks.audio_model import BATCH_SECONDS
+from speech_zoo_core.tasks.language import FRAME_SECONDS, SPEECH_RANGE
 from speech_zoo_core.tiles import allowed, on_cpu
 from tqdm import tqdm
 

@@ -13,7 +13,7 @@ from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, 
 from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import ScaleShift, time_mask
-from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tasks.speaker import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles
 
 HEAD_CHANNELS = 32

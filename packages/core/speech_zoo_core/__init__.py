@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from .checkpoint.source import Recognised, Source
     from .config import Quantization
     from .conversion import convert
-    from .language import LanguageIdentification, Prediction
     from .loader import load
     from .registry import ModelSpec
-    from .tasks import SpeakerConfig, SpeakerEmbedding, Verification
+    from .tasks.language import LanguageIdentification, Prediction
+    from .tasks.speaker import SpeakerConfig, SpeakerEmbedding, Verification
 
 _LAZY = {
     "convert": "conversion",
     "load": "loader",
     "ModelSpec": "registry",
     "FrontEnd": "audio.front_end",
-    "LanguageIdentification": "language",
-    "Prediction": "language",
+    "LanguageIdentification": "tasks.language",
+    "Prediction": "tasks.language",
     "Recognised": "checkpoint.source",
     "Source": "checkpoint.source",
     "Quantization": "config",
-    "SpeakerConfig": "tasks",
-    "SpeakerEmbedding": "tasks",
-    "Verification": "tasks",
+    "SpeakerConfig": "tasks.speaker",
+    "SpeakerEmbedding": "tasks.speaker",
+    "Verification": "tasks.speaker",
 }
 
 __all__ = [

@@ -18,9 +18,9 @@ from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, 
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import exp
-from speech_zoo_core.language import LanguageIdentification, check_labels
 from speech_zoo_core.layers import ScaleShift
-from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tasks.language import LanguageIdentification, check_labels
+from speech_zoo_core.tasks.speaker import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles, is_allowed, total
 
 TILE = 1000  # frames that are computed at once on a CPU

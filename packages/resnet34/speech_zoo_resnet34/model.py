@@ -15,7 +15,7 @@ from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, 
 from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import time_mask
-from speech_zoo_core.tasks import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tasks.speaker import SpeakerConfig, SpeakerEmbedding
 from speech_zoo_core.tiles import in_tiles
 
 STRIDES = (1, 2, 2, 2)

@@ -19,7 +19,7 @@ from speech_zoo_core.config import Quantization
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import attention, gelu
-from speech_zoo_core.language import LanguageIdentification, check_labels
+from speech_zoo_core.tasks.language import LanguageIdentification, check_labels
 from speech_zoo_core.tiles import each, in_tiles, is_allowed, is_traced
 
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say

@@ -7,7 +7,8 @@ from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.source import Recognised, Source, expect, shape_of
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.language import all_languages, check_labels
+from speech_zoo_core.tasks.iso639 import all_languages
+from speech_zoo_core.tasks.language import check_labels
 
 from .model import ModelConfig
 

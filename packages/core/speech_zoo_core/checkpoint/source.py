@@ -10,7 +10,7 @@ import yaml
 
 from ..config import read_json
 from ..errors import CheckpointError, ConfigError
-from . import Checkpoint, read_checkpoint
+from .reader import Checkpoint, read_checkpoint
 
 # Best first: where a folder holds the same weights in several forms, the first one is read.
 FORMS = (

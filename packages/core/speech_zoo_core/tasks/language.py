@@ -1,28 +1,22 @@
 """What people do with a language model: which language is spoken, among all that the checkpoint knows or some."""
 
-import difflib
 import itertools
 import math
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from .audio.decode import Audio
+from ..audio.decode import Audio
+from ..errors import AudioError, ConfigError, InputError
 from .audio_model import AudioModel
-from .errors import AudioError, ConfigError, InputError
-
-if TYPE_CHECKING:
-    from iso639 import Lang
-
+from .iso639 import language_name, match_language
 
 FRAME_SECONDS = 0.03  # of the speech that weights a window
 SPEECH_RANGE = 40.0  # dB below the loudest frame of the clip
 UNKNOWN = "unknown"  # the label where the evidence was not enough
-SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
 
 
 class Prediction(tuple[str, float]):
@@ -75,37 +69,6 @@ def check_labels(id2label: dict[str, str]) -> list[str]:
     if len(set(codes)) < len(codes):
         raise ConfigError(f"id2label names {next(code for code in codes if codes.count(code) > 1)!r} twice")
     return [str(label) for label in labels]
-
-
-def language(code: str) -> "Lang | None":
-    """The language of an ISO 639 code, retired ones among them (iw, jw, sh); None if there is none."""
-    from iso639 import Lang  # here, because its tables take a while to read
-    from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
-
-    try:
-        return Lang(code)
-    except DeprecatedLanguageValue as error:
-        current = error.change_to or SUCCESSORS.get(code)
-        return Lang(current) if current else None
-    except InvalidLanguageValue:
-        return None
-
-
-def language_name(code: str) -> str:
-    """The English name of a code without ISO's notes in brackets; the code itself if it is none."""
-    found = language(code.lower())
-    return re.sub(r"\s*\(.*\)$", "", found.name) if found else code
-
-
-def all_languages(labels: Sequence[str]) -> bool:
-    """Whether labels are languages: all of them codes of ISO 639, and three quarters of these living languages.
-
-    The emotions neu, hap, ang and sad are codes, too: of Neo (constructed), Hupla, Old English (historical) and
-    Sandawe; MMS knows Latin, Sanskrit, Esperanto and Interlingua among its many.
-    """
-    found = [language(label.lower()) for label in labels]
-    living = sum(item is not None and item.type() == "Living" for item in found)
-    return None not in found and living >= 0.75 * len(found)
 
 
 class LanguageIdentification(AudioModel):
@@ -263,35 +226,6 @@ def lacking(score: float, logit: float, min_score: float | None, min_logit: floa
     if min_logit is not None and logit < min_logit:
         return f"logit {logit:.4g} is below {min_logit:g}"
     return ""
-
-
-def match_language(code: str, labels: Sequence[str]) -> list[int]:
-    """Indices of the labels that a code of ISO 639 stands for.
-
-    Raises:
-        InputError: there is none; suggests the nearest label.
-    """
-    code = code.strip()
-    if code in labels:
-        return [labels.index(code)]
-    wanted = language(code.lower())
-    known = [language(label.lower()) for label in labels]
-    if wanted is not None:
-        for same in (
-            lambda other: other == wanted,
-            lambda other: other.macro() == wanted,  # zh: every Chinese that the checkpoint knows
-            lambda other: wanted.macro() == other,  # cmn, where the checkpoint says zh
-        ):
-            if found := [i for i, other in enumerate(known) if other is not None and same(other)]:
-                return found
-    spellings = {label.lower(): label for label in labels}
-    for label, other in zip(labels, known, strict=True):
-        if other is not None:
-            spellings |= {spelling.lower(): label for spelling in (other.pt1, other.pt3, other.name) if spelling}
-    near = difflib.get_close_matches((wanted.name if wanted else code).lower(), spellings, n=1, cutoff=0.0)
-    nearest = spellings[near[0]]
-    what = f"is {wanted.name}, which this checkpoint does not know" if wanted else "is no ISO 639 code"
-    raise InputError(f"language {code!r} {what}; the nearest that it knows is {nearest!r} ({language_name(nearest)})")
 
 
 def _loudness(samples: "np.ndarray[Any, Any]", frame: int) -> "np.ndarray[Any, Any]":

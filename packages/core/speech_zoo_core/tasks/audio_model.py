@@ -8,10 +8,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .audio.decode import Audio, check_speech, describe, load_audio
-from .audio.front_end import FrontEnd, WaveformFrontEnd
-from .errors import AudioError, ConfigError, InputError
-from .tiles import allowed, is_traced, on_cpu, traced
+from ..audio.decode import Audio, check_speech, describe, load_audio
+from ..audio.front_end import FrontEnd, WaveformFrontEnd
+from ..errors import AudioError, ConfigError, InputError
+from ..tiles import allowed, is_traced, on_cpu, traced
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
 BATCH_SECONDS = 160.0  # of padded audio per forward pass, to bound memory

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from .audio.decode import Audio
-from .audio.front_end import FrontEnd
+from ..audio.decode import Audio
+from ..audio.front_end import FrontEnd
+from ..config import Quantization
+from ..errors import AudioError, ConfigError
 from .audio_model import AudioModel
-from .config import Quantization
-from .errors import AudioError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,73 @@
+"""Language codes (ISO 639): their names, and a user's spelling matched to a checkpoint's labels."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from iso639 import Lang
+
+SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
+
+
+def language(code: str) -> "Lang | None":
+    """The language of an ISO 639 code, retired ones among them (iw, jw, sh); None if there is none."""
+    from iso639 import Lang  # here, because its tables take a while to read
+    from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
+
+    try:
+        return Lang(code)
+    except DeprecatedLanguageValue as error:
+        current = error.change_to or SUCCESSORS.get(code)
+        return Lang(current) if current else None
+    except InvalidLanguageValue:
+        return None
+
+
+def language_name(code: str) -> str:
+    """The English name of a code without ISO's notes in brackets; the code itself if it is none."""
+    found = language(code.lower())
+    return re.sub(r"\s*\(.*\)$", "", found.name) if found else code
+
+
+def all_languages(labels: Sequence[str]) -> bool:
+    """Whether labels are languages: all of them codes of ISO 639, and three quarters of these living languages.
+
+    The emotions neu, hap, ang and sad are codes, too: of Neo (constructed), Hupla, Old English (historical) and
+    Sandawe; MMS knows Latin, Sanskrit, Esperanto and Interlingua among its many.
+    """
+    found = [language(label.lower()) for label in labels]
+    living = sum(item is not None and item.type() == "Living" for item in found)
+    return None not in found and living >= 0.75 * len(found)
+
+
+def match_language(code: str, labels: Sequence[str]) -> list[int]:
+    """Indices of the labels that a code of ISO 639 stands for.
+
+    Raises:
+        InputError: there is none; suggests the nearest label.
+    """
+    code = code.strip()
+    if code in labels:
+        return [labels.index(code)]
+    wanted = language(code.lower())
+    known = [language(label.lower()) for label in labels]
+    if wanted is not None:
+        for same in (
+            lambda other: other == wanted,
+            lambda other: other.macro() == wanted,  # zh: every Chinese that the checkpoint knows
+            lambda other: wanted.macro() == other,  # cmn, where the checkpoint says zh
+        ):
+            if found := [i for i, other in enumerate(known) if other is not None and same(other)]:
+                return found
+    spellings = {label.lower(): label for label in labels}
+    for label, other in zip(labels, known, strict=True):
+        if other is not None:
+            spellings |= {spelling.lower(): label for spelling in (other.pt1, other.pt3, other.name) if spelling}
+    near = difflib.get_close_matches((wanted.name if wanted else code).lower(), spellings, n=1, cutoff=0.0)
+    nearest = spellings[near[0]]
+    what = f"is {wanted.name}, which this checkpoint does not know" if wanted else "is no ISO 639 code"
+    raise InputError(f"language {code!r} {what}; the nearest that it knows is {nearest!r} ({language_name(nearest)})")
