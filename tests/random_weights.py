@@ -1,4 +1,4 @@
-"""The seeded weights of `speech_zoo.bench_weights` under the names of other toolkits."""
+"""The seeded weights of `speech_zoo.bench.weights` under the names of other toolkits."""
 
 import re
 

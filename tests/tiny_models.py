@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import yaml
 from random_weights import wespeaker_ecapa
-from speech_zoo.bench_weights import source_weights
+from speech_zoo.bench.weights import source_weights
 from speech_zoo_campplus import ModelConfig as CamPlusConfig
 from speech_zoo_core import registry
 from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
-from speech_zoo.bench_weights import source_weights
+from speech_zoo.bench.weights import source_weights
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from speech_zoo.bench import KALDI, MODELS
+from speech_zoo.bench.run import KALDI, MODELS
 
 FIGURES = {"seconds", "ratio", "runs", "peak_bytes", "agreement"}
 QUICK = ("--seconds", "3", "--repeats", "1", "--json")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
-from speech_zoo.bench_weights import RESNET34, source_weights
+from speech_zoo.bench.weights import RESNET34, source_weights
 
 Run = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("speech-zoo")

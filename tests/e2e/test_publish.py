@@ -12,7 +12,7 @@ from typing import Any
 import torch_files
 from huggingface_hub import metadata_load
 from loopback_hub import TOKEN, LoopbackHub
-from speech_zoo.bench_weights import RESNET34, source_weights
+from speech_zoo.bench.weights import RESNET34, source_weights
 
 Run = Callable[..., Any]
 HAS_ORACLE = all(find_spec(name) for name in ("torch", "wespeaker", "kaldi_native_fbank"))

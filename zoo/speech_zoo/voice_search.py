@@ -1,25 +1,18 @@
-"""Exact cosine search over the windows of an index: one product with a memory-mapped matrix, block by block.
-
-`python -m speech_zoo.voice_search 1000000` measures it on this machine.
-"""
+"""Exact cosine search over the windows of an index: one product with a memory-mapped matrix, block by block."""
 
 import mmap
 import os
 import sqlite3
-import statistics
-import sys
-import time
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from speech_zoo_core.atomic import written_beside
 
 from .store_file import Checkpoint, StoreFile
-from .store_rows import Recording, put_recording, recordings, times
+from .store_rows import recordings, times
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -168,41 +161,3 @@ def _write(file: StoreFile, db: sqlite3.Connection, dim: int, out: BinaryIO) -> 
         out.write(recording.vectors)
     out.flush()
     os.fsync(out.fileno())
-
-
-def measure(count: int) -> dict[str, float]:
-    """Search `count` random windows with a bundled voice: seconds of the first query and of a later one, and memory."""
-    from . import VoiceStore
-    from .bench_memory import peak_bytes
-    from .demo import VOICES
-
-    random, per_file = np.random.default_rng(0), 1000
-    spans = np.stack([np.arange(per_file) * 1.5, np.arange(per_file) * 1.5 + 3], axis=1)
-    with TemporaryDirectory() as folder:
-        store = VoiceStore(Path(folder) / "index.sqlite")
-        file, checkpoint = StoreFile(store.path), store.checkpoint
-        voice = np.array(store.model.embed(min(VOICES.glob("*.wav"))))
-        for start in range(0, count, per_file):
-            rows = random.standard_normal((min(per_file, count - start), checkpoint.dim), np.float32)
-            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-            with file.writing(checkpoint) as db:
-                put_recording(
-                    db, Recording(f"/{start}.wav", 0, 0, spans[: len(rows)].astype("<f8").tobytes(), rows.tobytes())
-                )
-        windows, seconds = None, []
-        for _ in range(8):
-            begin = time.perf_counter()
-            windows = windows_of(file, checkpoint, windows)
-            best(windows, voice, 0.2, 10)
-            seconds.append(time.perf_counter() - begin)
-        first, *later = seconds
-        return {"first_seconds": first, "median_seconds": statistics.median(later), "peak_bytes": peak_bytes() or 0}
-
-
-if __name__ == "__main__":
-    found = measure(int(sys.argv[1]))
-    print(
-        f"{sys.argv[1]} windows: first query {found['first_seconds']:.1f} s, "
-        f"then {found['median_seconds'] * 1e3:.0f} ms (median of 7); "
-        f"peak of resident memory {found['peak_bytes'] / 1e6:.0f} MB"
-    )

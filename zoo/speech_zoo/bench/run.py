@@ -24,11 +24,13 @@ from speech_zoo_core.oracle import NoOracle
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
-from . import bench_chart, bench_report, bench_weights
-from .bench_memory import memory
-from .bench_originals import check, onnx_file
-from .bench_worker import RATE, Array
-from .demo import VOICES
+from .. import bench_chart
+from ..demo import VOICES
+from . import report as bench_report
+from . import weights as bench_weights
+from .contender import RATE, Array
+from .memory import memory
+from .originals import check, onnx_file
 
 MODELS = ("fbank", "resnet34", "ecapa", "campplus", "mms")
 CONTENDERS = ("ours", "stock", "torch", "onnxruntime")
@@ -40,11 +42,11 @@ WARM_UP = 0.5  # seconds of audio for what is run only once
 PAUSE = 0.2  # seconds; idle threads of OpenBLAS and onnxruntime spin for up to 0.1 after a run
 # What a worker imports before anything of ours: speech_zoo opens OpenBLAS for every library that is loaded later.
 FIRST = {"stock": "mlx.core", "torch": "torch", "onnxruntime": "onnxruntime", KALDI: "kaldi_native_fbank"}
-WORKER = "from speech_zoo.bench_worker import main; main()"
+WORKER = "from speech_zoo.bench.worker import main; main()"
 EXPORT = """
 import sys, torch
 from pathlib import Path
-from speech_zoo.bench_originals import export, onnx_file
+from speech_zoo.bench.originals import export, onnx_file
 export(sys.argv[1], Path(sys.argv[2]), onnx_file(Path(sys.argv[2])))
 """
 

@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from speech_zoo_core import conv
 
-from . import bench_report, bench_weights, load
-from .bench import speech
-from .bench_worker import RATE, Array
+from .. import load
+from . import report as bench_report
+from . import weights as bench_weights
+from .contender import RATE, Array
+from .run import speech
 
 WHOLE, NARROW = 2000, 32  # rows, and the width of the narrowest layers' products
 ELEMENTS = 4_000_000

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bench_worker import mlx_device
+from .contender import mlx_device
 
 PACKAGES = (
     "mlx-speech-zoo",

@@ -29,8 +29,8 @@ from speech_zoo_core.oracle import (
 from speech_zoo_ecapa_tdnn.oracle import SPEECHBRAIN, SPEECHBRAIN_NEEDS, speechbrain_module
 from speech_zoo_wav2vec2_cls.oracle import TRANSFORMERS
 
-from .bench_weights import CAMPPLUS, ECAPA, RESNET34
-from .bench_worker import RATE, Array, Contender
+from .contender import RATE, Array, Contender
+from .weights import CAMPPLUS, ECAPA, RESNET34
 
 FBANK: dict[str, dict[str, Any]] = {  # arguments of kaldi_features
     "fbank": {"window": "hamming", "scale": 32768.0, "cmn": False},

@@ -14,7 +14,7 @@ start = time.perf_counter()
 import speech_zoo
 {work}
 seconds = time.perf_counter() - start
-from speech_zoo.bench_memory import peak_bytes
+from speech_zoo.bench.memory import peak_bytes
 print(json.dumps(dict(seconds=seconds, peak_bytes=peak_bytes())))
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .bench_worker import Array, Contender, blas, mlx_device, ours
+from .contender import Array, Contender, blas, mlx_device, ours
 
 VARIANCE_EPS = 1e-7  # mlx_audio/lid/models/wav2vec2/wav2vec_lid.py, predict
 
