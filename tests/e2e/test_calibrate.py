@@ -177,7 +177,7 @@ def test_processes_at_once(home: dict[str, str], environment: dict[str, str]) ->
     """Three of them, ten checkpoints each: none is lost."""
     code = """
 import sys
-from speech_zoo.calibration import Calibration, store
+from speech_zoo.calibration.thresholds import Calibration, store
 counts = [0] * 100
 for i in range(10):
     rates = (0.0, 0.0, 0.01, 1.0, 1.0)

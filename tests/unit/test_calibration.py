@@ -15,9 +15,11 @@ import speech_zoo
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo import calibration, calibration_plot
-from speech_zoo.calibration import BINS, Calibration, Det, calibrate, calibrations, config_file, store
-from speech_zoo.cli_calibrate import read_trials, score
+from speech_zoo import calibration_plot
+from speech_zoo.calibration import thresholds as calibration
+from speech_zoo.calibration.det import Det
+from speech_zoo.calibration.thresholds import BINS, Calibration, calibrate, calibrations, config_file, store
+from speech_zoo.calibration.trials import read_trials, score
 from speech_zoo_core.errors import AudioError, ConfigError, SpeechZooError
 from speech_zoo_core.tasks.speaker import Verification
 
@@ -263,7 +265,7 @@ class Model:
 
 def test_each_file_is_embedded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "t.txt").write_text("1 a.wav b.wav\n0 c.wav a.wav\n1 c.wav b.wav\n")
-    monkeypatch.setattr("speech_zoo.cli_calibrate.PAIRS_AT_ONCE", 2)
+    monkeypatch.setattr("speech_zoo.calibration.trials.PAIRS_AT_ONCE", 2)
     model = Model()
     found = score(model, folder / "t.txt", read_trials(folder / "t.txt"))
     assert model.asked == ["a.wav", "b.wav", "c.wav"]

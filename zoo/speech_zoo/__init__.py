@@ -241,7 +241,7 @@ def threshold_of(model: Any) -> float | None:
     Raises:
         ConfigError: the file of calibrated thresholds is damaged, or a newer version wrote it.
     """
-    from .calibration import threshold_of as find
+    from .calibration.thresholds import threshold_of as find
 
     return find(model)
 

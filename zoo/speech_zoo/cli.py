@@ -147,7 +147,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two files are of the same speaker."""
-    from . import calibration, calibration_plot
+    from . import calibration_plot
+    from .calibration import thresholds as calibration
 
     if plot is not None:
         calibration_plot.require(plot)
@@ -311,7 +312,7 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     from speech_zoo_core.config import to_dict
     from speech_zoo_core.layers import parameters
 
-    from .calibration import calibration_of
+    from .calibration.thresholds import calibration_of
 
     loaded = _load(model)
     facts = to_dict(loaded.config)

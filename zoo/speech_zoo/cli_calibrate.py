@@ -1,27 +1,19 @@
 """`speech-zoo calibrate`: a list of labelled pairs to EER, minDCF and the user's threshold."""
 
-import csv
-import json
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from speech_zoo_core.errors import AudioError, SpeechZooError
+
+from .calibration.trials import read_trials, score
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from .calibration import Calibration, Det
-
-LABELS = {"1": True, "target": True, "0": False, "nontarget": False}
-COLUMNS = ["label", "a", "b"]
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-PAIRS_AT_ONCE = 65536
+    from .calibration.det import Det
+    from .calibration.thresholds import Calibration
 
 
 class Point(str, Enum):
@@ -29,122 +21,6 @@ class Point(str, Enum):
 
     EER = "eer"
     MIN_DCF = "min-dcf"
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Pairs of files and whether each is of one speaker.
-
-    Attributes:
-        files: each file, and the line that names it first.
-        pairs: places in `files`.
-        same: whether they are of one speaker.
-    """
-
-    files: dict[Path, int]
-    pairs: list[tuple[int, int]]
-    same: list[bool]
-
-
-def read_trials(path: Path) -> Trials:
-    """Read lines `label a b`; .csv and .tsv have these columns, .jsonl objects these keys. Files lie beside the list.
-
-    Raises:
-        SpeechZooError: a line that cannot be used, by its number; no trials, or those of one kind only.
-    """
-    files: dict[Path, int] = {}
-    places: dict[Path, int] = {}
-    named: dict[str, int] = {}
-    seen: dict[tuple[int, int], tuple[int, bool]] = {}
-    for line, (label, *names) in _rows(path):
-        where = f"{path}, line {line}"
-        if label not in LABELS:
-            raise SpeechZooError(f"{where}: the label is 1 or target, 0 or nontarget, not {label!r}")
-        for name in names:
-            if name not in named:
-                file = path.parent / name
-                if not os.path.isfile(file):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
-                    missing = "is not a file" if os.path.exists(file) else "does not exist"  # noqa: PTH110
-                    raise SpeechZooError(f"{where}: {file} {missing}")
-                named[name] = places.setdefault(file, len(places))
-                files.setdefault(file, line)
-        a, b = sorted(named[name] for name in names)
-        if a == b:
-            raise SpeechZooError(f"{where} compares {names[0]} with itself, which says nothing of a voice; remove it")
-        first, kind = seen.setdefault((a, b), (line, LABELS[label]))
-        if first != line:
-            verb = "repeats" if kind == LABELS[label] else "contradicts"
-            raise SpeechZooError(f"{where} {verb} line {first}, in either order one trial; remove one of them")
-    same = [each for _, each in seen.values()]
-    if not same:
-        raise SpeechZooError(f"{path} holds no trials; it takes lines of the form: 1 a.wav b.wav")
-    if all(same):
-        raise SpeechZooError(f"{path} holds only target trials (1); add pairs of different speakers (0)")
-    if not any(same):
-        raise SpeechZooError(f"{path} holds only non-target trials (0); add pairs of one speaker (1)")
-    return Trials(files, list(seen), same)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The number, the label and the two names of each line that is not empty."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix in DELIMITERS:
-                reader = csv.reader(file, delimiter=DELIMITERS[path.suffix], skipinitialspace=True, strict=True)
-                rows: Any = ((reader.line_num, row) for row in reader)
-            elif path.suffix == ".jsonl":
-                rows = ((line, _object(text, f"{path}, line {line}")) for line, text in enumerate(file, 1))
-            else:
-                rows = ((line, text.split()) for line, text in enumerate(file, 1))
-            for line, row in rows:
-                if not row or (line == 1 and row == COLUMNS):
-                    continue
-                if len(row) != 3:
-                    more = "" if path.suffix in DELIMITERS else "; names with spaces need a .csv, .tsv or .jsonl list"
-                    raise SpeechZooError(f"{path}, line {line} holds {len(row)} parts, not label, file, file{more}")
-                yield line, row
-    except OSError as error:
-        raise SpeechZooError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpeechZooError(f"{path} is not text in UTF-8") from error
-    except csv.Error as error:
-        raise SpeechZooError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _object(text: str, where: str) -> list[str]:
-    """Label and names of one JSON line; nothing if it is empty."""
-    if not text.strip():
-        return []
-    try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise SpeechZooError(f"{where} is not JSON: {error}") from error
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in COLUMNS[1:]):
-        raise SpeechZooError(f'{where} must be an object like {{"label": 1, "a": "a.wav", "b": "b.wav"}}')
-    return [str(entry.get("label")), entry["a"], entry["b"]]
-
-
-def score(model: Any, path: Path, trials: Trials) -> "np.ndarray[Any, Any]":
-    """The cosine of each trial, (N,) float64; each file is embedded once.
-
-    Raises:
-        AudioError: a file that cannot be used, with the line of `path` that names it.
-    """
-    import numpy as np
-
-    try:
-        vectors = np.array(model.embed_batch(list(trials.files)))
-    except AudioError as error:
-        lines = {" ".join(str(file).split()): line for file, line in trials.files.items()}  # as the message has them
-        named = [file for file in lines if str(error).startswith((f"{file} ", f"{file}:"))]
-        where = f", line {lines[max(named, key=len)]}" if named else ""
-        raise AudioError(f"{path}{where}: {error}") from error
-    pairs = np.array(trials.pairs)
-    cosines = [
-        np.einsum("nd,nd->n", *(vectors[part].astype(np.float64) for part in pairs[i : i + PAIRS_AT_ONCE].T))
-        for i in range(0, len(pairs), PAIRS_AT_ONCE)
-    ]
-    return np.clip(np.concatenate(cosines), -1, 1)
 
 
 def calibrate(
@@ -165,7 +41,8 @@ def calibrate(
         raise typer.BadParameter("--p-target lies between 0 and 1")
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
         raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
-    from . import calibration, calibration_plot
+    from . import calibration_plot
+    from .calibration import thresholds as calibration
     from .cli import _load, _print_json
     from .identity import identity
 
@@ -198,7 +75,7 @@ def calibrate(
 
 def _lines(det: "Det", result: "Calibration") -> Iterator[str]:
     """What is said of a calibration."""
-    from .calibration import ENOUGH_ERRORS, enough
+    from .calibration.thresholds import ENOUGH_ERRORS, enough
 
     costs = f"p-target {result.p_target:g}, c-miss {result.c_miss:g}, c-fa {result.c_fa:g}"
     where = "EER" if result.at == "eer" else "minDCF"

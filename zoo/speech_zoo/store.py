@@ -266,7 +266,7 @@ class VoiceStore:
 
     @cached_property
     def _own_threshold(self) -> float | None:
-        from .calibration import threshold_of
+        from .calibration.thresholds import threshold_of
 
         return threshold_of(self.model)
 

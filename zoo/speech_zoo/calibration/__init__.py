@@ -1,0 +1,1 @@
+"""Thresholds: chosen from labelled pairs, kept for each checkpoint."""
