@@ -180,7 +180,7 @@ def test_the_catalogue_says_what_a_checkpoint_without_a_card_is_under(
     edit_config(folder, source={"repo": "Wespeaker/wespeaker-voxceleb-resnet34-LM", "form": "x"})
     assert len(publishable(folder, force=True).files) == 3
     assert "has no README.md" in caplog.text
-    from speech_zoo import catalogue
+    from speech_zoo.catalogue import entries as catalogue
 
     forbidding = catalogue.Licence(name="No copies", url="", redistribution=False)
     monkeypatch.setattr(catalogue, "licences", lambda: {"cc-by-4.0": forbidding})

@@ -76,7 +76,7 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .catalogue import resolve
+    from .catalogue.entries import resolve
 
     return speech_zoo_core.load(resolve(ref), revision=revision, dtype=dtype)
 
@@ -105,7 +105,7 @@ def convert(
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .catalogue import name_of, named, resolve
+    from .catalogue.entries import name_of, named, resolve
 
     name = name or name_of(source)
     expected = named(name).files if name else None

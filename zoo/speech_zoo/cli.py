@@ -38,7 +38,7 @@ def list_models(as_json: JsonOption = False) -> None:
     """List the checkpoints that are known by name."""
     from speech_zoo_core import registry
 
-    from .catalogue import entries, facts
+    from .catalogue.entries import entries, facts
 
     bundled = registry.bundled()
     if as_json:
@@ -57,7 +57,7 @@ def info(
     """Show what is known about a checkpoint; one that is only on the Hub is not fetched."""
     from speech_zoo_core import registry
 
-    from . import catalogue
+    from .catalogue import entries as catalogue
 
     facts: dict[str, Any] = {"name": model}
     entry = catalogue.entries().get(model)

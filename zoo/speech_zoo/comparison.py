@@ -26,7 +26,7 @@ from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
 from . import load
-from .catalogue import entries, entry_of, resolve
+from .catalogue.entries import entries, entry_of, resolve
 from .parity import Clip, Parity, hashes, limits_of
 
 RATE = 16000

@@ -65,7 +65,7 @@ def here(ref: Any) -> str | Path | None:
             return folder
     except RegistryError:  # two packages with one model type; said where it is about one of ours
         return None
-    from .catalogue import entries
+    from .catalogue.entries import entries
 
     return ref if ref in entries() else None
 
@@ -240,7 +240,7 @@ def kind_of(model_type: str) -> str | None:
         return None
     from speech_zoo_core import registry
 
-    from .catalogue import entries
+    from .catalogue.entries import entries
 
     tasks = {entry.task for entry in entries().values() if entry.model_type == model_type}
     return "spk" if (tasks or {registry.get(model_type).task}) <= set(SPEAKERS) else "lid"

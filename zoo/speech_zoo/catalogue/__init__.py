@@ -1,0 +1,1 @@
+"""Facts about published checkpoints: catalogue.yaml, licences.yaml."""
