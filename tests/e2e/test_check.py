@@ -17,7 +17,7 @@ Run = Callable[..., Any]
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
-from speech_zoo.cli import main
+from speech_zoo.cli.main import main
 sys.argv[0] = "speech-zoo"
 main()
 """

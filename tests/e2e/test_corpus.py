@@ -178,7 +178,7 @@ def test_without_pyarrow(python: Run, tmp_path: Path) -> None:
 import sys
 sys.modules["pyarrow"] = None
 sys.argv = ["speech-zoo", "embed", "--manifest", "files.jsonl", "--output", "out"]
-from speech_zoo.cli import main
+from speech_zoo.cli.main import main
 main()
 """
     assert python(code).failed() == "embed: --manifest needs pyarrow: pip install 'mlx-speech-zoo[parquet]'"

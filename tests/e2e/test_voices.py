@@ -45,7 +45,7 @@ def test_help_needs_no_mlx(python: Run) -> None:
     code = """
 import sys
 from typer.testing import CliRunner
-from speech_zoo.cli import app
+from speech_zoo.cli.main import app
 for arguments in (["--help"], ["voices", "--help"], ["voices", "search", "--help"]):
     print(CliRunner().invoke(app, arguments).output)
 assert not {"mlx.core", "numpy", "matplotlib"} & sys.modules.keys()

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from speech_zoo import SpeechZooError, corpus, corpus_folder, embed_manifest
-from speech_zoo.identity import identity
 from speech_zoo.manifest import Entry, read
+from speech_zoo.models import identity
 from speech_zoo.ranks import Ranks
 from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.tasks import audio_model

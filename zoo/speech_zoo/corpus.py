@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from . import __version__, load
 from .corpus_folder import CorpusFolder
-from .identity import identity
 from .manifest import Entry, Manifest, ManifestRun, read
+from .models import identity
 from .ranks import Ranks
 
 WINDOW_CLIPS = 512  # sorted by length on a GPU, so that batches need little padding

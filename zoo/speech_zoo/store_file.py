@@ -42,7 +42,7 @@ ELSEWHERE = ("locked", "disk is full", "readonly", "unable to open", "not author
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Whose vectors a store holds: `identity.identity` of the model, what the user calls it, the embedding's size."""
+    """Whose vectors a store holds: `models.identity`, what the user calls it, the embedding's size."""
 
     identity: str
     name: str

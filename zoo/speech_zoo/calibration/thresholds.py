@@ -22,8 +22,8 @@ from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 from speech_zoo_core.tasks.speaker import check_threshold
 
-from ..identity import identity
-from ..user import folder
+from ..models import identity
+from ..settings import folder
 from .det import Det
 
 ENOUGH_ERRORS = 30  # of each kind: with them a true rate lies within 30 % of the measured one, 9 times out of 10
@@ -140,7 +140,7 @@ def calibrations() -> dict[str, Calibration]:
 
 
 def calibration_of(model: Any) -> Calibration | None:
-    """The user's calibration of this checkpoint, by `identity.identity(model)`; errors as `calibrations`."""
+    """The user's calibration of this checkpoint, by `models.identity`; errors as `calibrations`."""
     known = calibrations()
     return known.get(identity(model)) if known else None
 

@@ -1,9 +1,11 @@
-"""Where a user's own data lies: known voices, calibrated thresholds."""
+"""The user's folder (known voices, calibrated thresholds) and the default model."""
 
 import os
 from pathlib import Path
 
 import typer
+
+DEFAULT_MODEL = "campplus-zh-en"
 
 
 def folder() -> Path:

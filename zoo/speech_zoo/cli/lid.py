@@ -1,17 +1,22 @@
 """`speech-zoo lid`: which language each file is in, or which is spoken when."""
 
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_timeline import HOP, WINDOW, VadOption, only_for
-from .cli_timeline import timeline as show_timeline
+from .options import VadOption, check_windows, gates_of, only_for, print_json
 
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import Prediction
 
+    from ..segments import Segment
+
+WINDOW, HOP = 10.0, 5.0  # seconds, of a timeline
+FORMATS = ("table", "rttm", "csv")
 DEFAULT_MODEL = "voxlingua107-ecapa"
 
 
@@ -42,20 +47,20 @@ def lid(
     vad: VadOption = None,
 ) -> None:
     """Tell which language each file is in, or with --timeline which is spoken when."""
-    from .cli import _load, _print_json
+    from ..models import load_for
 
     codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
     if codes == []:
         raise typer.BadParameter("--languages needs at least one code, as in eng,fra")
     floors: dict[str, Any] = {"languages": codes, "min_score": min_score, "min_logit": min_logit}
-    load = partial(_load, model, "language-identification")
+    load = partial(load_for, model, "language-identification")
     if timeline:
         show_timeline(load, model, files, window, hop, style, as_json, output, plot, vad, **floors)
         return
     only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot, vad=vad)
     found = load().predict_batch(files, top_k=top + 1, **floors)  # one more, in case that the first is "unknown"
     if as_json:
-        _print_json(
+        print_json(
             [{"file": str(file), "model": model} | _row(best, top) for file, best in zip(files, found, strict=True)]
         )
         return
@@ -71,3 +76,77 @@ def _row(best: "list[Prediction]", top: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"unknown": bool(best[0].reason)} | ({"reason": best[0].reason} if best[0].reason else {})
     rows = [{"label": p.label, "name": p.name, "score": p.score} for p in known[:top]]
     return facts | {"logit": best[0].logit, "languages": rows}
+
+
+def check_timeline(
+    files: list[Path], window: float, hop: float, style: str | None, as_json: bool, plot: Path | None
+) -> None:
+    """Raises BadParameter for options that do not go together, before anything is loaded."""
+    if style is not None and (as_json or style not in FORMATS):
+        raise typer.BadParameter(f"--format is {', '.join(FORMATS)}, and does not go with --json")
+    if plot is not None and len(files) > 1:
+        raise typer.BadParameter("--plot draws the timeline of one file")
+    stems = [file.stem for file in files]
+    if style == "rttm" and len(set(stems)) < len(stems):
+        raise typer.BadParameter("RTTM tells files apart by their names without folder and ending; two are the same")
+    check_windows(window, hop)
+    if plot is not None:
+        from ..calibration_plot import require
+
+        require(plot)
+
+
+def show_timeline(
+    load: Callable[[], Any],
+    name: str,
+    files: list[Path],
+    window: float | None,
+    hop: float | None,
+    style: str | None,
+    as_json: bool,
+    output: Path | None,
+    plot: Path | None,
+    vad: str | None,
+    **options: Any,
+) -> None:
+    """Print or save which language is spoken when in each file; `options` are those of `segments`."""
+    window, hop = WINDOW if window is None else window, HOP if hop is None else hop
+    check_timeline(files, window, hop, style, as_json, plot)
+    from ..segments import segments, to_csv, to_rttm, to_table
+
+    model = load()
+    gates = gates_of(vad, model)
+    found = {file: segments(model, file, window, hop, gate=next(gates), **options) for file in files}
+    if plot is not None:
+        from ..timeline_plot import draw
+
+        draw(files[0].name, found[files[0]], plot)
+    if as_json:
+        rows = [
+            {
+                "file": str(file),
+                "model": name,
+                "window": window,
+                "hop": hop,
+                "segments": [_segment_row(s) for s in parts],
+            }
+            for file, parts in found.items()
+        ]
+        text = json.dumps(rows, ensure_ascii=False) + "\n"
+    else:
+        text = {"table": to_table, "rttm": to_rttm, "csv": to_csv}[style or "table"](found)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from speech_zoo_core.atomic import written_beside
+
+    with written_beside(output) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
+    typer.echo(f"{output}: {sum(map(len, found.values()))} segments")
+
+
+def _segment_row(segment: "Segment") -> dict[str, Any]:
+    facts = vars(segment) | {"unknown": bool(segment.reason)}
+    if not segment.reason:
+        del facts["reason"]
+    return facts

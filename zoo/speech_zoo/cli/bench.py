@@ -31,16 +31,16 @@ def bench(
 ) -> None:
     """Measure our models on this machine, next to the originals and to stock MLX; mms: memory of converting, too."""
     if start:
-        from .bench import startup as start_bench
+        from ..bench import startup as start_bench
 
         start_bench.run(repeats, as_json)
         return
     if plot is not None and (long or plot.suffix != ".png"):
         raise typer.BadParameter("--plot must end in .png, and does not go with --long")
-    from .bench.run import CONTENDERS, MODELS, Plan, run
+    from ..bench.run import CONTENDERS, MODELS, Plan, run
 
     if profile:
-        from .bench.profile import run as run_profile
+        from ..bench.profile import run as run_profile
 
         chosen = _chosen(models or list(MODELS[1:]), MODELS[1:], "the models of --profile")
         run_profile(chosen, _numbers(seconds, 0.1, "--seconds")[0], layers, repeats, as_json)

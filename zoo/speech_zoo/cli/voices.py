@@ -1,20 +1,19 @@
 """`speech-zoo voices`: enroll, identify, index and search. Imports of MLX wait until a command needs them."""
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from speech_zoo_core.errors import SpeechZooError
 
-from .store_file import check_name, printable
+from ..settings import DEFAULT_MODEL
+from ..store_file import check_name, printable
+from .options import JsonOption, ModelOption, print_json
 
 if TYPE_CHECKING:
-    from .store import VoiceStore
-
-DEFAULT_MODEL = "campplus-zh-en"
+    from ..store import VoiceStore
 
 app = typer.Typer(
     help="Known voices: who is it, and where in my recordings does this voice occur.", no_args_is_help=True
@@ -23,8 +22,6 @@ app = typer.Typer(
 StoreOption = Annotated[
     Path | None, typer.Option("--store", help="The SQLite file of the voices.  [default: voices.sqlite of this user]")
 ]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobsOption = Annotated[int, typer.Option(min=1, help="Processes that decode and embed.")]
 ThresholdOption = Annotated[
     float | None,
@@ -53,7 +50,7 @@ def enroll(
         if not as_json:
             typer.echo(f"{name}: {_shown(file)} {'enrolled' if new else 'was enrolled already'}")
     if as_json:
-        _print_json(rows)
+        print_json(rows)
 
 
 @app.command("list")
@@ -61,7 +58,7 @@ def list_voices(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the names, and how many clips each has."""
     names = _open(store).names()
     if as_json:
-        _print_json([{"name": name, "clips": clips} for name, clips in names.items()])
+        print_json([{"name": name, "clips": clips} for name, clips in names.items()])
         return
     for name, clips in names.items():
         typer.echo(f"{clips:5}  {name}")
@@ -75,7 +72,7 @@ def remove(name: NameArgument, store: StoreOption = None, as_json: JsonOption = 
     name = check_name(name)
     clips = _open(store).remove(name)
     if as_json:
-        _print_json({"name": name, "clips": clips})
+        print_json({"name": name, "clips": clips})
     else:
         typer.echo(f"{name}: removed, with {_count(clips, 'clip')}")
 
@@ -93,7 +90,7 @@ def identify(
     voices = _open(store, model)
     found = [(file, voices.identify(file, top_k=top, threshold=threshold)) for file in files]
     if as_json:
-        _print_json([{"file": printable(file), "model": model, **asdict(result)} for file, result in found])
+        print_json([{"file": printable(file), "model": model, **asdict(result)} for file, result in found])
         return
     for file, result in found:
         typer.echo(f"{_shown(file)}: {'unknown' if result.name is None else result.name}")
@@ -116,7 +113,7 @@ def index(
     path = output or _index_of(folder, model)
     report = _open(path, model).index(folder, jobs)
     if as_json:
-        _print_json({"index": printable(path), "model": model, **asdict(report)})
+        print_json({"index": printable(path), "model": model, **asdict(report)})
         return
     for item in report.skipped:
         typer.echo(f"skipped {_shown(item.file)}: {item.reason}")
@@ -148,7 +145,7 @@ def search(
             typer.echo(f"warning: {count} skipped; speech-zoo voices index says why", err=True)
     found = voices.search(file, top_k=top, threshold=threshold)
     if as_json:
-        _print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in found])
+        print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in found])
         return
     for passage in found:
         typer.echo(f"{passage.start:9.2f} s {passage.end:9.2f} s  {passage.score:7.4f}  {_shown(passage.file)}")
@@ -164,7 +161,7 @@ def export(
     _check_suffix(out)
     result = _open(store).export(out)
     if as_json:
-        _print_json({"output": printable(out), **asdict(result)})
+        print_json({"output": printable(out), **asdict(result)})
     else:
         typer.echo(f"{printable(out)}: {_count(result.clips, 'clip')}, {_count(result.windows, 'window')}")
 
@@ -179,7 +176,7 @@ def import_file(
     _check_suffix(source)
     result = _open(store, create=True).import_from(source)
     if as_json:
-        _print_json({"input": printable(source), **asdict(result)})
+        print_json({"input": printable(source), **asdict(result)})
     else:
         typer.echo(f"{printable(source)}: {_count(result.clips, 'new clip')}, {_count(result.windows, 'window')}")
 
@@ -191,7 +188,7 @@ def draw_map(
     """Draw the known voices in two dimensions, one colour per name."""
     if out.suffix != ".png":
         raise typer.BadParameter("OUT must end in .png")
-    from .voices_map import draw, require
+    from ..voices_map import draw, require
 
     require(out)
     draw(*_open(store).voices(), out)
@@ -199,7 +196,7 @@ def draw_map(
 
 
 def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False) -> "VoiceStore":
-    from . import VoiceStore
+    from .. import VoiceStore
 
     return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model)
 
@@ -212,7 +209,7 @@ def _index_of(folder: Path, model: str) -> Path:
 
 def _own(create: bool, *parts: str) -> Path:
     """The folder of this user's own data, or one below it; made if need be."""
-    from .user import folder
+    from ..settings import folder
 
     path = folder().joinpath(*parts)
     if create:
@@ -236,7 +233,3 @@ def _shown(path: str | Path) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, ensure_ascii=False))

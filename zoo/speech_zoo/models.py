@@ -1,4 +1,4 @@
-"""What tells checkpoints apart whose vectors and scores must not be mixed."""
+"""Load and convert by catalogue name, and tell checkpoints apart."""
 
 import hashlib
 import json
@@ -7,7 +7,25 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from speech_zoo_core.config import to_dict
+from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import parameters
+
+
+def load_for(model: str, task: str) -> Any:
+    """Load a model that must be for a task.
+
+    Raises:
+        ConfigError: it is for another one.
+    """
+    from . import load
+
+    loaded = load(model)
+    if loaded.config.task != task:
+        raise ConfigError(
+            f"{model} is for {loaded.config.task}, not for {task}; speech-zoo list shows what is for what"
+        )
+    return loaded
+
 
 ASIDE = ("source", "threshold")  # of the config: they change no embedding
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .calibration.trials import read_trials, score
+from ..calibration.trials import read_trials, score
+from .options import print_json
 
 if TYPE_CHECKING:
-    from .calibration.det import Det
-    from .calibration.thresholds import Calibration
+    from ..calibration.det import Det
+    from ..calibration.thresholds import Calibration
 
 
 class Point(str, Enum):
@@ -41,17 +42,16 @@ def calibrate(
         raise typer.BadParameter("--p-target lies between 0 and 1")
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
         raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
-    from . import calibration_plot
-    from .calibration import thresholds as calibration
-    from .cli import _load, _print_json
-    from .identity import identity
+    from .. import calibration_plot
+    from ..calibration import thresholds as calibration
+    from ..models import identity, load_for
 
     if plot is not None:
         calibration_plot.require(plot)
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
     listed = read_trials(trials)
-    loaded = _load(model, "speaker-embedding")
+    loaded = load_for(model, "speaker-embedding")
     import numpy as np
 
     det = calibration.Det.of(score(loaded, trials, listed), np.array(listed.same))
@@ -63,7 +63,7 @@ def calibrate(
     if as_json:
         facts = {name: value for name, value in asdict(result).items() if not name.endswith("histogram")}
         outcome = {"files": len(listed.files), "enough_errors": calibration.enough(result), "identity": key}
-        _print_json(facts | outcome | {"written": kept and str(kept), "plot": plot and str(plot)})
+        print_json(facts | outcome | {"written": kept and str(kept), "plot": plot and str(plot)})
         return
     typer.echo(f"{trials}: {len(listed.files)} files, {model}")
     for line in _lines(det, result):
@@ -75,7 +75,7 @@ def calibrate(
 
 def _lines(det: "Det", result: "Calibration") -> Iterator[str]:
     """What is said of a calibration."""
-    from .calibration.thresholds import ENOUGH_ERRORS, enough
+    from ..calibration.thresholds import ENOUGH_ERRORS, enough
 
     costs = f"p-target {result.p_target:g}, c-miss {result.c_miss:g}, c-fa {result.c_fa:g}"
     where = "EER" if result.at == "eer" else "minDCF"

@@ -1,0 +1,1 @@
+"""The command `speech-zoo`: a file for each group of commands; main.py puts them together."""

@@ -1,0 +1,79 @@
+"""The command `speech-zoo`. Imports of MLX wait until a command needs them, so that `--help` answers at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from speech_zoo_core.errors import SpeechZooError
+
+from .bench import bench
+from .calibrate import calibrate
+from .embed import embed
+from .lid import lid
+from .models import info, list_models
+from .publish import card, check, convert, upload
+from .verify import verify
+from .voices import app as voices_app
+
+app = typer.Typer(
+    help="Who is speaking and in which language, in pure MLX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+app.command("list")(list_models)
+app.command()(info)
+app.command()(embed)
+app.command()(verify)
+app.command()(calibrate)
+app.command()(lid)
+app.add_typer(voices_app, name="voices")
+app.command()(convert)
+app.command()(check)
+app.command()(card)
+app.command()(upload)
+app.command()(bench)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The heat map.")] = Path("speech-zoo-demo.png"),
+) -> None:
+    """Compare nine real voices with the bundled checkpoint; needs no network."""
+    from ..demo import run
+
+    run(output)
+
+
+def main() -> None:
+    """Run the command: one line on stderr and status 1 for an error, 2 for wrong usage."""
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except SpeechZooError as error:
+        status = _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _fail("interrupted", 130)
+    except OSError as error:  # of printing: a closed pipe, a full disk
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for Python's own flush at exit)
+        status = 1 if isinstance(error, BrokenPipeError) else _fail(f"cannot write the output: {error.strerror}", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for wrong usage
+            raise
+        message = error.format_message().rstrip(".")
+        status = _fail(f"{message}; see speech-zoo --help", 2) if message else 2  # no command: the help was printed
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    typer.echo(f"error: {message}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()

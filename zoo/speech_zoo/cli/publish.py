@@ -1,0 +1,99 @@
+"""`speech-zoo convert`, `check`, `card` and `upload`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from speech_zoo_core.errors import SpeechZooError
+
+from .options import JsonOption, print_json
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Catalogue name, folder, checkpoint file or Hub repo.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    bits: Annotated[int | None, typer.Option(help="8 or 4 quantizes the linear layers.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repo.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a converted checkpoint in OUT.")] = False,
+    name: Annotated[str | None, typer.Option(help="Catalogue name of a local copy.")] = None,
+) -> None:
+    """Convert a checkpoint to config.json and model.safetensors."""
+    from .. import convert as convert_checkpoint
+
+    folder = convert_checkpoint(source, out, dtype, bits, revision=revision, force=force, name=name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    typer.echo(f"{folder}: {config['model_type']} from {config['source']['form']}, {size / 1e6:.1f} MB")
+
+
+def check(
+    checkpoint: Annotated[str, typer.Argument(help="A converted folder; a bundled name or a Hub repo.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The original: folder, file, catalogue name or Hub repo (org/name@revision); default: its own."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the result here, not to parity.json in the folder.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a converted checkpoint with its original and write parity.json."""
+    from .. import check as check_parity
+    from ..parity import show
+
+    parity = check_parity(checkpoint, reference, output=output)
+    if as_json:
+        typer.echo(parity.to_json(), nl=False)
+    else:
+        show(parity)
+    if parity.passed is False:
+        raise SpeechZooError(f"{checkpoint} is not equal to its original: {parity.verdict()}")
+
+
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="A converted folder.")],
+    licence: Annotated[
+        str | None, typer.Option(help="The Hub's id of the licence, for a source that is not in the catalogue.")
+    ] = None,
+    repo: Annotated[str | None, typer.Option(help="org/name that the usage snippets load.")] = None,
+) -> None:
+    """Write the model card (README.md) of a converted checkpoint."""
+    from .. import card as write_card
+
+    typer.echo(write_card(checkpoint, licence=licence, repo=repo))
+
+
+def upload(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder that convert wrote.")],
+    repo: Annotated[str, typer.Argument(help="org/name, or name for your own account; created if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repo as a private one.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; created if need be.  [default: main]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Without a card, or with a failed or stale parity.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a converted checkpoint on the Hugging Face Hub."""
+    from .. import upload as publish
+
+    result = publish(
+        checkpoint, repo, private=private, create_pr=create_pr, revision=revision, dry_run=dry_run, force=force
+    )
+    if as_json:
+        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in result.files]
+        print_json(vars(result) | {"files": files, "dry_run": dry_run})
+        return
+    if dry_run:
+        for file in result.files:
+            typer.echo(f"{file.name:34} {file.size:12}  {file.sha256}")
+        size = sum(file.size for file in result.files)
+        typer.echo(f"{len(result.files)} files, {size / 1e6:.1f} MB, would go to {repo}, branch {result.revision}")
+        return
+    for name in result.removed:
+        typer.echo(f"removed {name} of an earlier upload")
+    typer.echo(result.url)
+    typer.echo(f"commit {result.commit}" + ("" if result.changed else ": had the same files already"))

@@ -1,0 +1,43 @@
+"""`speech-zoo verify`: whether two files are of the same speaker."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..settings import DEFAULT_MODEL
+from .options import FileArgument, JsonOption, ModelOption, print_json
+
+
+def verify(
+    a: FileArgument,
+    b: FileArgument,
+    model: ModelOption = DEFAULT_MODEL,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Cosine that counts as the same speaker; default: as calibrated, else the checkpoint's own."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the score against the threshold into this .png.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether two files are of the same speaker."""
+    from .. import calibration_plot
+    from ..calibration import thresholds as calibration
+    from ..models import load_for
+
+    if plot is not None:
+        calibration_plot.require(plot)
+    loaded = load_for(model, "speaker-embedding")
+    known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
+    source = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
+    if known is not None and threshold is None:
+        threshold = known.threshold
+    result = loaded.verify(a, b, threshold=threshold)
+    if plot is not None:
+        calibration_plot.draw_score(result, (str(a), str(b)), source, known, plot)
+    if as_json:
+        print_json(vars(result) | {"threshold_source": source, "model": model, "files": [str(a), str(b)]})
+        return
+    sign, verdict = (">=", "the same speaker") if result.same_speaker else ("<", "different speakers")
+    calibrated = " (calibrated)" if source == "calibrated" else ""
+    typer.echo(f"score {result.score:.4f} {sign} threshold {result.threshold:.4f}{calibrated}: {verdict}")
