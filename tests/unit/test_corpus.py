@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speech_zoo import SpeechZooError, corpus, corpus_folder, embed_manifest
-from speech_zoo.manifest import Entry, read
+from speech_zoo import SpeechZooError, embed_manifest
+from speech_zoo.corpus import parquet as corpus_folder
+from speech_zoo.corpus import run as corpus
+from speech_zoo.corpus.manifest import Entry, read
+from speech_zoo.corpus.ranks import Ranks
 from speech_zoo.models import identity
-from speech_zoo.ranks import Ranks
 from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.tasks import audio_model
 from tiny_models import RATE, tiny_model, voice

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import Prediction
     from speech_zoo_core.tasks.speaker import Verification
 
-    from .manifest import ManifestRun
+    from .corpus.manifest import ManifestRun
     from .parity import Parity
     from .publish import Upload
     from .segments import Segment
@@ -135,7 +135,7 @@ def embed_manifest(
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .corpus import run
+    from .corpus.run import run
 
     return run(Path(manifest), Path(output), os.fspath(model))
 
@@ -290,7 +290,7 @@ def register() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "ManifestRun":
-        from .manifest import ManifestRun
+        from .corpus.manifest import ManifestRun
 
         return ManifestRun
     if name == "Parity":

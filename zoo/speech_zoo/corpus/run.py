@@ -14,10 +14,10 @@ from speech_zoo_core.tasks.audio_model import CHUNK_CLIPS
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
-from . import __version__, load
-from .corpus_folder import CorpusFolder
+from .. import __version__, load
+from ..models import identity
 from .manifest import Entry, Manifest, ManifestRun, read
-from .models import identity
+from .parquet import CorpusFolder
 from .ranks import Ranks
 
 WINDOW_CLIPS = 512  # sorted by length on a GPU, so that batches need little padding

@@ -1,0 +1,1 @@
+"""Corpora: the files of a manifest to a folder of Parquet, resumable."""
