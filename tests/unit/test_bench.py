@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import speech_zoo
-from speech_zoo import bench_chart
 from speech_zoo.bench import report as bench_report
 from speech_zoo.bench import run as bench
 from speech_zoo.bench import weights as bench_weights
 from speech_zoo.bench.memory import measured
 from speech_zoo.bench.run import Plan, agreement, compare, interleave, speech
+from speech_zoo.plots import bench as bench_chart
 from speech_zoo_core.errors import SpeechZooError
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -15,11 +15,11 @@ import speech_zoo
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo import calibration_plot
 from speech_zoo.calibration import thresholds as calibration
 from speech_zoo.calibration.det import Det
 from speech_zoo.calibration.thresholds import BINS, Calibration, calibrate, calibrations, config_file, store
 from speech_zoo.calibration.trials import read_trials, score
+from speech_zoo.plots import scores as calibration_plot
 from speech_zoo_core.errors import AudioError, ConfigError, SpeechZooError
 from speech_zoo_core.tasks.speaker import Verification
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from speech_zoo import voices_map
-from speech_zoo.voices_map import draw, project, require
+from speech_zoo.plots import voices as voices_map
+from speech_zoo.plots.voices import draw, project, require
 from speech_zoo_core.errors import SpeechZooError
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.audio.decode import load_audio
 
 from . import load
-
-MODEL = "campplus-zh-en"
-VOICES = Path(__file__).parent / "data" / "voices"
+from .plots.demo import heat_map
+from .settings import DEFAULT_MODEL, VOICES
 
 
 def halves(path: Path, rate: int) -> list[tuple[Any, int]]:
@@ -37,11 +35,11 @@ def run(output: Path) -> None:
 
     files = sorted(VOICES.glob("*.wav"))
     names = [file.stem.rsplit("spk", 1)[-1] for file in files]
-    model = load(MODEL)
+    model = load(DEFAULT_MODEL)
     threshold = model.config.threshold
     console = Console(highlight=False)
     console.print(
-        f"Nine LibriSpeech speakers, {MODEL}. Cosine of each clip's first half (rows) with each second half (columns);"
+        f"Nine LibriSpeech speakers, {DEFAULT_MODEL}. Cosine of each clip's first half (rows) with each second half (columns);"
         " [bold]\\[same speaker][/bold], * passes the threshold.\n"
     )
     scores = similarity(model, files)
@@ -58,7 +56,7 @@ def run(output: Path) -> None:
         f"(lowest {same.min():.3f}), {(different >= threshold).sum()} of {different.size} different-speaker pairs pass "
         f"(highest {different.max():.3f})."
     )
-    console.print(_heat_map(scores, names, threshold, output), soft_wrap=True)
+    console.print(heat_map(scores, names, threshold, output), soft_wrap=True)
     command = "speech-zoo" if shutil.which("speech-zoo") else _shown(Path(sys.argv[0]))
     console.print("\nTry next:", style="bold")
     for line in (
@@ -77,28 +75,3 @@ def _shown(path: Path) -> str:
 def _cell(score: float, same: bool, threshold: float) -> str:
     text = f"{score:.2f}{'*' if score >= threshold else ' '}"
     return f"[bold]\\[{text}][/bold]" if same else f"{text} "
-
-
-def _heat_map(scores: "np.ndarray[Any, Any]", names: list[str], threshold: float, output: Path) -> str:
-    """Write the PNG beside and rename it; returns the line that says so."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "Heat map: not written, it needs matplotlib: pip install 'mlx-speech-zoo[plot]'"
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(scores, cmap="cividis", vmin=min(0.0, scores.min()), vmax=1.0)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("second half, LibriSpeech speaker")
-    axes.set_ylabel("first half, LibriSpeech speaker")
-    axes.set_title(f"Cosine similarity, {MODEL}\ndiagonal: same speaker; bold: at or above the threshold {threshold}")
-    for i, row in enumerate(scores):
-        for j, score in enumerate(row):
-            colour, weight = ("black", "bold") if score >= threshold else ("white", "normal")
-            text = f"{round(score, 2) + 0.0:.2f}"  # without -0.00
-            axes.text(j, i, text, ha="center", va="center", color=colour, weight=weight, fontsize=9)
-    figure.colorbar(image, label="cosine")
-    with written_beside(output) as beside:
-        figure.savefig(beside, dpi=120, format="png")
-    return f"Heat map: {output}"

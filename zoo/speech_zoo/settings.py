@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 DEFAULT_MODEL = "campplus-zh-en"
+VOICES = Path(__file__).parent / "data" / "voices"  # nine clips of LibriSpeech, one speaker each
 
 
 def folder() -> Path:

@@ -24,8 +24,8 @@ from speech_zoo_core.oracle import NoOracle
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
-from .. import bench_chart
-from ..demo import VOICES
+from ..plots import bench as bench_chart
+from ..settings import VOICES
 from . import report as bench_report
 from . import weights as bench_weights
 from .contender import RATE, Array

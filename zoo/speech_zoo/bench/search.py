@@ -16,7 +16,7 @@ from ..voice_search import best, windows_of
 def measure(count: int) -> dict[str, float]:
     """Search `count` random windows with a bundled voice: seconds of the first query and of a later one, and memory."""
     from .. import VoiceStore
-    from ..demo import VOICES
+    from ..settings import VOICES
     from .memory import peak_bytes
 
     random, per_file = np.random.default_rng(0), 1000

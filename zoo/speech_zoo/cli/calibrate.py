@@ -42,9 +42,9 @@ def calibrate(
         raise typer.BadParameter("--p-target lies between 0 and 1")
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
         raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
-    from .. import calibration_plot
     from ..calibration import thresholds as calibration
     from ..models import identity, load_for
+    from ..plots import scores as calibration_plot
 
     if plot is not None:
         calibration_plot.require(plot)

@@ -91,7 +91,7 @@ def check_timeline(
         raise typer.BadParameter("RTTM tells files apart by their names without folder and ending; two are the same")
     check_windows(window, hop)
     if plot is not None:
-        from ..calibration_plot import require
+        from ..plots.scores import require
 
         require(plot)
 
@@ -118,7 +118,7 @@ def show_timeline(
     gates = gates_of(vad, model)
     found = {file: segments(model, file, window, hop, gate=next(gates), **options) for file in files}
     if plot is not None:
-        from ..timeline_plot import draw
+        from ..plots.timeline import draw
 
         draw(files[0].name, found[files[0]], plot)
     if as_json:

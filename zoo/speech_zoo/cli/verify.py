@@ -21,9 +21,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two files are of the same speaker."""
-    from .. import calibration_plot
     from ..calibration import thresholds as calibration
     from ..models import load_for
+    from ..plots import scores as calibration_plot
 
     if plot is not None:
         calibration_plot.require(plot)

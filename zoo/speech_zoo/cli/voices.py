@@ -188,7 +188,7 @@ def draw_map(
     """Draw the known voices in two dimensions, one colour per name."""
     if out.suffix != ".png":
         raise typer.BadParameter("OUT must end in .png")
-    from ..voices_map import draw, require
+    from ..plots.voices import draw, require
 
     require(out)
     draw(*_open(store).voices(), out)

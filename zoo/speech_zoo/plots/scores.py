@@ -13,8 +13,8 @@ from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.tasks.speaker import Verification
 
-from .calibration.det import Array, Det
-from .calibration.thresholds import BINS, Calibration
+from ..calibration.det import Array, Det
+from ..calibration.thresholds import BINS, Calibration
 
 DPI = 150
 PER_CENT = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # ticks of the normal-deviate axes

@@ -1,0 +1,1 @@
+"""Pictures; nothing is computed here."""
