@@ -58,7 +58,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> None:
 
 def _import_plugin() -> None:
     """Before mlx_audio imports MLX, for which speech_zoo opens OpenBLAS on a Linux CPU."""
-    import speech_zoo.plugin  # noqa: F401
+    import speech_zoo.plugin.patches  # noqa: F401
 
 
 def _register(_: ModuleType) -> None:
@@ -66,7 +66,7 @@ def _register(_: ModuleType) -> None:
     from speech_zoo_autoload import Watcher
 
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Watcher)]
-    plugin = sys.modules.get("speech_zoo.plugin")
+    plugin = sys.modules.get("speech_zoo.plugin.patches")
     if plugin is not None:  # else there was a warning already
         plugin.register()
 

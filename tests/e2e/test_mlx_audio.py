@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from loopback_hub import LoopbackHub
-from speech_zoo import plugin
+from speech_zoo.plugin import patches as plugin
 from wav2vec2_files import hf_folder
 
 Run = Callable[..., Any]

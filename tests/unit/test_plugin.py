@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import speech_zoo_autoload
 import speech_zoo_hooks
-from speech_zoo import plugin, plugin_convert, plugin_load
+from speech_zoo.plugin import convert as plugin_convert
+from speech_zoo.plugin import load as plugin_load
+from speech_zoo.plugin import patches as plugin
 from speech_zoo_core import registry
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import AudioError, ConfigError, RegistryError

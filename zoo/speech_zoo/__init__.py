@@ -283,7 +283,7 @@ def register() -> None:
     the environment says `SPEECH_ZOO_AUTOLOAD=0`. Idempotent, before or after mlx_audio is imported; what was imported
     from its modules by name before stays as it was.
     """
-    from .plugin import register
+    from .plugin.patches import register
 
     register()
 

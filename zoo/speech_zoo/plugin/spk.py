@@ -4,7 +4,7 @@
 >>> load("campplus-zh-en").encode(samples, sample_rate=16000)
 """
 
-from speech_zoo.plugin_load import load_speaker as load
+from speech_zoo.plugin.load import load_speaker as load
 
 load_model = load
 __all__ = ["load", "load_model"]

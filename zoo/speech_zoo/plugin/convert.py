@@ -10,7 +10,7 @@ from typing import Any
 
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 
-from .plugin_load import bears_our_marks, here, local_config, located
+from .load import bears_our_marks, here, local_config, located
 
 # Known to mlx-audio, whose conversion stops, or gives a folder that mlx-audio cannot load.
 UNCONVERTED = ("Wav2Vec2ForSequenceClassification",)
@@ -53,7 +53,7 @@ def _convert(
     Raises:
         ConfigError: an option asks for what our conversion has not.
     """
-    from . import convert
+    from .. import convert
 
     refused = {
         "--upload-repo": upload_repo and f"publish the folder with: speech-zoo upload {mlx_path} {upload_repo}",

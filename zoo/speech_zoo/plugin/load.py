@@ -1,4 +1,4 @@
-"""What mlx_audio's functions do where `plugin.py` wraps them: tell which checkpoints are ours, and load these.
+"""What mlx_audio's functions do where `patches.py` wraps them: tell which checkpoints are ours, and load these.
 
 Ours are checkpoints whose config bears the marks of our conversion, names of the catalogue that are no paths, and what
 mlx-audio itself cannot place. Everything else goes to mlx-audio, untouched.
@@ -65,7 +65,7 @@ def here(ref: Any) -> str | Path | None:
             return folder
     except RegistryError:  # two packages with one model type; said where it is about one of ours
         return None
-    from .catalogue.entries import entries
+    from ..catalogue.entries import entries
 
     return ref if ref in entries() else None
 
@@ -105,7 +105,7 @@ def load_ours(
         ConfigError: the checkpoint is for another task.
         SpeechZooError: as `speech_zoo.load`.
     """
-    from . import load
+    from .. import load
 
     model = load(ref, revision=revision, dtype=dtype)
     if model.config.task not in tasks:
@@ -240,7 +240,7 @@ def kind_of(model_type: str) -> str | None:
         return None
     from speech_zoo_core import registry
 
-    from .catalogue.entries import entries
+    from ..catalogue.entries import entries
 
     tasks = {entry.task for entry in entries().values() if entry.model_type == model_type}
     return "spk" if (tasks or {registry.get(model_type).task}) <= set(SPEAKERS) else "lid"

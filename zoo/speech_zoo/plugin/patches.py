@@ -8,8 +8,8 @@ mlx_audio as their modules are imported, and copies nothing of it:
 `mlx_audio.utils`           `load_model`, and `load_config`, with which mlx-audio reads the config of a checkpoint
 `mlx_audio.lid.utils`       `load_model`
 `mlx_audio.registry`        `classify_model`
-`mlx_audio.convert`         `convert` and `main` (`plugin_convert.py`)
-`mlx_audio.spk`             is `plugin_spk.py`, unless mlx-audio brings one
+`mlx_audio.convert`         `convert` and `main` (`convert.py`)
+`mlx_audio.spk`             is `spk.py`, unless mlx-audio brings one
 ==========================  ==================================================================================
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import speech_zoo_hooks
 from speech_zoo_core.errors import RegistryError
 
-from .plugin_load import CLASSIFIERS, SPEAKERS, classifying_ours, load_any, taking_ours, telling
+from .load import CLASSIFIERS, SPEAKERS, classifying_ours, load_any, taking_ours, telling
 
 OLDEST, NEWEST = "0.4.8", "0.6.2"  # versions of mlx-audio that the tests run with
 SUBMODULES = ("lid", "registry", "spk", "utils")
@@ -99,7 +99,7 @@ def _patch_registry(module: ModuleType) -> None:
 
 
 def _patch_convert(module: ModuleType) -> None:
-    from . import plugin_convert
+    from . import convert as plugin_convert
 
     wrap(module, "convert", plugin_convert.converting_ours)
     wrap(module, "main", plugin_convert.with_one_line_errors)
@@ -125,7 +125,7 @@ class Finder:
             return None
         spec = speech_zoo_hooks.spec_of_others(name, path, target)
         if name == "mlx_audio.spk":
-            return spec or spec_from_file_location(name, Path(__file__).with_name("plugin_spk.py"))
+            return spec or spec_from_file_location(name, Path(__file__).with_name("spk.py"))
         try:
             if name == "mlx_audio.convert" and spec is not None:
                 _run_as_imported(spec)
