@@ -119,7 +119,7 @@ def lint(session: nox.Session) -> None:
 def cards(session: nox.Session) -> None:
     """Write hub_cards anew, the card of every catalogue entry."""
     install(session, "onnx")
-    session.run("python", "-m", "speech_zoo.cards", "hub_cards")
+    session.run("python", "-m", "speech_zoo.publish.card", "hub_cards")
 
 
 @nox.session

@@ -27,9 +27,9 @@ from parity_oracles import (
     wespeaker_campplus,
 )
 from safetensors.numpy import load_file, save_file
-from speech_zoo import comparison
 from speech_zoo.cli import main as cli
-from speech_zoo.parity import read
+from speech_zoo.publish import check as comparison
+from speech_zoo.publish.parity import read
 from speech_zoo_core.oracle import NoOracle, read_tensors, wespeaker
 from speechbrain_files import SMALL, SMALL_PROXY
 from speechbrain_oracles import Proxy, SpeechBrain, save_proxy, save_speechbrain

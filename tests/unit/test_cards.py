@@ -13,9 +13,9 @@ import speech_zoo
 from card_snippets import snippets
 from huggingface_hub import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from speech_zoo import cards
 from speech_zoo.catalogue.entries import entries, targets
-from speech_zoo.parity import hashes
+from speech_zoo.publish import card as cards
+from speech_zoo.publish.parity import hashes
 from speech_zoo_core import registry
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError

@@ -9,7 +9,7 @@ import iso639
 import pytest
 import speech_zoo
 from speech_zoo.catalogue.entries import VARIANTS, Entry, entries, entry_of, facts, licences, resolve, targets
-from speech_zoo.comparison import GOLDENS
+from speech_zoo.publish.originals import GOLDENS
 from speech_zoo_campplus.source import THREE_D_SPEAKER_THRESHOLD
 from speech_zoo_core import registry
 from speech_zoo_core.checkpoint.source import needed_names

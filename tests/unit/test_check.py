@@ -12,10 +12,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from speech_zoo import comparison
 from speech_zoo.bench.weights import source_weights
 from speech_zoo.catalogue import entries as catalogue
-from speech_zoo.parity import FILE, Clip, Parity, limits_of, read, show
+from speech_zoo.publish import check as comparison
+from speech_zoo.publish.parity import FILE, Clip, Parity, limits_of, read, show
 from speech_zoo_core import oracle as oracles
 from speech_zoo_core import registry
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError

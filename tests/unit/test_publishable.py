@@ -12,8 +12,8 @@ import tiny_models
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from safetensors.numpy import load_file, save_file
-from speech_zoo import publish
-from speech_zoo.publishable import publishable, with_repo_in_card
+from speech_zoo.publish import upload as publish
+from speech_zoo.publish.preflight import publishable, with_repo_in_card
 
 CARD = "---\nlicense: cc-by-4.0\n---\n# Tiny\n"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

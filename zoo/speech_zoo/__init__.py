@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from speech_zoo_core.tasks.speaker import Verification
 
     from .corpus.manifest import ManifestRun
-    from .parity import Parity
-    from .publish import Upload
+    from .publish.parity import Parity
+    from .publish.upload import Upload
     from .segments import Segment
     from .store import VoiceStore
 
@@ -166,8 +166,8 @@ def check(
     """
     from speech_zoo_core.atomic import written_beside
 
-    from .comparison import compare
-    from .parity import FILE
+    from .publish.check import compare
+    from .publish.parity import FILE
 
     parity, folder = compare(checkpoint, reference)
     target = Path(output) if output is not None else None if folder is None else folder / FILE
@@ -188,7 +188,7 @@ def card(checkpoint: str | os.PathLike[str], *, licence: str | None = None, repo
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .cards import write
+    from .publish.card import write
 
     return write(checkpoint, licence, repo)
 
@@ -220,7 +220,7 @@ def upload(
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .publish import upload as publish
+    from .publish.upload import upload as publish
 
     return publish(
         checkpoint, repo, private=private, create_pr=create_pr, revision=revision, dry_run=dry_run, force=force
@@ -294,7 +294,7 @@ def __getattr__(name: str) -> Any:
 
         return ManifestRun
     if name == "Parity":
-        from .parity import Parity
+        from .publish.parity import Parity
 
         return Parity
     if name == "Segment":
@@ -302,7 +302,7 @@ def __getattr__(name: str) -> Any:
 
         return Segment
     if name == "Upload":
-        from .publish import Upload
+        from .publish.upload import Upload
 
         return Upload
     if name == "VoiceStore":

@@ -43,7 +43,7 @@ def check(
 ) -> None:
     """Compare a converted checkpoint with its original and write parity.json."""
     from .. import check as check_parity
-    from ..parity import show
+    from ..publish.parity import show
 
     parity = check_parity(checkpoint, reference, output=output)
     if as_json:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from speech_zoo_core.errors import ConfigError, HubError
 
-from .publishable import OURS, File, Publishable, publishable, warn, with_repo_in_card
+from .preflight import OURS, File, Publishable, publishable, warn, with_repo_in_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo

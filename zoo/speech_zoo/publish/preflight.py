@@ -81,7 +81,7 @@ def publishable(folder: Path, force: bool = False) -> Publishable:
 
 def with_repo_in_card(found: Publishable, repo: str) -> Publishable:
     """The card with `org/name` in its snippets, where they name a placeholder; the file stays as it is."""
-    from .cards import for_repo
+    from .card import for_repo
 
     files = list(found.files)
     for i, file in enumerate(files):
@@ -140,7 +140,7 @@ def _read(folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _check_licence(folder: Path, source: dict[str, Any], force: bool) -> None:
     """Refuse what may not be passed on, by the card's licence and by that of the catalogue; never overridden."""
-    from .catalogue.entries import entry_of
+    from ..catalogue.entries import entry_of
 
     has_card = (folder / CARD).is_file()
     if not has_card:
@@ -160,7 +160,7 @@ def _check_licence(folder: Path, source: dict[str, Any], force: bool) -> None:
 
 
 def _check_redistribution(what: str, licence: str) -> None:
-    from .catalogue.entries import licences
+    from ..catalogue.entries import licences
 
     known = licences().get(licence)
     if known is None:

@@ -1,6 +1,6 @@
 """Model cards: the README.md of a converted checkpoint, from one template and the facts.
 
-`python -m speech_zoo.cards hub_cards` renders the card of every catalogue entry.
+`python -m speech_zoo.publish.card hub_cards` renders the card of every catalogue entry.
 """
 
 import os
@@ -18,7 +18,7 @@ from speech_zoo_core.config import from_dict, read_json, to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
 
-from .catalogue.entries import Entry, Licence, entries, entry_of, licences, targets
+from ..catalogue.entries import Entry, Licence, entries, entry_of, licences, targets
 from .parity_table import parity_table, reason_against
 
 ORGANISATION = "your-org"  # stands in the snippets as long as nobody named the repo

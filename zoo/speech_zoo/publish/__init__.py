@@ -1,0 +1,1 @@
+"""What is published: compared with its original, described by a card, uploaded."""

@@ -1,0 +1,161 @@
+"""How `check` compares: clips through the original and through the converted checkpoint, nothing shared between."""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from speech_zoo_core.errors import AudioError
+from speech_zoo_core.tiles import on_cpu
+from tqdm import tqdm
+
+from .. import load
+from .originals import Converted, Original, Reference, live, recorded
+from .parity import Clip, Parity, hashes, limits_of
+from .signals import RATE, Array, Signal, signals
+
+FEW = ("1 s", "0.5 s", "noise")  # also in half precision on a CPU, which computes in float32 by default
+TIE = 1e-6  # of the largest logit: below, float32 has no say in the order
+
+
+def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str] | None) -> tuple[Parity, Path | None]:
+    """What `check` found, and the local folder that it may write into; arguments and errors as `check`."""
+    converted = Converted(checkpoint)
+    original = Reference(converted, reference)
+    clips = signals()
+    notes: list[str] = []
+    expected = live(converted, original, clips, notes) or recorded(converted, notes)
+    limits = limits_of(converted.config.task, converted.precision)
+    rows: list[Clip] = []
+    if expected is not None:
+        rows = list(_rows(converted, [clip for clip in clips if clip.name in expected.results], expected, notes))
+        if converted.config.task == "speaker-embedding" and "cosine" not in limits:
+            notes.append(
+                f"embeddings with a limit: in {converted.precision} they have none, their cosines are measured only"
+            )
+    held = [row.passed for row in rows if row.passed is not None]
+    parity = Parity(
+        checkpoint=hashes(converted.source.folder),
+        precision=converted.precision,
+        task=converted.config.task,
+        oracle=None if expected is None else expected.facts,
+        reference={} if expected is None else original.facts(),
+        limits=limits,
+        clips=rows,
+        not_compared=notes,
+        passed=all(held) if held else None,
+        machine=_machine(expected is not None and expected.facts["from"] == "live"),
+    )
+    return parity, converted.source.folder if converted.local else None
+
+
+def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: list[str]) -> Iterator[Clip]:
+    """Every clip in float32, and where the weights are stored in half precision, clips in that too."""
+    limits = limits_of(converted.config.task, converted.precision)
+    runs = [("float32", clips)]
+    if converted.half is not None:
+        few = [clip for clip in clips if clip.name in FEW] or clips[:1]
+        runs.append((converted.half, few if on_cpu() else clips))
+    for computed, chosen in runs:
+        model = load(converted.source.folder, dtype=computed)
+        front_end = model.config.front_end
+        labels = None if model.config.task == "speaker-embedding" else model.labels
+        for clip in tqdm(chosen, desc=f"this checkpoint, {computed}", unit="clip", disable=None, leave=False):
+            waveform = mx.array(clip.at(front_end.sample_rate))
+            if front_end.num_frames(waveform.size) < model.min_frames:
+                notes.append(f"{clip.name}: it is too short for this checkpoint")
+                continue
+            features, output = np.array(front_end(waveform)), _output(model, clip, waveform)
+            yield _row(clip, computed, features, output, expected, limits, labels)
+        del model
+
+
+def _output(model: Any, clip: Signal, waveform: mx.array) -> Array | str:
+    """The embedding or the logits by the way that users take, or what is wrong; silence goes around its refusal."""
+    audio: Any = clip.path or (clip.samples, RATE)
+    try:
+        if clip.name == "silence":
+            found = model(model.config.front_end(waveform)[None])[0].astype(mx.float32)
+        else:
+            found = model.embed(audio) if model.config.task == "speaker-embedding" else model.logits(audio)
+    except AudioError as error:
+        return str(error)
+    return np.array(found, np.float64)
+
+
+def _row(
+    clip: Signal,
+    computed: str,
+    features: Array,
+    output: Array | str,
+    expected: Original,
+    limits: dict[str, float],
+    labels: list[str] | None,
+) -> Clip:
+    """One clip against the original."""
+    theirs = expected.results[clip.name]
+    facts: dict[str, Any] = {"clip": clip.name, "seconds": round(clip.samples.size / RATE, 3), "computed": computed}
+    for what, ours, right in (("features", features, theirs.features), ("output", output, theirs.output)):
+        if isinstance(ours, str):
+            return Clip(**facts, problem=ours, passed=False)
+        if right is not None and (ours.shape != right.shape or not np.isfinite(ours).all()):
+            wrong = f"of shape {ours.shape} instead of {right.shape}" if ours.shape != right.shape else "not finite"
+            return Clip(**facts, problem=f"{what} {wrong}", passed=False)
+        if right is not None and not np.isfinite(right).all():
+            return Clip(**facts, problem=f"{what} of the original not finite", passed=False)
+    assert not isinstance(output, str)
+    passed: list[bool] = []
+    if theirs.features is not None:
+        error = float(np.abs(features - theirs.features).max())
+        facts["features"] = float(f"{error:.3g}")
+        passed.append(error <= limits["features"])
+    if labels is None:
+        cosine = _cosine(output, theirs.output)
+        facts["cosine"] = round(cosine, 10)
+        if "cosine" in limits:
+            passed.append(cosine >= limits["cosine"])
+    else:
+        ours = output - _log_sum(output) if expected.log_probs else output
+        scale = float(np.abs(theirs.output).max())
+        error = float(np.abs(ours - theirs.output).max()) / scale if scale else float(np.abs(ours).max())
+        top1, top5 = _same_order(ours, theirs.output, 1), _same_order(ours, theirs.output, 5)
+        first = labels[int(theirs.output.argmax())] if len(labels) == ours.size else ""
+        facts |= {"logits": float(f"{error:.3g}"), "top1": first, "same_top1": top1, "same_top5": top5}
+        if "logits" in limits:
+            passed += [error <= limits["logits"], top5]
+        elif clip.speech:  # what is said of silence and noise is arbitrary: rounding may change it
+            passed.append(top1)
+    return Clip(**facts, passed=all(passed) if passed else None)
+
+
+def _cosine(a: Array, b: Array) -> float:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else float(np.array_equal(a, b))
+
+
+def _log_sum(logits: Array) -> float:
+    top = logits.max()
+    return float(top + np.log(np.exp(logits - top).sum()))
+
+
+def _same_order(ours: Array, theirs: Array, count: int) -> bool:
+    """Whether the first places are the same, but for the order of what the original scores alike."""
+    first = np.argsort(-ours, kind="stable")[:count], np.argsort(-theirs, kind="stable")[:count]
+    scores = theirs[first[0]], theirs[first[1]]
+    return bool((np.abs(scores[0] - scores[1]) <= TIE * np.abs(theirs).max()).all())
+
+
+def _machine(live: bool) -> dict[str, Any]:
+    packages = ["mlx", "mlx-audio", "mlx-speech-zoo-core", "numpy"]
+    packages += [name for name in ("torch", "onnxruntime") if live and name in sys.modules]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": mx.default_device().type.name,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
