@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from mlx_audio.vad.models.silero_vad import Model as Silero
 from mlx_audio.vad.models.silero_vad import ModelConfig as SileroConfig
 from safetensors.numpy import load_file
-from speech_zoo.vad import silero
+from speech_zoo.recordings.vad import silero
 from speech_zoo_core.errors import CheckpointError, InputError
 from tiny_models import ECAPA, LID, RATE, speechbrain_folder, voice
 

@@ -13,9 +13,11 @@ import pytest
 import speech_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo import segments as timelines
-from speech_zoo.segments import Answer, Segment, Step, merged, segments, steps, to_csv, to_rttm, to_table
-from speech_zoo.windows import Clip, Window
+from speech_zoo.recordings import timeline as timelines
+from speech_zoo.recordings.formats import to_csv, to_rttm, to_table
+from speech_zoo.recordings.segment import Segment
+from speech_zoo.recordings.timeline import Answer, Step, merged, segments, steps
+from speech_zoo.recordings.windows import Clip, Window
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.tasks.language import Prediction
 from tiny_models import RATE, tiny_model, voice

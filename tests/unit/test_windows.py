@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo import windows
-from speech_zoo.windows import Window, cut, survey, window_embeddings
+from speech_zoo.recordings import windows
+from speech_zoo.recordings.windows import Window, cut, survey, window_embeddings
 from speech_zoo_core.audio.decode import load_audio
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import AudioError, ConfigError, InputError

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .corpus.manifest import ManifestRun
     from .publish.parity import Parity
     from .publish.upload import Upload
-    from .segments import Segment
+    from .recordings.segment import Segment
     from .store import VoiceStore
 
 __version__ = "0.1.0"
@@ -271,7 +271,7 @@ def timeline(
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    from .segments import segments
+    from .recordings.timeline import segments
 
     return segments(model, path, window, hop, languages, min_score, min_logit)
 
@@ -298,7 +298,7 @@ def __getattr__(name: str) -> Any:
 
         return Parity
     if name == "Segment":
-        from .segments import Segment
+        from .recordings.segment import Segment
 
         return Segment
     if name == "Upload":

@@ -160,7 +160,7 @@ def _work(path: str) -> "tuple[str, Found | str]":
 
 def _windows(model: Any, path: str) -> "Found | str":
     """The windows of a file that hold speech, or why there are none."""
-    from .windows import window_embeddings
+    from .recordings.windows import window_embeddings
 
     spans, rows = [], []
     try:

@@ -119,7 +119,7 @@ def embed_windows(
     check_windows(window, hop)
     import numpy as np
 
-    from ..windows import window_embeddings
+    from ..recordings.windows import window_embeddings
 
     model = load()
     gates = gates_of(vad, model)

@@ -13,7 +13,7 @@ from .options import VadOption, check_windows, gates_of, only_for, print_json
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import Prediction
 
-    from ..segments import Segment
+    from ..recordings.segment import Segment
 
 WINDOW, HOP = 10.0, 5.0  # seconds, of a timeline
 FORMATS = ("table", "rttm", "csv")
@@ -112,7 +112,8 @@ def show_timeline(
     """Print or save which language is spoken when in each file; `options` are those of `segments`."""
     window, hop = WINDOW if window is None else window, HOP if hop is None else hop
     check_timeline(files, window, hop, style, as_json, plot)
-    from ..segments import segments, to_csv, to_rttm, to_table
+    from ..recordings.formats import to_csv, to_rttm, to_table
+    from ..recordings.timeline import segments
 
     model = load()
     gates = gates_of(vad, model)

@@ -9,7 +9,7 @@ import typer
 from speech_zoo_core.errors import InputError
 
 if TYPE_CHECKING:
-    from ..windows import Gate
+    from ..recordings.windows import Gate
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -26,7 +26,7 @@ def print_json(data: Any) -> None:
 
 def check_windows(window: float, hop: float) -> None:
     """Raises BadParameter unless windows of these seconds can be cut."""
-    from ..windows import check_windows
+    from ..recordings.windows import check_windows
 
     try:
         check_windows(window, hop)
@@ -39,7 +39,7 @@ def gates_of(vad: str | None, model: Any) -> "Iterator[Gate | None]":
     if vad is None:
         while True:
             yield None
-    from ..vad import silero
+    from ..recordings.vad import silero
 
     make = silero(vad, model.sample_rate)
     while True:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from speech_zoo_core.atomic import written_beside
 
-from ..segments import Segment
+from ..recordings.segment import Segment
 
 STYLES = (("0.25", ""), ("0.85", "////"), ("0.65", "...."), ("0.95", "xxxx"), ("0.45", "----"), ("0.75", "ooo"))
 DPI = 150

@@ -10,13 +10,10 @@ step whose evidence misses a floor is "unknown", which takes over, and gives way
 After silence the first step decides.
 """
 
-import csv
-import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -25,32 +22,11 @@ from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.tasks.language import UNKNOWN, check_floors, lacking
 
+from .segment import Segment
 from .windows import SPEECH_SHARE, Array, Clip, Gate, check_windows, scored, survey
 
 SWITCH_STEPS = 2  # steps in a row
 SWITCH_MARGIN = 0.1  # probability
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a file in one language.
-
-    Attributes:
-        start, end: seconds from the start of the file.
-        label: the language's code, as the checkpoint spells it, or "unknown".
-        name: the language's name in English.
-        score: mean probability of the label over the steps, 0 to 1; of "unknown", of each step's best label.
-        logit: mean top logit, on the checkpoint's own scale.
-        reason: of "unknown", which floor the first of its steps misses; else empty.
-    """
-
-    start: float
-    end: float
-    label: str
-    name: str
-    score: float
-    logit: float
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,45 +210,3 @@ def merged(
 
 
 # Writers
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    tenths = round(seconds * 10)
-    return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths % 600 / 10:04.1f}"
-
-
-def to_table(found: dict[Path, list[Segment]]) -> str:
-    """One line a segment: times, score, label, name; the file's name above where there are several."""
-    lines = []
-    for path, parts in found.items():
-        lines += [str(path)] if len(found) > 1 else []
-        for s in parts:
-            lines.append(f"{clock(s.start)}  {clock(s.end)}  {s.score:7.2%}  {s.label:8} {s.reason or s.name}")
-    return "\n".join(lines) + "\n"
-
-
-def to_csv(found: dict[Path, list[Segment]]) -> str:
-    """A header, then one row a segment; times in seconds."""
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["file", "start", "end", "label", "name", "score", "logit", "reason"])
-    for path, parts in found.items():
-        for s in parts:
-            times = (f"{s.start:.3f}", f"{s.end:.3f}")
-            rows.writerow([path, *times, s.label, s.name, f"{s.score:.6f}", f"{s.logit:.4f}", s.reason])
-    return out.getvalue()
-
-
-def to_rttm(found: dict[Path, list[Segment]]) -> str:
-    """NIST's RTTM: SPEAKER lines whose speaker name is the language's code, and whose confidence is the score.
-
-    The file is named by its stem, and blanks, which separate fields, become underscores.
-    """
-    lines = []
-    for path, parts in found.items():
-        name = "_".join(path.stem.split())
-        for s in parts:
-            times = f"{s.start:.3f} {s.end - s.start:.3f}"
-            lines.append(f"SPEAKER {name} 1 {times} <NA> <NA> {s.label} {s.score:.4f} <NA>\n")
-    return "".join(lines)

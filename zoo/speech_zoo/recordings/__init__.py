@@ -1,0 +1,1 @@
+"""Long recordings: windows, what is heard when, and how that is written down."""
