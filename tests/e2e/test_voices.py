@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import Clip, Recording, add_clip, put_recording
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.rows import Clip, Recording, add_clip, put_recording
 
 Run = Callable[..., Any]
 

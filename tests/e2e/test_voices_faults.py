@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import Clip, add_clip
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.rows import Clip, add_clip
 
 Run = Callable[..., Any]
 
@@ -27,10 +27,10 @@ import json, os, random, signal, sys, time, types
 from pathlib import Path
 import numpy as np
 sys.modules["speech_zoo.identity"] = types.SimpleNamespace(identity=lambda model: "a" * 64)
-from speech_zoo.store import VoiceStore
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import recordings
-from speech_zoo.voice_index import update
+from speech_zoo.voices.store import VoiceStore
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.rows import recordings
+from speech_zoo.voices.index import update
 
 class Model:
     config = types.SimpleNamespace(embed_dim=192, model_type="stand-in")
@@ -199,8 +199,8 @@ def test_three_processes_enroll_at_once(
 TOGETHER = """
 import os, sys
 from pathlib import Path
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import Clip, add_clip, clips
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.rows import Clip, add_clip, clips
 
 for round in range(20):
     path = Path(sys.argv[1]) / f"{round}.sqlite"

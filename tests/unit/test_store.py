@@ -17,8 +17,8 @@ import pytest
 import speech_zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from speech_zoo.store_file import APPLICATION, VERSION, Checkpoint, StoreFile, check_name
-from speech_zoo.store_rows import Clip, Recording, add_clip, clips, put_recording, recordings
+from speech_zoo.voices.database import APPLICATION, VERSION, Checkpoint, StoreFile, check_name
+from speech_zoo.voices.rows import Clip, Recording, add_clip, clips, put_recording, recordings
 from speech_zoo_core.audio.decode import load_audio
 from speech_zoo_core.errors import AudioError, ConfigError, InputError, SpeechZooError
 from tiny_models import RATE, RESNET

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from speech_zoo import store_exchange
-from speech_zoo.store_exchange import Exchanged, export, load
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import Clip, Recording, add_clip, clips, put_recording, recordings
+from speech_zoo.voices import exchange as store_exchange
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.exchange import Exchanged, export, load
+from speech_zoo.voices.rows import Clip, Recording, add_clip, clips, put_recording, recordings
 from speech_zoo_core.errors import InputError, SpeechZooError
 
 DIM = 8

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from speech_zoo import voice_index
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import recordings
-from speech_zoo.voice_index import IndexReport, Skipped, update
+from speech_zoo.voices import index as voice_index
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.index import IndexReport, Skipped, update
+from speech_zoo.voices.rows import recordings
 from speech_zoo_core.errors import SpeechZooError
 
 CHECKPOINT = Checkpoint("a" * 64, "m", 1)

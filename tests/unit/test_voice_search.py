@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from speech_zoo import voice_search
-from speech_zoo.store_file import Checkpoint, StoreFile
-from speech_zoo.store_rows import Recording, drop_recording, put_recording
-from speech_zoo.voice_search import Passage, Windows, best, cosines, windows_of
+from speech_zoo.voices import search as voice_search
+from speech_zoo.voices.database import Checkpoint, StoreFile
+from speech_zoo.voices.rows import Recording, drop_recording, put_recording
+from speech_zoo.voices.search import Passage, Windows, best, cosines, windows_of
 from speech_zoo_core.errors import SpeechZooError
 
 DIM = 8

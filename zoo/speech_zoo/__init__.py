@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .publish.parity import Parity
     from .publish.upload import Upload
     from .recordings.segment import Segment
-    from .store import VoiceStore
+    from .voices.store import VoiceStore
 
 __version__ = "0.1.0"
 __all__ = [
@@ -306,7 +306,7 @@ def __getattr__(name: str) -> Any:
 
         return Upload
     if name == "VoiceStore":
-        from .store import VoiceStore
+        from .voices.store import VoiceStore
 
         return VoiceStore
     if name in ("Prediction", "Verification"):

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ..store_file import StoreFile
-from ..store_rows import Recording, put_recording
-from ..voice_search import best, windows_of
+from ..voices.database import StoreFile
+from ..voices.rows import Recording, put_recording
+from ..voices.search import best, windows_of
 
 
 def measure(count: int) -> dict[str, float]:

@@ -9,11 +9,11 @@ import typer
 from speech_zoo_core.errors import SpeechZooError
 
 from ..settings import DEFAULT_MODEL
-from ..store_file import check_name, printable
+from ..voices.database import check_name, printable
 from .options import JsonOption, ModelOption, print_json
 
 if TYPE_CHECKING:
-    from ..store import VoiceStore
+    from ..voices.store import VoiceStore
 
 app = typer.Typer(
     help="Known voices: who is it, and where in my recordings does this voice occur.", no_args_is_help=True

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from speech_zoo_core.atomic import written_beside
 
-from .store_file import Checkpoint, StoreFile
-from .store_rows import recordings, times
+from .database import Checkpoint, StoreFile
+from .rows import recordings, times
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

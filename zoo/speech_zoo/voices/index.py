@@ -19,8 +19,8 @@ import numpy as np
 from speech_zoo_core.errors import SpeechZooError
 from tqdm import tqdm
 
-from .store_file import Checkpoint, StoreFile, printable
-from .store_rows import Recording, drop_recording, put_recording
+from .database import Checkpoint, StoreFile, printable
+from .rows import Recording, drop_recording, put_recording
 
 WINDOW, HOP = 3.0, 1.5  # seconds
 SUFFIXES = frozenset(".aac .aif .aiff .flac .m4a .mka .mp3 .mp4 .oga .ogg .opus .wav .webm .wma".split())
@@ -138,7 +138,7 @@ def _start(ref: Any, jobs: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars beside the parent's
-    from . import load  # opens OpenBLAS, where that is needed
+    from .. import load  # opens OpenBLAS, where that is needed
 
     blas = ctypes.CDLL(None)
     if hasattr(blas, "openblas_set_num_threads"):  # threads of many processes would wait for each other
@@ -160,7 +160,7 @@ def _work(path: str) -> "tuple[str, Found | str]":
 
 def _windows(model: Any, path: str) -> "Found | str":
     """The windows of a file that hold speech, or why there are none."""
-    from .recordings.windows import window_embeddings
+    from ..recordings.windows import window_embeddings
 
     spans, rows = [], []
     try:

@@ -19,8 +19,8 @@ import numpy as np
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import InputError, SpeechZooError
 
-from .store_file import Checkpoint, StoreFile, check_name
-from .store_rows import Clip, Recording, add_clip, clips, put_recording, recordings
+from .database import Checkpoint, StoreFile, check_name
+from .rows import Clip, Recording, add_clip, clips, put_recording, recordings
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from speech_zoo_core.errors import ConfigError, InputError, SpeechZooError
 
-from .store_file import Checkpoint, StoreFile, check_name, printable
-from .store_rows import Clip, add_clip, clips
-from .voice_search import Passage, Windows, best, windows_of
+from .database import Checkpoint, StoreFile, check_name, printable
+from .rows import Clip, add_clip, clips
+from .search import Passage, Windows, best, windows_of
 
 if TYPE_CHECKING:
     from speech_zoo_core.audio.decode import Audio
 
-    from .store_exchange import Exchanged
-    from .voice_index import IndexReport
+    from .exchange import Exchanged
+    from .index import IndexReport
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -79,7 +79,7 @@ class VoiceStore:
         """
         if not isinstance(self._model, (str, os.PathLike)):
             return self._model
-        from . import load
+        from .. import load
 
         model = load(self._model)
         if model.config.task != "speaker-embedding":
@@ -89,7 +89,7 @@ class VoiceStore:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """What tells the model's vectors from those of another one."""
-        from .models import identity
+        from ..models import identity
 
         named = isinstance(self._model, (str, os.PathLike))
         name = os.fspath(self._model) if named else self.model.config.model_type
@@ -205,7 +205,7 @@ class VoiceStore:
             SpeechZooError: there is no such folder, the store cannot be written or holds vectors of another
                 checkpoint, or a process died.
         """
-        from .voice_index import in_processes, in_this_process, update
+        from .index import in_processes, in_this_process, update
 
         if jobs < 1:
             raise InputError(f"jobs is at least 1, not {jobs}")
@@ -246,7 +246,7 @@ class VoiceStore:
             InputError: the file's name ends in something else.
             SpeechZooError: there is no store or nothing in it, pyarrow is missing, or the file cannot be written.
         """
-        from .store_exchange import export
+        from .exchange import export
 
         return export(self._file, Path(out))
 
@@ -260,13 +260,13 @@ class VoiceStore:
             SpeechZooError: it is no export, pyarrow is missing, or the store cannot be written or holds vectors of
                 another checkpoint.
         """
-        from .store_exchange import load
+        from .exchange import load
 
         return load(self._file, Path(source))
 
     @cached_property
     def _own_threshold(self) -> float | None:
-        from .calibration.thresholds import threshold_of
+        from ..calibration.thresholds import threshold_of
 
         return threshold_of(self.model)
 

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .store_file import StoreFile
+from .database import StoreFile
 
 
 @dataclass(frozen=True)

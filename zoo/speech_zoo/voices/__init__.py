@@ -1,0 +1,1 @@
+"""Known voices: enrolled, identified, found again in recordings."""
