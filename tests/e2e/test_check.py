@@ -27,7 +27,8 @@ import dataclasses, sys
 import speech_zoo
 import mlx.core as mx
 import numpy as np
-from speech_zoo import cli, comparison
+from speech_zoo.cli import main as cli
+from speech_zoo.publish import originals
 from speech_zoo_core.oracle import Oracle
 
 def oracle(config, original):
@@ -38,11 +39,11 @@ def oracle(config, original):
     output = lambda clip: np.array(model(mx.array(features(clip))[None])[0])
     return Oracle("original", "1.0", output, features, "fbank 2.0")
 
-def read_model(source, real=comparison.read_model):
+def read_model(source, real=originals.read_model):
     spec, *rest = real(source)
     return dataclasses.replace(spec, oracle=oracle), *rest
 
-comparison.read_model = read_model
+originals.read_model = read_model
 sys.argv[0] = "speech-zoo"
 cli.main()
 """

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from speech_zoo.bench.weights import source_weights
 from speech_zoo.catalogue import entries as catalogue
 from speech_zoo.publish import check as comparison
+from speech_zoo.publish import originals
 from speech_zoo.publish.parity import FILE, Clip, Parity, limits_of, read, show
 from speech_zoo_core import oracle as oracles
 from speech_zoo_core import registry
@@ -57,13 +58,13 @@ def with_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
             return Oracle("original", "1.0", of, features and shown, "fbank 2.0", 16000, log_probs)
 
-        real = comparison.read_model
+        real = originals.read_model
 
         def read_model(source: Any) -> Any:
             spec, *rest = real(source)
             return replace(spec, oracle=fake), *rest
 
-        monkeypatch.setattr(comparison, "read_model", read_model)
+        monkeypatch.setattr(originals, "read_model", read_model)
 
     return put
 
@@ -377,7 +378,7 @@ def test_the_bundled_checkpoint(voices: None, tmp_path: Path) -> None:
 def test_a_changed_copy_of_the_bundled_checkpoint(
     voices: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "HALF", {})  # in which a CPU is slow
+    monkeypatch.setattr(originals, "HALF", {})  # in which a CPU is slow
     folder = shutil.copytree(registry.bundled()["campplus-zh-en"], tmp_path / "copy")
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name, value in sorted(tensors.items()) if value.ndim > 1)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from speech_zoo.recordings import timeline as timelines
 from speech_zoo.recordings.formats import to_csv, to_rttm, to_table
 from speech_zoo.recordings.segment import Segment
-from speech_zoo.recordings.timeline import Answer, Step, merged, segments, steps
+from speech_zoo.recordings.timeline import Answer, Step, merged, steps, timeline
 from speech_zoo.recordings.windows import Clip, Window
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.tasks.language import Prediction
@@ -177,7 +177,7 @@ def test_the_segments_of_a_file(tmp_path: Path) -> None:
     samples[30 * RATE : 60 * RATE] *= 0.05
     samples[70 * RATE : 85 * RATE] = 0
     path = write(tmp_path / "a.wav", samples)
-    found = segments(Loudness(), path)
+    found = timeline(Loudness(), path)
     assert [(s.start, s.end, s.label, s.name) for s in found] == [
         (0, 30, "en", "English"),
         (30, 60, "sw", "Swahili"),
@@ -185,9 +185,9 @@ def test_the_segments_of_a_file(tmp_path: Path) -> None:
         (85, 100, "en", "English"),
     ]
     assert 10 >= found[0].logit > 8
-    floors = segments(Loudness(), path, min_logit=5.0)
+    floors = timeline(Loudness(), path, min_logit=5.0)
     assert [(s.start, s.end, s.label) for s in floors if s.label != "en"] == [(30, 60, "unknown")]
-    only = segments(Loudness(), path, languages=["swa", "zh"])
+    only = timeline(Loudness(), path, languages=["swa", "zh"])
     assert {s.label for s in only} == {"sw"}
 
 
@@ -206,7 +206,7 @@ def test_windows_are_judged_as_clips_of_their_own(tmp_path: Path) -> None:
     model = tiny_model("ecapa_lid")
     samples = np.round(voice(5 * RATE) * 32767) / 32768
     path = write(tmp_path / "a.wav", samples * 32768 / 32767)
-    found = segments(model, path, 3.0, 3.0)
+    found = timeline(model, path, 3.0, 3.0)
     clips = [samples[: 3 * RATE], samples[2 * RATE :]]  # the second step, from 3 to 5 s, lies in the last window alone
     best = [model.predict(clip.astype(np.float32), 1, sample_rate=RATE)[0] for clip in clips]
     assert best[0].label == best[1].label == found[0].label
@@ -217,17 +217,17 @@ def test_windows_are_judged_as_clips_of_their_own(tmp_path: Path) -> None:
 def test_what_a_timeline_refuses(tmp_path: Path) -> None:
     model, path = tiny_model("ecapa_lid"), write(tmp_path / "a.wav", voice(12 * RATE))
     with pytest.raises(ConfigError, match="not for speaker-embedding"):
-        segments(tiny_model("ecapa_speechbrain"), path)
+        timeline(tiny_model("ecapa_speechbrain"), path)
     with pytest.raises(InputError, match="the nearest"):
-        segments(model, path, languages=["fra"])
+        timeline(model, path, languages=["fra"])
     with pytest.raises(InputError, match="min_score"):
-        segments(model, path, min_score=2.0)
+        timeline(model, path, min_score=2.0)
     with pytest.raises(InputError, match="a hop is"):
-        segments(model, path, 10.0, 11.0)
+        timeline(model, path, 10.0, 11.0)
     with pytest.raises(AudioError, match="is silent"):
-        segments(model, write(tmp_path / "b.wav", np.zeros(12 * RATE)))
+        timeline(model, write(tmp_path / "b.wav", np.zeros(12 * RATE)))
     with pytest.raises(AudioError, match="does not exist"):
-        segments(model, tmp_path / "c.wav")
+        timeline(model, tmp_path / "c.wav")
 
 
 # "unknown" for single clips

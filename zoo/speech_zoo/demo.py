@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from speech_zoo_core.audio.decode import load_audio
 
-from . import load
+from .models import load
 from .plots.demo import heat_map
 from .settings import DEFAULT_MODEL, VOICES
 
@@ -39,8 +39,8 @@ def run(output: Path) -> None:
     threshold = model.config.threshold
     console = Console(highlight=False)
     console.print(
-        f"Nine LibriSpeech speakers, {DEFAULT_MODEL}. Cosine of each clip's first half (rows) with each second half (columns);"
-        " [bold]\\[same speaker][/bold], * passes the threshold.\n"
+        f"Nine LibriSpeech speakers, {DEFAULT_MODEL}. Cosine of each clip's first half (rows) with each second half "
+        "(columns); [bold]\\[same speaker][/bold], * passes the threshold.\n"
     )
     scores = similarity(model, files)
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="dim")

@@ -40,7 +40,8 @@ def ours(model: str, folder: Path, half: bool = False) -> Contender:
     """The zoo's model on MLX's default device, computing in float32 or float16."""
     import mlx.core as mx
 
-    from .. import __version__, load
+    from ..models import load
+    from ..settings import __version__
 
     if model == "fbank":
         from dataclasses import replace

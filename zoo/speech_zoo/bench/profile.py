@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from speech_zoo_core import conv
 
-from .. import load
+from ..models import load
 from . import report as bench_report
 from . import weights as bench_weights
 from .contender import RATE, Array

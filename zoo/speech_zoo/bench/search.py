@@ -15,8 +15,8 @@ from ..voices.search import best, windows_of
 
 def measure(count: int) -> dict[str, float]:
     """Search `count` random windows with a bundled voice: seconds of the first query and of a later one, and memory."""
-    from .. import VoiceStore
     from ..settings import VOICES
+    from ..voices.store import VoiceStore
     from .memory import peak_bytes
 
     random, per_file = np.random.default_rng(0), 1000

@@ -146,10 +146,12 @@ def calibration_of(model: Any) -> Calibration | None:
 
 
 def threshold_of(model: Any) -> float | None:
-    """The threshold that the user calibrated for this checkpoint, else the checkpoint's own.
+    """The threshold that the user calibrated for this checkpoint (`speech-zoo calibrate`), else the checkpoint's own.
+
+    >>> model.verify("a.wav", "b.wav", threshold=speech_zoo.threshold_of(model))
 
     Args:
-        model: a loaded speaker-embedding model.
+        model: a speaker-embedding model that `load` gave.
 
     Returns:
         A cosine, -1 to 1; None where there is neither.

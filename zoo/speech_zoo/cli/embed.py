@@ -82,7 +82,7 @@ def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool) -> Non
     Raises:
         SpeechZooError: as `embed_manifest`; or the folder holds no embedding in the end.
     """
-    from .. import embed_manifest
+    from ..corpus.run import embed_manifest
 
     result = embed_manifest(manifest, output, model)
     if result.rank > 0:

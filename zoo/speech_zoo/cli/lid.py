@@ -109,15 +109,15 @@ def show_timeline(
     vad: str | None,
     **options: Any,
 ) -> None:
-    """Print or save which language is spoken when in each file; `options` are those of `segments`."""
+    """Print or save which language is spoken when in each file; `options` are those of `timeline`."""
     window, hop = WINDOW if window is None else window, HOP if hop is None else hop
     check_timeline(files, window, hop, style, as_json, plot)
     from ..recordings.formats import to_csv, to_rttm, to_table
-    from ..recordings.timeline import segments
+    from ..recordings.timeline import timeline
 
     model = load()
     gates = gates_of(vad, model)
-    found = {file: segments(model, file, window, hop, gate=next(gates), **options) for file in files}
+    found = {file: timeline(model, file, window, hop, gate=next(gates), **options) for file in files}
     if plot is not None:
         from ..plots.timeline import draw
 

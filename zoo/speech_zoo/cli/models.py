@@ -66,8 +66,8 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     from speech_zoo_core.config import to_dict
     from speech_zoo_core.layers import parameters
 
-    from .. import load
     from ..calibration.thresholds import calibration_of
+    from ..models import load
 
     loaded = load(model)
     facts = to_dict(loaded.config)

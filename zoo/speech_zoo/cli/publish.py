@@ -20,7 +20,7 @@ def convert(
     name: Annotated[str | None, typer.Option(help="Catalogue name of a local copy.")] = None,
 ) -> None:
     """Convert a checkpoint to config.json and model.safetensors."""
-    from .. import convert as convert_checkpoint
+    from ..models import convert as convert_checkpoint
 
     folder = convert_checkpoint(source, out, dtype, bits, revision=revision, force=force, name=name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a converted checkpoint with its original and write parity.json."""
-    from .. import check as check_parity
+    from ..publish.check import check as check_parity
     from ..publish.parity import show
 
     parity = check_parity(checkpoint, reference, output=output)
@@ -62,7 +62,7 @@ def card(
     repo: Annotated[str | None, typer.Option(help="org/name that the usage snippets load.")] = None,
 ) -> None:
     """Write the model card (README.md) of a converted checkpoint."""
-    from .. import card as write_card
+    from ..publish.card import card as write_card
 
     typer.echo(write_card(checkpoint, licence=licence, repo=repo))
 
@@ -78,7 +78,7 @@ def upload(
     as_json: JsonOption = False,
 ) -> None:
     """Publish a converted checkpoint on the Hugging Face Hub."""
-    from .. import upload as publish
+    from ..publish.upload import upload as publish
 
     result = publish(
         checkpoint, repo, private=private, create_pr=create_pr, revision=revision, dry_run=dry_run, force=force

@@ -196,7 +196,7 @@ def draw_map(
 
 
 def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False) -> "VoiceStore":
-    from .. import VoiceStore
+    from ..voices.store import VoiceStore
 
     return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model)
 

@@ -1,5 +1,6 @@
 """A manifest of audio files to a folder of embeddings: resumable, on one process or on every rank of `mlx.launch`."""
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -9,13 +10,13 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from speech_zoo_core.errors import AudioError, ConfigError, SpeechZooError
+from speech_zoo_core.errors import AudioError, SpeechZooError
 from speech_zoo_core.tasks.audio_model import CHUNK_CLIPS
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
-from .. import __version__, load
-from ..models import identity
+from ..models import identity, load_for
+from ..settings import DEFAULT_MODEL, __version__
 from .manifest import Entry, Manifest, ManifestRun, read
 from .parquet import CorpusFolder
 from .ranks import Ranks
@@ -30,13 +31,34 @@ class _Clip:
     waveform: mx.array
 
 
-def run(manifest: Path, output: Path, model: str) -> ManifestRun:
-    """Do what `speech_zoo.embed_manifest` says."""
+def embed_manifest(
+    manifest: str | os.PathLike[str], output: str | os.PathLike[str], model: str | os.PathLike[str] = DEFAULT_MODEL
+) -> ManifestRun:
+    """Embed the files of a manifest into a folder of Parquet; needs the extra `[parquet]`.
+
+    Killed and called again, it goes on where it was: a file is in the folder once. Under `mlx.launch` each rank embeds
+    its share and writes shards of its own.
+
+    Args:
+        manifest: JSON Lines; each has the path of a file under "audio" ("audio_filepath", "file_name"), relative to the
+            manifest, and may have an "id", by default the path.
+        output: a folder, made if need be: `part-RRRRR-NNNNN.parquet` with id, audio, seconds and embedding (D,)
+            float32 of unit length, and `errors.jsonl` with the files that could not be read.
+        model: what `load` takes, for speaker embeddings.
+
+    Returns:
+        How many files were embedded, skipped and done before, all ranks together.
+
+    Raises:
+        SpeechZooError: one line that says what is wrong and what to do.
+    """
+    manifest, output, model = Path(manifest), Path(output), os.fspath(model)
     ranks = Ranks()
     ranks.share_cores()
     with ranks.together():
         listed, pending = read(manifest)
-        loaded = _speaker_model(model)
+        loaded = load_for(model, "speaker-embedding")
+        _ = loaded.sample_rate  # raises ConfigError where the model takes no audio
     facts = {
         "identity": identity(loaded),
         "model": model,
@@ -55,16 +77,6 @@ def run(manifest: Path, output: Path, model: str) -> ManifestRun:
         seconds = time.perf_counter() - start
     already = listed.count - len(pending)
     return ManifestRun(done[0], done[1], already, done[2] / 1000, seconds, ranks.rank, ranks.size)
-
-
-def _speaker_model(ref: str) -> Any:
-    model = load(ref)
-    if model.config.task != "speaker-embedding":
-        raise ConfigError(
-            f"{ref} is for {model.config.task}, not for speaker-embedding; speech-zoo list shows what is for what"
-        )
-    _ = model.sample_rate  # raises ConfigError where the model takes no audio
-    return model
 
 
 def _check_same(ranks: Ranks, listed: Manifest, pending: set[str], identity: str, output: Path) -> None:

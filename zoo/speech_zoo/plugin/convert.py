@@ -53,7 +53,7 @@ def _convert(
     Raises:
         ConfigError: an option asks for what our conversion has not.
     """
-    from .. import convert
+    from ..models import convert
 
     refused = {
         "--upload-repo": upload_repo and f"publish the folder with: speech-zoo upload {mlx_path} {upload_repo}",

@@ -105,7 +105,7 @@ def load_ours(
         ConfigError: the checkpoint is for another task.
         SpeechZooError: as `speech_zoo.load`.
     """
-    from .. import load
+    from ..models import load
 
     model = load(ref, revision=revision, dtype=dtype)
     if model.config.task not in tasks:

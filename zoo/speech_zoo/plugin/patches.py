@@ -155,9 +155,11 @@ def _run_as_imported(spec: ModuleSpec) -> None:
 
 
 def register() -> None:
-    """Let mlx_audio's loaders load our models; idempotent, before or after mlx_audio is imported.
+    """Let mlx_audio load our models: `mlx_audio.load`, `mlx_audio.utils.load_model`, `mlx_audio.lid.load` and the like.
 
-    What was taken out of mlx_audio before (`from mlx_audio.utils import load_model`) stays as it was.
+    Not needed where the package was installed by pip or uv, which see to it at the start of every interpreter, unless
+    the environment says `SPEECH_ZOO_AUTOLOAD=0`. Idempotent, before or after mlx_audio is imported; what was imported
+    from its modules by name before stays as it was.
     """
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, Finder())

@@ -53,18 +53,16 @@ class Checkpoint:
     not_compared_because: str = "no parity report is kept of it; `speech-zoo check` on a conversion writes one"
 
 
-def write(checkpoint: str | os.PathLike[str], licence: str | None = None, repo: str | None = None) -> Path:
-    """Write the `README.md` of a converted folder; returns its path.
+def card(checkpoint: str | os.PathLike[str], *, licence: str | None = None, repo: str | None = None) -> Path:
+    """Write the model card (`README.md`) of a converted folder, from what is known and was measured; returns its path.
 
     Args:
-        checkpoint: the folder.
-        licence: the Hub's id of the licence, for a source that the catalogue does not know.
-        repo: `org/name` in the snippets; default: the catalogue's name of this variant.
+        checkpoint: a folder that `convert` wrote.
+        licence: the Hub's id of the licence ("apache-2.0"), for a source that the catalogue does not know.
+        repo: `org/name` that the usage snippets load.
 
     Raises:
-        CheckpointError: it is no converted folder.
-        ConfigError: its licence is not known, or one of its files cannot be read.
-        SpeechZooError: the card cannot be written.
+        SpeechZooError: one line that says what is wrong and what to do.
     """
     folder = Path(checkpoint).expanduser()
     text = render(folder, licence, repo)
@@ -74,7 +72,7 @@ def write(checkpoint: str | os.PathLike[str], licence: str | None = None, repo: 
 
 
 def render(folder: Path, licence: str | None = None, repo: str | None = None) -> str:
-    """The card of a converted folder; see `write`."""
+    """The card of a converted folder; see `card`."""
     if repo is not None and not REPO_ID.fullmatch(repo):
         raise ConfigError(f"{repo!r} is not a valid repo name; give it as org/name")
     found = _read_folder(folder)

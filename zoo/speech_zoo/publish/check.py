@@ -10,17 +10,50 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import AudioError
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
-from .. import load
+from ..models import load
 from .originals import Converted, Original, Reference, live, recorded
-from .parity import Clip, Parity, hashes, limits_of
+from .parity import FILE, Clip, Parity, hashes, limits_of
 from .signals import RATE, Array, Signal, signals
 
 FEW = ("1 s", "0.5 s", "noise")  # also in half precision on a CPU, which computes in float32 by default
 TIE = 1e-6  # of the largest logit: below, float32 has no say in the order
+
+
+def check(
+    checkpoint: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+) -> Parity:
+    """Compare a converted checkpoint with its original, from the waveform to the output, and write `parity.json`.
+
+    Runs the original implementation where it is installed; else compares with its recorded outputs where those ship.
+
+    Args:
+        checkpoint: a converted folder; `parity.json` is written into it. A bundled name or a Hub repo too, where
+            nothing is written.
+        reference: the original: a folder, a file, a Hub repo (org/name, or org/name@revision) or a catalogue name.
+            Default: where the checkpoint's config says that it came from.
+        output: where to write the result instead.
+
+    Returns:
+        What was found; `passed` is False where a limit is missed, None where nothing was compared.
+
+    Raises:
+        SpeechZooError: the checkpoint or the reference cannot be read, the reference is not what the checkpoint was
+            converted from, or the result cannot be written.
+    """
+    parity, folder = compare(checkpoint, reference)
+    target = Path(output) if output is not None else None if folder is None else folder / FILE
+    if target is not None:
+        with written_beside(target) as beside:
+            beside.write_text(parity.to_json(), encoding="utf-8")
+    return parity
 
 
 def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str] | None) -> tuple[Parity, Path | None]:

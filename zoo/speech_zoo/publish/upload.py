@@ -62,7 +62,23 @@ def upload(
     dry_run: bool = False,
     force: bool = False,
 ) -> Upload:
-    """See `speech_zoo.upload`."""
+    """Publish a converted checkpoint on the Hugging Face Hub, in one commit that is read back and compared.
+
+    Uploaded again, the same files make no second commit. Weights of an earlier upload that are no longer part of the
+    checkpoint are deleted in the same commit.
+
+    Args:
+        checkpoint: a folder that `convert` wrote, with the card that `speech-zoo card` wrote.
+        repo: `org/name`, or `name` for the account that the token is of; created if it is not there.
+        private: create the repo as a private one.
+        create_pr: open a pull request instead of writing to the branch.
+        revision: the branch, created if it is not there; default: main.
+        dry_run: only look whether the folder may be published; needs no token and no network.
+        force: upload without a card, or with a `parity.json` that failed or belongs to other files.
+
+    Raises:
+        SpeechZooError: one line that says what is wrong and what to do.
+    """
     _check_repo_name(repo)
     branch = "main" if revision is None else revision
     if NO_BRANCH.search(branch):

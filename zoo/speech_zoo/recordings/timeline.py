@@ -97,17 +97,18 @@ class _Run:
         return Segment(self.start, self.end, code, name, score, logit, self.reason)
 
 
-def segments(
+def timeline(
     model: Any,
     path: str | os.PathLike[str],
     window: float = 10.0,
     hop: float = 5.0,
+    *,
     languages: Sequence[str] | None = None,
     min_score: float | None = None,
     min_logit: float | None = None,
     gate: Gate | None = None,
 ) -> list[Segment]:
-    """The languages of a file in time, silence left out; shows progress on a terminal.
+    """Which language is spoken when in a file, silence left out, in memory that does not grow with its length.
 
     Args:
         model: of language identification.

@@ -138,7 +138,7 @@ def _start(ref: Any, jobs: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars beside the parent's
-    from .. import load  # opens OpenBLAS, where that is needed
+    from ..models import load  # opens OpenBLAS, where that is needed
 
     blas = ctypes.CDLL(None)
     if hasattr(blas, "openblas_set_num_threads"):  # threads of many processes would wait for each other

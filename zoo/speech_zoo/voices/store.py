@@ -79,7 +79,7 @@ class VoiceStore:
         """
         if not isinstance(self._model, (str, os.PathLike)):
             return self._model
-        from .. import load
+        from ..models import load
 
         model = load(self._model)
         if model.config.task != "speaker-embedding":
