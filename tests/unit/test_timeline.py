@@ -13,7 +13,7 @@ import pytest
 import speech_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo.recordings import timeline as timelines
+from speech_zoo.recordings import formats
 from speech_zoo.recordings.formats import to_csv, to_rttm, to_table
 from speech_zoo.recordings.segment import Segment
 from speech_zoo.recordings.timeline import Answer, Step, merged, steps, timeline
@@ -311,6 +311,6 @@ def test_an_rttm_has_ten_fields_a_line() -> None:
 
 
 def test_clocks() -> None:
-    assert [timelines.clock(x) for x in (0, 59.96, 60, 3599.95, 36000)] == [
+    assert [formats.clock(x) for x in (0, 59.96, 60, 3599.95, 36000)] == [
         "0:00:00.0", "0:01:00.0", "0:01:00.0", "1:00:00.0", "10:00:00.0",
     ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from speech_zoo.bench import search as search_bench
 from speech_zoo.voices import search as voice_search
 from speech_zoo.voices.database import Checkpoint, StoreFile
 from speech_zoo.voices.rows import Recording, drop_recording, put_recording
@@ -186,6 +187,6 @@ def test_a_damaged_recording_is_told(file: StoreFile, column: str) -> None:
 
 
 def test_measuring(capsys: pytest.CaptureFixture[str]) -> None:
-    found: dict[str, Any] = dict(voice_search.measure(1500))
+    found: dict[str, Any] = dict(search_bench.measure(1500))
     assert found.keys() == {"first_seconds", "median_seconds", "peak_bytes"}
     assert all(value > 0 for value in found.values())

@@ -43,6 +43,7 @@ def calibrate(
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
         raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
     from ..calibration import thresholds as calibration
+    from ..calibration.det import Det
     from ..models import identity, load_for
     from ..plots import scores as calibration_plot
 
@@ -54,7 +55,7 @@ def calibrate(
     loaded = load_for(model, "speaker-embedding")
     import numpy as np
 
-    det = calibration.Det.of(score(loaded, trials, listed), np.array(listed.same))
+    det = Det.of(score(loaded, trials, listed), np.array(listed.same))
     result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa)
     if plot is not None:
         calibration_plot.draw_det(det, result, plot)
