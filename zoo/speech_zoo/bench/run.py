@@ -25,6 +25,7 @@ from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
 from ..plots import bench as bench_chart
+from ..plots.figure import check_drawable
 from ..settings import VOICES
 from . import report as bench_report
 from . import weights as bench_weights
@@ -328,7 +329,7 @@ def measure(plan: Plan, long: bool) -> dict[str, Any]:
 def run(plan: Plan, as_json: bool, plot: Path | None = None, long: bool = False) -> None:
     """Measure and print, as tables or as one JSON document; `plot` gets a bar chart."""
     if plot is not None:
-        bench_chart.require(plot)
+        check_drawable(plot)
     result = measure(plan, long)
     if as_json:
         print(json.dumps(result))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..calibration.trials import read_trials, score
-from .options import print_json
+from .options import check_plot, print_json
 
 if TYPE_CHECKING:
     from ..calibration.det import Det
@@ -45,10 +45,8 @@ def calibrate(
     from ..calibration import thresholds as calibration
     from ..calibration.det import Det
     from ..models import identity, load_for
-    from ..plots import scores as calibration_plot
 
-    if plot is not None:
-        calibration_plot.require(plot)
+    check_plot(plot)
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
     listed = read_trials(trials)
@@ -58,7 +56,9 @@ def calibrate(
     det = Det.of(score(loaded, trials, listed), np.array(listed.same))
     result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa)
     if plot is not None:
-        calibration_plot.draw_det(det, result, plot)
+        from ..plots.scores import draw_det
+
+        draw_det(det, result, plot)
     key = identity(loaded)
     kept = None if dry_run else calibration.store(key, result)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import VadOption, check_windows, gates_of, only_for, print_json
+from .options import VadOption, check_plot, check_windows, gates_of, only_for, print_json
 
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import Prediction
@@ -90,10 +90,7 @@ def check_timeline(
     if style == "rttm" and len(set(stems)) < len(stems):
         raise typer.BadParameter("RTTM tells files apart by their names without folder and ending; two are the same")
     check_windows(window, hop)
-    if plot is not None:
-        from ..plots.scores import require
-
-        require(plot)
+    check_plot(plot)
 
 
 def show_timeline(

@@ -24,6 +24,17 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
 
 
+def check_plot(path: Path | None, where: str = "--plot") -> None:
+    """Raises, before any work, if a picture is wanted that cannot be drawn or written."""
+    if path is None:
+        return
+    if path.suffix != ".png":
+        raise typer.BadParameter(f"{where} must end in .png")
+    from ..plots.figure import check_drawable
+
+    check_drawable(path)
+
+
 def check_windows(window: float, hop: float) -> None:
     """Raises BadParameter unless windows of these seconds can be cut."""
     from ..recordings.windows import check_windows

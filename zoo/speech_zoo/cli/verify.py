@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..settings import DEFAULT_MODEL
-from .options import FileArgument, JsonOption, ModelOption, print_json
+from .options import FileArgument, JsonOption, ModelOption, check_plot, print_json
 
 
 def verify(
@@ -23,10 +23,8 @@ def verify(
     """Tell whether two files are of the same speaker."""
     from ..calibration import thresholds as calibration
     from ..models import load_for
-    from ..plots import scores as calibration_plot
 
-    if plot is not None:
-        calibration_plot.require(plot)
+    check_plot(plot)
     loaded = load_for(model, "speaker-embedding")
     known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
     source = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
@@ -34,7 +32,9 @@ def verify(
         threshold = known.threshold
     result = loaded.verify(a, b, threshold=threshold)
     if plot is not None:
-        calibration_plot.draw_score(result, (str(a), str(b)), source, known, plot)
+        from ..plots.scores import draw_score
+
+        draw_score(result, (str(a), str(b)), source, known, plot)
     if as_json:
         print_json(vars(result) | {"threshold_source": source, "model": model, "files": [str(a), str(b)]})
         return

@@ -10,7 +10,7 @@ from speech_zoo_core.errors import SpeechZooError
 
 from ..settings import DEFAULT_MODEL
 from ..voices.database import check_name, printable
-from .options import JsonOption, ModelOption, print_json
+from .options import JsonOption, ModelOption, check_plot, print_json
 
 if TYPE_CHECKING:
     from ..voices.store import VoiceStore
@@ -186,11 +186,9 @@ def draw_map(
     out: Annotated[Path, typer.Argument(metavar="OUT.png", help="The picture.")], store: StoreOption = None
 ) -> None:
     """Draw the known voices in two dimensions, one colour per name."""
-    if out.suffix != ".png":
-        raise typer.BadParameter("OUT must end in .png")
-    from ..plots.voices import draw, require
+    check_plot(out, "OUT")
+    from ..plots.voices import draw
 
-    require(out)
     draw(*_open(store).voices(), out)
     typer.echo(printable(out))
 

@@ -1,22 +1,9 @@
 """The bar chart of `speech-zoo bench --plot`: contenders side by side for each model, readable in greyscale."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from speech_zoo_core.atomic import written_beside
-from speech_zoo_core.errors import SpeechZooError
-
-STYLES = (("0.15", ""), ("0.85", "////"), ("0.65", "...."), ("1.0", "xxxx"), ("0.4", "----"), ("0.95", "ooo"))
-DPI = 150
-
-
-def require(path: Path) -> None:
-    """Raises SpeechZooError, before anything is measured, if no chart can be drawn or written to `path`."""
-    if find_spec("matplotlib") is None:
-        raise SpeechZooError("bench: --plot needs matplotlib: pip install 'mlx-speech-zoo[plot]'")
-    if not path.parent.is_dir():
-        raise SpeechZooError(f"{path} cannot be written: there is no folder {path.parent}")
+from .figure import STYLES, new_figure, save
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -25,14 +12,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     Raises:
         SpeechZooError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
     rows, machine = result["rows"], result["machine"]
     cases = list(dict.fromkeys((row["audio_seconds"], row["batch"]) for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
     labels = {row["contender"]: _label(row["contender"]) for row in rows}
     shown = list(dict.fromkeys(labels.values()))
-    figure = Figure(figsize=(max(6.0, 0.45 * len(models) * (len(shown) + 1)), 3.6 * len(cases)), layout="constrained")
+    figure = new_figure(max(6.0, 0.45 * len(models) * (len(shown) + 1)), 3.6 * len(cases))
     panels = figure.subplots(len(cases), squeeze=False)[:, 0]
     for axes, case in zip(panels, cases, strict=True):
         for i, (label, (shade, hatch)) in enumerate(zip(shown, STYLES, strict=False)):
@@ -59,8 +44,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.set_title(f"{clips} {case[0]:g} s: median seconds from samples to output; lower is faster", fontsize=9)
     figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores, MLX on {machine['device']}", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    with written_beside(path) as beside:
-        figure.savefig(beside, dpi=DPI, format="png")
+    save(figure, path)
 
 
 def _label(contender: str) -> str:

@@ -1,21 +1,20 @@
 """The demo's heat map."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_core.atomic import written_beside
 
 from ..settings import DEFAULT_MODEL
+from .figure import NO_MATPLOTLIB, new_figure, save
 
 
 def heat_map(scores: "np.ndarray[Any, Any]", names: list[str], threshold: float, output: Path) -> str:
     """Write the PNG beside and rename it; returns the line that says so."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "Heat map: not written, it needs matplotlib: pip install 'mlx-speech-zoo[plot]'"
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    if find_spec("matplotlib") is None:
+        return f"Heat map: not written, {NO_MATPLOTLIB}"
+    figure = new_figure(7, 6)
     axes = figure.subplots()
     image = axes.imshow(scores, cmap="cividis", vmin=min(0.0, scores.min()), vmax=1.0)
     axes.set_xticks(range(len(names)), names)
@@ -31,6 +30,5 @@ def heat_map(scores: "np.ndarray[Any, Any]", names: list[str], threshold: float,
             text = f"{round(score, 2) + 0.0:.2f}"  # without -0.00
             axes.text(j, i, text, ha="center", va="center", color=colour, weight=weight, fontsize=9)
     figure.colorbar(image, label="cosine")
-    with written_beside(output) as beside:
-        figure.savefig(beside, dpi=120, format="png")
+    save(figure, output)
     return f"Heat map: {output}"

@@ -1,34 +1,19 @@
 """The pictures of `speech-zoo calibrate` (DET) and of `speech-zoo verify` (one score); readable in greyscale."""
 
 import os
-import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import typer
-from speech_zoo_core.atomic import written_beside
-from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.tasks.speaker import Verification
 
 from ..calibration.det import Array, Det
 from ..calibration.thresholds import BINS, Calibration
+from .figure import new_figure, save
 
-DPI = 150
 PER_CENT = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # ticks of the normal-deviate axes
 BOX = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.6"}
-
-
-def require(path: Path) -> None:
-    """Raises, before any work, if no picture can be drawn or written to `path`."""
-    if path.suffix != ".png":
-        raise typer.BadParameter("--plot must end in .png")
-    if find_spec("matplotlib") is None:
-        raise SpeechZooError("--plot needs matplotlib: pip install 'mlx-speech-zoo[plot]'")
-    if not path.parent.is_dir():
-        raise SpeechZooError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def draw_det(det: Det, calibration: Calibration, path: Path) -> None:
@@ -37,13 +22,11 @@ def draw_det(det: Det, calibration: Calibration, path: Path) -> None:
     Raises:
         SpeechZooError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
     c = calibration
     k = int(np.argmin(det.costs(c.p_target, c.c_miss, c.c_fa)))
     high = 0.6 if max(c.eer, det.p_fa[k], det.p_miss[k]) < 0.5 else 0.95
     low = min(0.5 / det.targets, 0.5 / det.nontargets, 0.01)  # half an error: what is 0 lies on the edge
-    figure = Figure(figsize=(6.4, 6.8), layout="constrained")
+    figure = new_figure(6.4, 6.8)
     axes = figure.subplots()
     edges = _deviates(np.array([low, high]), low)
     axes.plot(edges, edges, color="0.75", linewidth=1, zorder=1)
@@ -75,7 +58,7 @@ def draw_det(det: Det, calibration: Calibration, path: Path) -> None:
     axes.grid(color="0.9")
     axes.set_title(f"Detection error tradeoff, {_short(c.model)}", fontsize=11, parse_math=False)
     figure.legend(loc="outside lower center", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_score(
@@ -93,9 +76,7 @@ def draw_score(
     Raises:
         SpeechZooError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.0 if calibration else 2.6), layout="constrained")
+    figure = new_figure(7.2, 4.0 if calibration else 2.6)
     axes = figure.subplots()
     low = min(result.score, result.threshold)
     lowest = low - 0.35
@@ -129,7 +110,7 @@ def draw_score(
     axes.set_xlabel("cosine of the two embeddings; from the threshold on: the same speaker")
     verdict = "the same speaker" if result.same_speaker else "different speakers"
     axes.set_title(f"{verdict}\n{_short(names[0])}, {_short(names[1])}", fontsize=10, parse_math=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _histograms(axes: Any, calibration: Calibration) -> float:
@@ -159,9 +140,3 @@ def _short(name: str) -> str:
     """A file's name for a title: printable, at most 40 characters."""
     name = os.path.basename(name).encode("utf-8", "replace").decode()  # noqa: PTH119 (a Hub repo is no path)
     return name if len(name) <= 40 else f"{name[:20]}…{name[-19:]}"
-
-
-def _save(figure: Any, path: Path) -> None:
-    with written_beside(path) as beside, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # drawn as a box
-        figure.savefig(beside, dpi=DPI, format="png")

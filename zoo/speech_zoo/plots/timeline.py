@@ -1,14 +1,10 @@
 """The picture of `speech-zoo lid --timeline --plot`: a row for each language, the score below, fit for greyscale."""
 
-import warnings
 from pathlib import Path
 
-from speech_zoo_core.atomic import written_beside
-
 from ..recordings.segment import Segment
+from .figure import STYLES, new_figure, no_formula, save
 
-STYLES = (("0.25", ""), ("0.85", "////"), ("0.65", "...."), ("0.95", "xxxx"), ("0.45", "----"), ("0.75", "ooo"))
-DPI = 150
 MINUTES_FROM = 300.0  # seconds; a longer file has its axis in minutes
 
 
@@ -18,12 +14,10 @@ def draw(name: str, segments: list[Segment], path: Path) -> None:
     Raises:
         SpeechZooError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
     end = max(segment.end for segment in segments)
     unit, scale = ("min", 60.0) if end > MINUTES_FROM else ("s", 1.0)
     rows = {segment.label: segment.name for segment in segments}
-    figure = Figure(figsize=(10, 2.4 + 0.4 * len(rows)), layout="constrained")
+    figure = new_figure(10, 2.4 + 0.4 * len(rows))
     bars, scores = figure.subplots(2, sharex=True, height_ratios=[0.4 * len(rows) + 0.4, 1.2])
     for row, label in enumerate(rows):
         shade, hatch = STYLES[row % len(STYLES)]
@@ -37,12 +31,10 @@ def draw(name: str, segments: list[Segment], path: Path) -> None:
     )
     bars.set_ylim(len(rows) - 0.4, -0.6)
     bars.set_ylabel("language")
-    bars.set_title(name.replace("$", r"\$"), fontsize=10)  # no formula
+    bars.set_title(no_formula(name), fontsize=10)
     scores.set_ylim(0, 1.05)
     scores.set_xlim(0, end / scale)
     scores.set_ylabel("mean probability\n(0 to 1)")
     scores.set_xlabel(f"time ({unit})")
     scores.grid(axis="y", color="0.85")
-    with written_beside(path) as beside, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name may have letters that the font lacks
-        figure.savefig(beside, dpi=DPI, format="png")
+    save(figure, path)

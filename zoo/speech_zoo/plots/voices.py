@@ -1,25 +1,15 @@
 """The picture of `speech-zoo voices map`: every clip of a store on its two principal components."""
 
-import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
 
+from .figure import new_figure, no_formula, save
+
 MARKERS = "osD^vP*X<>ph"
-DPI = 150
 LABELLED = 60  # names: beyond that they would cover the points
-
-
-def require(path: Path) -> None:
-    """Raises SpeechZooError, before anything is read, if no picture can be drawn or written to `path`."""
-    if find_spec("matplotlib") is None:
-        raise SpeechZooError("voices map needs matplotlib: pip install 'mlx-speech-zoo[plot]'")
-    if not path.parent.is_dir():
-        raise SpeechZooError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def project(vectors: "np.ndarray[Any, Any]") -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]":
@@ -47,11 +37,10 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
     if len(names) < 2:
         raise SpeechZooError(f"a map needs two clips or more; the store has {len(names)}: speech-zoo voices enroll")
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
     points, shares = project(vectors)
     known = sorted(set(names))
-    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    figure = new_figure(8, 6.5)
     axes = figure.subplots()
     for i, name in enumerate(known):
         own = points[[other == name for other in names]]
@@ -60,7 +49,7 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
             own[:, 0], own[:, 1], marker=MARKERS[i % len(MARKERS)], s=55, color=colour, edgecolor="black", linewidth=0.6
         )
         if len(known) <= LABELLED:
-            text = name.replace("$", r"\$")  # no formula
+            text = no_formula(name)
             axes.annotate(text, own.mean(axis=0), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     for axis, share, which in ((axes.xaxis, shares[0], "first"), (axes.yaxis, shares[1], "second")):
         axis.set_label_text(f"{which} principal component (no unit), {share:.0%} of the variance")
@@ -69,6 +58,4 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.set_title(f"{len(names)} clips of {len(known)} voices; a colour and a marker for each name", fontsize=10)
-    with written_beside(path) as beside, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # an emoji that the font has not is drawn as a box
-        figure.savefig(beside, dpi=DPI, format="png")
+    save(figure, path)
