@@ -362,7 +362,7 @@ def test_the_demo_says_which_pairs_pass(demo: Demo) -> None:
 
 def test_the_demo_writes_a_heat_map(demo: Demo) -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        assert any(line.startswith("Heat map: not written, it needs matplotlib") for line in demo.lines)
+        assert any(line.startswith("Heat map: not written, pictures need matplotlib") for line in demo.lines)
         assert not demo.files
         return
     assert "Heat map: speech-zoo-demo.png" in demo.lines

@@ -199,6 +199,6 @@ def test_a_chart_without_matplotlib_is_refused_first(tmp_path: Path, monkeypatch
     monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(SpeechZooError, match="there is no folder"):
         bench.run(Plan(), as_json=True, plot=tmp_path / "nowhere" / "chart.png")
-    monkeypatch.setattr(bench_chart, "find_spec", lambda name: None)
+    monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: None)
     with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[plot\]'"):
         bench.run(Plan(), as_json=True, plot=tmp_path / "chart.png")

@@ -19,6 +19,7 @@ from speech_zoo.calibration import thresholds as calibration
 from speech_zoo.calibration.det import Det
 from speech_zoo.calibration.thresholds import BINS, Calibration, calibrate, calibrations, config_file, store
 from speech_zoo.calibration.trials import read_trials, score
+from speech_zoo.cli.options import check_plot
 from speech_zoo.plots import scores as calibration_plot
 from speech_zoo_core.errors import AudioError, ConfigError, SpeechZooError
 from speech_zoo_core.tasks.speaker import Verification
@@ -398,11 +399,11 @@ def test_pictures_of_a_score(tmp_path: Path, known: Calibration | None, score: f
 
 def test_where_no_picture_can_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(typer.BadParameter, match=r"end in \.png"):
-        calibration_plot.require(tmp_path / "a.jpg")
-    monkeypatch.setattr(calibration_plot, "find_spec", lambda name: None)
+        check_plot(tmp_path / "a.jpg")
+    monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: None)
     with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[plot\]'"):
-        calibration_plot.require(tmp_path / "a.png")
-    monkeypatch.setattr(calibration_plot, "find_spec", lambda name: name)
-    calibration_plot.require(tmp_path / "a.png")
+        check_plot(tmp_path / "a.png")
+    monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: name)
+    check_plot(tmp_path / "a.png")
     with pytest.raises(SpeechZooError, match="there is no folder"):
-        calibration_plot.require(tmp_path / "nowhere" / "a.png")
+        check_plot(tmp_path / "nowhere" / "a.png")
