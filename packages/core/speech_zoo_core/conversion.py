@@ -8,14 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from .atomic import check_free, whole_folder
 from .checkpoint.writer import write_checkpoint
 from .config import Quantization, to_dict
 from .errors import CheckpointError, ConfigError
 from .layers import parameters, quantize
 from .loader import build, find, parse_dtype, read_model, with_source
+from .progress import progress
 
 
 def convert(
@@ -71,7 +70,7 @@ def convert(
             text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
             (beside / "config.json").write_text(text, encoding="utf-8")
             size = sum(x.nbytes for x in tensors.values())
-            with tqdm(desc="converting", total=size, unit="B", unit_scale=True, disable=None, delay=1) as bar:
+            with progress(desc="converting", total=size, unit="B", unit_scale=True, delay=1) as bar:
                 for written in write_checkpoint(beside, tensors):
                     bar.update(written)
     except (OSError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """Fetch a checkpoint from the Hugging Face Hub: only the files of the best form that the repo offers."""
 
+import logging
 import re
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from .checkpoint.source import needed_names
 from .errors import HubError
 
+LOG = logging.getLogger("speech_zoo")
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -22,7 +24,7 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
 
     no_connection = hf.HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever the Hub client uses
     at = f"{repo} at revision {revision}" if revision else repo
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not LOG.isEnabledFor(logging.WARNING):
         disable_progress_bars()
     try:
         try:
@@ -35,6 +37,7 @@ def download(repo: str, revision: str | None = None) -> tuple[Path, str]:
             wanted = needed_names([item.rfilename for item in info.siblings or []])
             if not wanted:
                 raise HubError(f"{at} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
+            LOG.info("fetching %s: %s", at, ", ".join(wanted))
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
         return folder, folder.name
     except hf.GatedRepoError as error:

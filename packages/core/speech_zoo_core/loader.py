@@ -2,7 +2,9 @@
 
 import difflib
 import hashlib
+import logging
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from .layers import load_strict, parameters, quantize
 from .registry import ModelSpec
 from .tiles import on_cpu
 
+LOG = logging.getLogger("speech_zoo")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -36,8 +39,9 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     Raises:
         SpeechZooError: see the subclasses; nothing is ever left randomly initialised.
     """
+    start = time.perf_counter()
     source = find(ref, revision)
-    spec, config, weights, _ = read_model(source)
+    spec, config, weights, form = read_model(source)
     stored = {value.dtype for value in weights.values()}
     model = build(spec, config, weights, str(source.path))
     del weights
@@ -46,7 +50,15 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     for tensor in parameters(model).values():  # one by one: a source's tensor is freed before the next is read
         mx.eval(tensor)
     blas.warn_if_slow()
+    what = f"{spec.model_type} ({form}), {_dtype(model)} on {mx.default_device().type.name}"
+    LOG.info("loaded %s: %s, %.2f s", ref, what, time.perf_counter() - start)
     return model
+
+
+def _dtype(model: Any) -> str:
+    """The floating type that most of the parameters have."""
+    types = [str(x.dtype).removeprefix("mlx.core.") for x in parameters(model).values() if x.dtype in DTYPES.values()]
+    return max(set(types), key=types.count, default="no floats")
 
 
 def _fastest(model: Any, stored: set[mx.Dtype]) -> mx.Dtype:

@@ -1,8 +1,8 @@
 """`speech-zoo embed`: the speaker embeddings of files, of their windows, or of a manifest of files."""
 
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,17 @@ import typer
 from speech_zoo_core.errors import SpeechZooError
 
 from ..settings import DEFAULT_MODEL
-from .options import JsonOption, ModelOption, VadOption, check_windows, gates_of, only_for, print_json
+from .options import (
+    FILES,
+    JsonOption,
+    ModelOption,
+    VadOption,
+    check_windows,
+    gates_of,
+    only_for,
+    print_json_rows,
+    results,
+)
 
 WindowsOption = Annotated[
     str | None, typer.Option(help="Embed windows of each file: seconds of window and hop, as in 3/1.5.")
@@ -18,7 +28,7 @@ WindowsOption = Annotated[
 
 
 def embed(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", help="Audio files.")] = None,
+    given: Annotated[list[str] | None, typer.Argument(metavar="FILE…", help=FILES)] = None,
     model: ModelOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
     output: Annotated[
@@ -40,40 +50,50 @@ def embed(
         only_for("--windows", vad=vad)
     if manifest is not None:
         only_for("FILE…, not with --manifest", windows=windows)
-        if files or output is None:
+        if given or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
         embed_corpus(manifest, output, model, as_json)
         return
-    if not files:
+    if not given:
         raise typer.BadParameter("missing argument 'FILE…', or --manifest")
     if output is not None and output.suffix != ".safetensors":
         raise typer.BadParameter("--output must end in .safetensors")
+    from ..recordings.files import audio_files
+
+    files = audio_files(given)
     if output is not None and len(set(map(str, files))) < len(files):
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
-    from ..models import load_for
-
     if windows is not None:
-        load = partial(load_for, model, "speaker-embedding")
-        embed_windows(load, model, files, windows, as_json, output, vad)
+        embed_windows(model, files, windows, as_json, output, vad)
         return
+    embed_files(model, files, as_json, output)
+
+
+def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None) -> None:
+    """Print or save the speaker embedding of each file."""
     import numpy as np
 
-    vectors = np.array(load_for(model, "speaker-embedding").embed_batch(files))
-    if output is not None:
-        from safetensors.numpy import save
-        from speech_zoo_core.atomic import written_beside
+    from ..models import load_for
 
-        named = {str(file): row for file, row in zip(files, vectors, strict=True)}
-        with written_beside(output) as beside:
-            beside.write_bytes(save(named, metadata={"model": model}))
-    if as_json:
-        rows = zip(files, vectors.tolist(), strict=True)
-        print_json([{"file": str(file), "model": model, "embedding": row} for file, row in rows])
-    elif output is not None:
-        typer.echo(f"{output}: {len(files)} vectors of {vectors.shape[1]} values")
-    else:
-        for file, row in zip(files, vectors, strict=True):
-            typer.echo(f"{file}  {len(row)}-d  [{', '.join(f'{x:.4f}' for x in row[:6])}, …]")
+    model = load_for(name, "speaker-embedding")
+    kept: dict[str, Any] = {}
+
+    def vectors() -> Iterator[tuple[Path, Any]]:
+        for file, vector in results(files, "embedding", model.embed, model.embed_batch):
+            row = np.array(vector)
+            if output is not None:
+                kept[str(file)] = row
+            yield file, row
+
+    with _saved(kept, output, {"model": name}):
+        if as_json:
+            print_json_rows({"file": str(file), "model": name, "embedding": row.tolist()} for file, row in vectors())
+        else:
+            for file, row in vectors():
+                if output is None:
+                    typer.echo(f"{file}  {len(row)}-d  [{', '.join(f'{x:.4f}' for x in row[:6])}, …]")
+    if output is not None and not as_json:
+        typer.echo(f"{output}: {len(kept)} vectors of {len(next(iter(kept.values())))} values")
 
 
 def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool) -> None:
@@ -103,13 +123,7 @@ def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool) -> Non
 
 
 def embed_windows(
-    load: Callable[[], Any],
-    name: str,
-    files: list[Path],
-    windows: str,
-    as_json: bool,
-    output: Path | None,
-    vad: str | None,
+    name: str, files: list[Path], windows: str, as_json: bool, output: Path | None, vad: str | None
 ) -> None:
     """Print or save the speaker embeddings of the windows of each file."""
     try:
@@ -119,35 +133,53 @@ def embed_windows(
     check_windows(window, hop)
     import numpy as np
 
+    from ..models import load_for
     from ..recordings.windows import window_embeddings
 
-    model = load()
+    model = load_for(name, "speaker-embedding")
     gates = gates_of(vad, model)
     tensors: dict[str, Any] = {}
-    for file in files:
+
+    def embedded(file: Path) -> tuple[Any, Any, Any]:
+        """Starts (N,), ends (N,) and embeddings (N, D) of a file's windows."""
         batches = list(window_embeddings(model, file, window, hop, next(gates)))
         parts = [part for found, _ in batches for part in found]
-        tensors[f"{file}/start"] = np.array([part.start for part in parts])
-        tensors[f"{file}/end"] = np.array([part.end for part in parts])
-        tensors[f"{file}/embedding"] = np.concatenate([vectors for _, vectors in batches])
-    if output is not None:
+        times = np.array([part.start for part in parts]), np.array([part.end for part in parts])
+        columns = (*times, np.concatenate([vectors for _, vectors in batches]))
+        if output is not None:
+            tensors.update(zip((f"{file}/start", f"{file}/end", f"{file}/embedding"), columns, strict=True))
+        return columns
+
+    found = results(files, "embedding", embedded)
+    with _saved(tensors, output, {"model": name, "windows": windows}):
+        if as_json:
+            print_json_rows(_file_row(file, name, window, hop, *columns) for file, columns in found)
+        else:
+            for file, columns in found:
+                for start, end, vector in zip(*columns, strict=True) if output is None else ():
+                    values = ", ".join(f"{x:.4f}" for x in vector[:6])
+                    typer.echo(f"{file}  {start:9.2f} {end:9.2f} s  {len(vector)}-d  [{values}, …]")
+    if output is not None and not as_json:
+        vectors = [value for key, value in tensors.items() if key.endswith("/embedding")]
+        typer.echo(f"{output}: {sum(map(len, vectors))} vectors of {vectors[0].shape[1]} values")
+
+
+@contextmanager
+def _saved(tensors: dict[str, Any], output: Path | None, metadata: dict[str, str]) -> Iterator[None]:
+    """Write the tensors that the block has filled in, also where it leaves because of files that cannot be used."""
+    failed = None
+    try:
+        yield
+    except typer.Exit as error:
+        failed = error
+    if output is not None and tensors:
         from safetensors.numpy import save_file
         from speech_zoo_core.atomic import written_beside
 
         with written_beside(output) as beside:
-            save_file(tensors, beside, metadata={"model": name, "windows": windows})
-    if output is not None and not as_json:
-        count = sum(len(tensors[f"{file}/start"]) for file in files)
-        typer.echo(f"{output}: {count} vectors of {tensors[f'{files[0]}/embedding'].shape[1]} values")
-        return
-    rows = {file: [tensors[f"{file}/{what}"] for what in ("start", "end", "embedding")] for file in files}
-    if as_json:
-        typer.echo(json.dumps([_file_row(file, name, window, hop, *rows[file]) for file in files], ensure_ascii=False))
-        return
-    for file, columns in rows.items():
-        for start, end, vector in zip(*columns, strict=True):
-            values = ", ".join(f"{x:.4f}" for x in vector[:6])
-            typer.echo(f"{file}  {start:9.2f} {end:9.2f} s  {len(vector)}-d  [{values}, …]")
+            save_file(tensors, beside, metadata=metadata)
+    if failed is not None:
+        raise failed
 
 
 def _file_row(file: Path, name: str, window: float, hop: float, starts: Any, ends: Any, vectors: Any) -> dict[str, Any]:

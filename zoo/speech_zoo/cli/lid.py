@@ -1,14 +1,25 @@
 """`speech-zoo lid`: which language each file is in, or which is spoken when."""
 
-import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import VadOption, check_plot, check_windows, gates_of, only_for, print_json
+from ..recordings.formats import to_csv, to_rttm, to_table
+from .options import (
+    FilesArgument,
+    JsonOption,
+    ModelOption,
+    VadOption,
+    check_plot,
+    check_windows,
+    gates_of,
+    only_for,
+    print_json_rows,
+    results,
+    written,
+)
 
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import Prediction
@@ -16,20 +27,18 @@ if TYPE_CHECKING:
     from ..recordings.segment import Segment
 
 WINDOW, HOP = 10.0, 5.0  # seconds, of a timeline
-FORMATS = ("table", "rttm", "csv")
+FORMATS = {"table": to_table, "rttm": to_rttm, "csv": to_csv}
 DEFAULT_MODEL = "voxlingua107-ecapa"
 
 
 def lid(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")
-    ] = DEFAULT_MODEL,
+    given: FilesArgument,
+    model: ModelOption = DEFAULT_MODEL,
     top: Annotated[int, typer.Option(min=1, help="How many languages to print.")] = 5,
     languages: Annotated[
         str | None, typer.Option(help="Choose among these only: ISO 639-1 or 639-3 codes, as in eng,fra,de.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Say unknown if the best language's probability is below this.")
     ] = None,
@@ -47,24 +56,28 @@ def lid(
     vad: VadOption = None,
 ) -> None:
     """Tell which language each file is in, or with --timeline which is spoken when."""
-    from ..models import load_for
-
     codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
     if codes == []:
         raise typer.BadParameter("--languages needs at least one code, as in eng,fra")
     floors: dict[str, Any] = {"languages": codes, "min_score": min_score, "min_logit": min_logit}
-    load = partial(load_for, model, "language-identification")
+    from ..recordings.files import audio_files
+
+    files = audio_files(given)
     if timeline:
-        show_timeline(load, model, files, window, hop, style, as_json, output, plot, vad, **floors)
+        show_timeline(model, files, window, hop, style, as_json, output, plot, vad, **floors)
         return
     only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot, vad=vad)
-    found = load().predict_batch(files, top_k=top + 1, **floors)  # one more, in case that the first is "unknown"
+    from ..models import load_for
+
+    loaded = load_for(model, "language-identification")
+    floors["top_k"] = top + 1  # one more, in case that the first is "unknown"
+    found = results(
+        files, "listening", partial(loaded.predict, **floors), lambda chunk: loaded.predict_batch(chunk, **floors)
+    )
     if as_json:
-        print_json(
-            [{"file": str(file), "model": model} | _row(best, top) for file, best in zip(files, found, strict=True)]
-        )
+        print_json_rows({"file": str(file), "model": model} | _row(best, top) for file, best in found)
         return
-    for file, best in zip(files, found, strict=True):
+    for file, best in found:
         for i, prediction in enumerate(best[: top + bool(best[0].reason)]):
             lead = str(file) if i == 0 else " " * len(str(file))
             typer.echo(f"{lead}  {prediction.score:6.2%}  {prediction.label:8} {prediction.reason or prediction.name}")
@@ -94,7 +107,6 @@ def check_timeline(
 
 
 def show_timeline(
-    load: Callable[[], Any],
     name: str,
     files: list[Path],
     window: float | None,
@@ -109,38 +121,38 @@ def show_timeline(
     """Print or save which language is spoken when in each file; `options` are those of `timeline`."""
     window, hop = WINDOW if window is None else window, HOP if hop is None else hop
     check_timeline(files, window, hop, style, as_json, plot)
-    from ..recordings.formats import to_csv, to_rttm, to_table
+    from ..models import load_for
     from ..recordings.timeline import timeline
 
-    model = load()
+    model = load_for(name, "language-identification")
     gates = gates_of(vad, model)
-    found = {file: timeline(model, file, window, hop, gate=next(gates), **options) for file in files}
-    if plot is not None:
-        from ..plots.timeline import draw
 
-        draw(files[0].name, found[files[0]], plot)
-    if as_json:
-        rows = [
-            {
-                "file": str(file),
-                "model": name,
-                "window": window,
-                "hop": hop,
-                "segments": [_segment_row(s) for s in parts],
-            }
-            for file, parts in found.items()
-        ]
-        text = json.dumps(rows, ensure_ascii=False) + "\n"
-    else:
-        text = {"table": to_table, "rttm": to_rttm, "csv": to_csv}[style or "table"](found)
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    from speech_zoo_core.atomic import written_beside
+    def heard(file: Path) -> "list[Segment]":
+        parts = timeline(model, file, window, hop, gate=next(gates), **options)
+        if plot is not None:
+            from ..plots.timeline import draw
 
-    with written_beside(output) as beside:
-        beside.write_text(text, encoding="utf-8", newline="")
-    typer.echo(f"{output}: {sum(map(len, found.values()))} segments")
+            draw(file.name, parts, plot)
+        return parts
+
+    count = 0
+    with written(output) as out:
+        found = results(files, "listening", heard)
+        if as_json:
+            facts = {"model": name, "window": window, "hop": hop}
+            rows = ({"file": str(file)} | facts | {"segments": [*map(_segment_row, parts)]} for file, parts in found)
+            print_json_rows(rows, out)
+            return
+        for file, parts in found:
+            text = FORMATS[style or "table"]({file: parts})
+            if style in (None, "table") and len(files) > 1:
+                text = f"{file}\n{text}"
+            if style == "csv" and count:
+                text = text.partition("\n")[2]  # one header
+            typer.echo(text, out, nl=False)
+            count += len(parts)
+    if output is not None:
+        typer.echo(f"{output}: {count} segments")
 
 
 def _segment_row(segment: "Segment") -> dict[str, Any]:

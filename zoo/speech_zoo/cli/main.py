@@ -1,5 +1,6 @@
 """The command `speech-zoo`. Imports of MLX wait until a command needs them, so that `--help` answers at once."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -20,10 +21,33 @@ from .voices import app as voices_app
 app = typer.Typer(
     help="Who is speaking and in which language, in pure MLX.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ..settings import __version__
+
+        typer.echo(f"speech-zoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no warnings.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is loaded, fetched and read.")] = False,
+) -> None:
+    """Set up what every command shares."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose contradict each other")
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(format="%(message)s")  # to standard error
+    logging.getLogger("speech_zoo").setLevel(level)
 
 
 app.command("list")(list_models)
@@ -66,7 +90,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # what typer raises for wrong usage
             raise
         message = error.format_message().rstrip(".")
-        status = _fail(f"{message}; see speech-zoo --help", 2) if message else 2  # no command: the help was printed
+        command = getattr(getattr(error, "ctx", None), "command_path", "speech-zoo")
+        status = _fail(f"{message}; see {command} --help", 2) if message else 2  # no command: the help was printed
     sys.exit(status if isinstance(status, int) else 0)
 
 

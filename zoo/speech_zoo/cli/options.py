@@ -1,22 +1,109 @@
-"""Options and small helpers that several commands share."""
+"""Options that several commands share, and how commands go through files and print JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from speech_zoo_core.errors import InputError
+from speech_zoo_core.errors import AudioError, InputError
 
 if TYPE_CHECKING:
     from ..recordings.windows import Gate
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FileArgument = Annotated[Path, typer.Argument(help="Audio file (WAV, FLAC, MP3; more with ffmpeg).")]
+FileArgument = Annotated[Path, typer.Argument(help="Audio file.")]
+FILES = "Audio files, folders of them, or patterns such as 'talks/*.mp3'."
+FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE…", help=FILES)]
 VadOption = Annotated[
     str | None, typer.Option(help="What finds speech in long files: silero, or a folder with it; default: loudness.")
 ]
+
+FILES_AT_ONCE = 64
+
+
+def results(
+    files: list[Path],
+    doing: str,
+    one: Callable[[Path], Any],
+    many: Callable[[list[Path]], Iterable[Any]] | None = None,
+) -> Iterator[tuple[Path, Any]]:
+    """What `one` gives for each file, as soon as it is known; `many` where several at a time are faster, on a GPU.
+
+    A file that cannot be used is told on standard error at once, and makes the exit status 1 in the end.
+    """
+    from speech_zoo_core.progress import progress
+    from speech_zoo_core.tiles import on_cpu
+
+    size = 1 if many is None or on_cpu() else FILES_AT_ONCE
+    failed = False
+    with progress(total=len(files), desc=doing, unit="file") as bar:
+        for start in range(0, len(files), size):
+            chunk = files[start : start + size]
+            for file, result in zip(chunk, _attempts(chunk, one, many), strict=True):
+                bar.update()
+                bar.clear()
+                if isinstance(result, AudioError):
+                    typer.echo(f"error: {result}", err=True)
+                    failed = True
+                else:
+                    yield file, result
+    if failed:
+        raise typer.Exit(1)
+
+
+def _attempts(
+    files: list[Path], one: Callable[[Path], Any], many: Callable[[list[Path]], Iterable[Any]] | None
+) -> Iterator[Any]:
+    """The result of each file, or its AudioError."""
+    if many is not None and len(files) > 1:
+        try:
+            yield from many(files)
+            return
+        except AudioError:  # one by one, which tells whose it is
+            pass
+    for file in files:
+        try:
+            result = one(file)
+        except AudioError as error:
+            result = error
+        yield result
+
+
+def print_json_rows(rows: Iterable[dict[str, Any]], out: TextIO | None = None) -> None:
+    """A JSON array, each row on a line of its own as soon as it is known; nothing if all files failed."""
+    count = 0
+    try:
+        for row in rows:
+            typer.echo((",\n" if count else "[") + json.dumps(row, ensure_ascii=False), out, nl=False)
+            count += 1
+    finally:
+        if count:
+            typer.echo("]", out)
+    if not count:
+        typer.echo("[]", out)
+
+
+@contextmanager
+def written(output: Path | None) -> Iterator[TextIO | None]:
+    """Where text goes: standard output (None), or a file that appears whole, also where some files cannot be used."""
+    if output is None:
+        yield None
+        return
+    from speech_zoo_core.atomic import written_beside
+
+    failed = None
+    with written_beside(output) as beside, beside.open("w", encoding="utf-8", newline="") as out:
+        try:
+            yield out
+        except typer.Exit as error:
+            if not out.tell():
+                raise
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 def print_json(data: Any) -> None:

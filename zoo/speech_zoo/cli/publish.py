@@ -72,7 +72,7 @@ def upload(
     repo: Annotated[str, typer.Argument(help="org/name, or name for your own account; created if need be.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repo as a private one.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; created if need be.  [default: main]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; created if need be.", show_default="main")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Without a card, or with a failed or stale parity.")] = False,
     as_json: JsonOption = False,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from speech_zoo_core.errors import SpeechZooError
 
+from ..recordings.files import audio_files
 from ..settings import DEFAULT_MODEL
 from ..voices.database import check_name, printable
-from .options import JsonOption, ModelOption, check_plot, print_json
+from .options import FilesArgument, JsonOption, ModelOption, check_plot, print_json, print_json_rows, results
 
 if TYPE_CHECKING:
     from ..voices.store import VoiceStore
@@ -20,14 +21,14 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The SQLite file of the voices.  [default: voices.sqlite of this user]")
+    Path | None,
+    typer.Option("--store", help="The SQLite file of the voices.", show_default="voices.sqlite of this user"),
 ]
 JobsOption = Annotated[int, typer.Option(min=1, help="Processes that decode and embed.")]
 ThresholdOption = Annotated[
     float | None,
     typer.Option(help="Cosine that counts as the same voice; default: your calibrated one, or the model's."),
 ]
-FilesArgument = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Audio files.")]
 NameArgument = Annotated[str, typer.Argument(help="Any text: spaces, emoji and slashes are part of it.")]
 ExchangeHelp = "A .parquet or .safetensors file."
 
@@ -35,22 +36,21 @@ ExchangeHelp = "A .parquet or .safetensors file."
 @app.command()
 def enroll(
     name: NameArgument,
-    files: FilesArgument,
+    given: FilesArgument,
     store: StoreOption = None,
     model: ModelOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
 ) -> None:
     """Add clips to a voice; a clip that it has already is left out."""
     name = check_name(name)
+    files = audio_files(given)
     voices = _open(store, model, create=True)
-    rows = []
-    for file in files:
-        new = voices.enroll(name, file) == 1
-        rows.append({"name": name, "file": printable(file), "new": new})
-        if not as_json:
-            typer.echo(f"{name}: {_shown(file)} {'enrolled' if new else 'was enrolled already'}")
+    added = results(files, "enrolling", lambda file: voices.enroll(name, file) == 1)
     if as_json:
-        print_json(rows)
+        print_json_rows({"name": name, "file": printable(file), "new": new} for file, new in added)
+        return
+    for file, new in added:
+        typer.echo(f"{name}: {_shown(file)} {'enrolled' if new else 'was enrolled already'}")
 
 
 @app.command("list")
@@ -79,7 +79,7 @@ def remove(name: NameArgument, store: StoreOption = None, as_json: JsonOption = 
 
 @app.command()
 def identify(
-    files: FilesArgument,
+    given: FilesArgument,
     store: StoreOption = None,
     model: ModelOption = DEFAULT_MODEL,
     top: Annotated[int, typer.Option(min=1, help="How many names to print.")] = 3,
@@ -87,10 +87,11 @@ def identify(
     as_json: JsonOption = False,
 ) -> None:
     """Tell which of the known voices each file holds; "unknown" where none reaches the threshold."""
+    files = audio_files(given)
     voices = _open(store, model)
-    found = [(file, voices.identify(file, top_k=top, threshold=threshold)) for file in files]
+    found = results(files, "identifying", lambda file: voices.identify(file, top_k=top, threshold=threshold))
     if as_json:
-        print_json([{"file": printable(file), "model": model, **asdict(result)} for file, result in found])
+        print_json_rows({"file": printable(file), "model": model, **asdict(result)} for file, result in found)
         return
     for file, result in found:
         typer.echo(f"{_shown(file)}: {'unknown' if result.name is None else result.name}")
@@ -103,7 +104,7 @@ def identify(
 def index(
     folder: Annotated[Path, typer.Argument(help="Audio files below it, hidden ones left out.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The index.  [default: one of this user for the folder]")
+        Path | None, typer.Option("--output", "-o", help="The index.", show_default="one of this user for the folder")
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     jobs: JobsOption = 1,

@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import AudioError
+from speech_zoo_core.progress import progress
 from speech_zoo_core.tiles import on_cpu
-from tqdm import tqdm
 
 from ..models import load
 from .originals import Converted, Original, Reference, live, recorded
@@ -98,7 +98,7 @@ def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: 
         model = load(converted.source.folder, dtype=computed)
         front_end = model.config.front_end
         labels = None if model.config.task == "speaker-embedding" else model.labels
-        for clip in tqdm(chosen, desc=f"this checkpoint, {computed}", unit="clip", disable=None, leave=False):
+        for clip in progress(chosen, desc=f"this checkpoint, {computed}", unit="clip"):
             waveform = mx.array(clip.at(front_end.sample_rate))
             if front_end.num_frames(waveform.size) < model.min_frames:
                 notes.append(f"{clip.name}: it is too short for this checkpoint")

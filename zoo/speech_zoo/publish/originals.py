@@ -16,7 +16,7 @@ from speech_zoo_core.errors import CheckpointError, ConfigError, HubError
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.loader import find, read_model, sha256
 from speech_zoo_core.oracle import NoOracle
-from tqdm import tqdm
+from speech_zoo_core.progress import progress
 
 from ..catalogue.entries import entries, entry_of, resolve
 from .signals import RATE, Array, Signal
@@ -159,7 +159,7 @@ def live(converted: Converted, original: Reference, clips: list[Signal], notes: 
         notes.append(str(error))
         return None
     results = {}
-    for clip in tqdm(clips, desc=oracle.name, unit="clip", disable=None, leave=False):
+    for clip in progress(clips, desc=oracle.name, unit="clip"):
         waveform = clip.at(oracle.sample_rate)
         features = None if oracle.features is None else np.asarray(oracle.features(waveform))
         results[clip.name] = Expected(features, np.asarray(oracle.output(waveform), np.float64))

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from speech_zoo_core.config import read_json
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from tqdm import tqdm
+from speech_zoo_core.progress import progress
 
 CARD = "README.md"
 PROOF = "parity.json"
@@ -216,7 +216,7 @@ def _file(path: Path) -> File:
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with (
         path.open("rb") as file,
-        tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None, leave=False, delay=1) as bar,
+        progress(total=size, desc=path.name, unit="B", unit_scale=True, delay=1) as bar,
     ):
         while block := file.read(1 << 20):
             sha256.update(block)

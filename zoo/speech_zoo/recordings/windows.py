@@ -19,10 +19,10 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
+from speech_zoo_core.progress import progress
 from speech_zoo_core.tasks.audio_model import BATCH_SECONDS
 from speech_zoo_core.tasks.language import FRAME_SECONDS, SPEECH_RANGE
 from speech_zoo_core.tiles import allowed, on_cpu
-from tqdm import tqdm
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -229,5 +229,5 @@ def _unit(rows: Array) -> Array:
     return unit
 
 
-def _bar(seconds: float | None, doing: str) -> "tqdm[Any]":
-    return tqdm(total=seconds, desc=doing, bar_format=BAR if seconds else None, unit="s", disable=None, leave=False)
+def _bar(seconds: float | None, doing: str) -> Any:
+    return progress(total=seconds, desc=doing, bar_format=BAR if seconds else None, unit="s")

@@ -1,11 +1,11 @@
 """Keep an index of a folder's recordings: only new and changed files are decoded, each in a transaction of its own."""
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
 import stat
-import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from speech_zoo_core.errors import SpeechZooError
-from tqdm import tqdm
+from speech_zoo_core.progress import progress
 
+from ..recordings.files import SUFFIXES
 from .database import Checkpoint, StoreFile, printable
 from .rows import Recording, drop_recording, put_recording
 
 WINDOW, HOP = 3.0, 1.5  # seconds
-SUFFIXES = frozenset(".aac .aif .aiff .flac .m4a .mka .mp3 .mp4 .oga .ogg .opus .wav .webm .wma".split())
 
 Found: TypeAlias = tuple[bytes, bytes]  # `spans` and `vectors` of a Recording
 Results: TypeAlias = "Generator[tuple[str, Found | str], None, None]"
@@ -82,7 +82,7 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
     indexed = 0
     with (
         closing(embed(new)) as found,
-        tqdm(total=len(new), desc="indexing", unit="file", disable=None, leave=False) as bar,
+        progress(total=len(new), desc="indexing", unit="file") as bar,
     ):
         for path, windows in found:
             with file.writing(checkpoint) as db:
@@ -137,7 +137,7 @@ def _start(ref: Any, jobs: int) -> None:
     global _model  # noqa: PLW0603
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
-    sys.stderr.isatty = lambda: False  # type: ignore[method-assign]  # no progress bars beside the parent's
+    logging.getLogger("speech_zoo").setLevel(logging.ERROR)  # no progress bars beside the parent's
     from ..models import load  # opens OpenBLAS, where that is needed
 
     blas = ctypes.CDLL(None)

@@ -11,6 +11,7 @@ import numpy as np
 from ..audio.decode import Audio, check_speech, describe, load_audio
 from ..audio.front_end import FrontEnd, WaveformFrontEnd
 from ..errors import AudioError, ConfigError, InputError
+from ..progress import progress
 from ..tiles import allowed, is_traced, on_cpu, traced
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
@@ -107,13 +108,11 @@ class AudioModel:
         pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
         if pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape"):
             raise AudioError("a batch takes a list of clips; embed or predict takes one")
-        from tqdm import tqdm
-
         front_end = self._front_end()
         frames_per_second = 1 / (front_end.seconds(2) - front_end.seconds(1))
         limit = 0 if on_cpu() else int(BATCH_SECONDS * frames_per_second)
         rows: list[mx.array] = []
-        with tqdm(total=len(audios), desc=doing, unit="clip", disable=None, leave=False) as bar:
+        with progress(total=len(audios), desc=doing, unit="clip") as bar:
             for start in range(0, len(audios), CHUNK_CLIPS):
                 found: dict[int, mx.array] = {}
                 clips: dict[int, mx.array] = {}
