@@ -1,6 +1,8 @@
 """What the end-to-end tests share: the command in a fresh process, voices, and a tiny ResNet in its source form."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -18,6 +20,7 @@ import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
 from speech_zoo.bench.weights import source_weights
+from speech_zoo.cli.main import main
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub
@@ -83,11 +86,35 @@ def run_process(environment: dict[str, str]) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def cli(run_process: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
-    """`cli("embed", "a.wav")` runs `speech-zoo embed a.wav` in `tmp_path`."""
+def fresh_cli(run_process: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """`fresh_cli("embed", "a.wav")` runs `speech-zoo embed a.wav` in `tmp_path`, in a fresh process."""
 
     def run(*arguments: Any, env: dict[str, str] | None = None) -> Result:
         return run_process([COMMAND, *arguments], tmp_path, env)
+
+    return run
+
+
+@pytest.fixture
+def cli(
+    fresh_cli: Callable[..., Result],
+    environment: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Result]:
+    """As `fresh_cli`, but in this process, unless it is given variables that are read when a process starts."""
+
+    def run(*arguments: Any, env: dict[str, str] | None = None) -> Result:
+        if env and env.keys() - {"SPEECH_ZOO_HOME"}:
+            return fresh_cli(*arguments, env=env)
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.chdir(tmp_path)
+            patch.setenv("SPEECH_ZOO_HOME", (env or environment)["SPEECH_ZOO_HOME"])
+            patch.setattr(sys, "argv", ["speech-zoo", *map(str, arguments)])
+            with pytest.raises(SystemExit) as end:
+                main()
+        return Result(end.value.code or 0, out.getvalue(), err.getvalue())
 
     return run
 

@@ -26,6 +26,13 @@ app = typer.Typer(
 )
 
 
+class _ToStderr(logging.Handler):
+    """Messages as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(record.getMessage(), err=True)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from ..settings import __version__
@@ -46,8 +53,9 @@ def common(
     if quiet and verbose:
         raise typer.BadParameter("--quiet and --verbose contradict each other")
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(format="%(message)s")  # to standard error
-    logging.getLogger("speech_zoo").setLevel(level)
+    logger = logging.getLogger("speech_zoo")
+    logger.handlers[:] = [_ToStderr()]
+    logger.setLevel(level)
 
 
 app.command("list")(list_models)
@@ -77,7 +85,7 @@ def demo(
 def main() -> None:
     """Run the command: one line on stderr and status 1 for an error, 2 for wrong usage."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="speech-zoo", standalone_mode=False)
         sys.stdout.flush()
     except SpeechZooError as error:
         status = _fail(str(error), 1)
