@@ -1,6 +1,5 @@
 """ECAPA-TDNN: the forward pass against a plain float64 implementation, lengths, WeSpeaker's folders, the config."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -491,26 +490,3 @@ def test_what_no_tensor_tells_is_read_from_the_config(name: str, change: dict[st
     other = model_of(replace(CONFIGS[name], **change), weights)
     x = mx.random.normal((1, 8, 16), key=mx.random.key(0))
     assert not mx.array_equal(other(x), tiny_model(name)(x))
-
-
-TASKS: dict[str, Callable[[Any], Any]] = {
-    "embed": lambda model: model.embed(voice(RATE), RATE),
-    "embed_batch": lambda model: model.embed_batch([voice(RATE)], RATE),
-    "verify": lambda model: model.verify(voice(RATE), voice(RATE), RATE),
-    "predict": lambda model: model.predict(voice(RATE), sample_rate=RATE),
-    "predict_batch": lambda model: model.predict_batch([voice(RATE)], sample_rate=RATE),
-    "logits": lambda model: model.logits(voice(RATE), RATE),
-    "log_probs": lambda model: model.log_probs(voice(RATE), RATE),
-}
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("name", ["ecapa_speechbrain", "ecapa_lid"])
-def test_a_model_is_for_one_task(name: str, task: str) -> None:
-    fits = (name == "ecapa_lid") == (task not in ("embed", "embed_batch", "verify"))
-    if fits:
-        TASKS[task](tiny_model(name))
-        return
-    with pytest.raises(ConfigError) as caught:
-        TASKS[task](tiny_model(name))
-    assert str(caught.value).startswith(f"this checkpoint is for {CONFIGS[name].task}, not for ")

@@ -422,34 +422,6 @@ def test_a_prediction_survives_pickle_and_copy(protocol: int) -> None:
         assert repr(other) == repr(found)
 
 
-# The task
-
-
-def test_a_speaker_model_identifies_no_language() -> None:
-    model = tiny_model("ecapa_speechbrain")
-    message = "is for speaker-embedding, not for language-identification"
-    for call in (model.predict, model.logits, model.log_probs):
-        with pytest.raises(ConfigError, match=message):
-            call(clip(), sample_rate=RATE)
-    with pytest.raises(ConfigError, match=message):
-        model.predict_batch([clip()], sample_rate=RATE)
-    with pytest.raises(ConfigError, match=message):
-        _ = model.labels
-
-
-def test_a_language_model_knows_no_speakers(lid: Any) -> None:
-    for call in (
-        lambda: lid.embed(clip(), RATE),
-        lambda: lid.embed_batch([clip()], RATE),
-        lambda: lid.embed_batch([]),
-        lambda: lid.verify(clip(), clip(), RATE),
-        lambda: lid.verify(clip(), clip(), RATE, threshold=0.3),
-        lambda: lid.embed("no such file.wav"),  # the task is the first thing to say
-    ):
-        with pytest.raises(ConfigError, match="is for language-identification, not for speaker-embedding"):
-            call()
-
-
 # id2label
 
 

@@ -162,13 +162,13 @@ def test_a_type_that_a_new_package_brings(monkeypatch: pytest.MonkeyPatch, tmp_p
             from dataclasses import dataclass
             import mlx.core as mx
             import mlx.nn as nn
-            from speech_zoo_core import ModelSpec, SpeakerConfig, SpeakerEmbedding
+            from speech_zoo_core import AudioModel, ModelSpec, SpeakerConfig
 
             @dataclass(frozen=True, kw_only=True)
             class ModelConfig(SpeakerConfig):
                 pass
 
-            class Model(nn.Module, SpeakerEmbedding):
+            class Model(nn.Module, AudioModel):
                 min_frames = 1
 
                 def __init__(self, config):

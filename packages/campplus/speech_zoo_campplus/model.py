@@ -13,7 +13,8 @@ from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, 
 from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import ScaleShift, time_mask
-from speech_zoo_core.tasks.speaker import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tasks.audio_model import AudioModel
+from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles
 
 HEAD_CHANNELS = 32
@@ -125,7 +126,7 @@ class CAMDenseTDNNLayer(nn.Module):
         return nn.relu(self.linear1(nn.relu(self.nonlinear1["batchnorm"](x))))
 
 
-class Model(nn.Module, SpeakerEmbedding):
+class Model(nn.Module, AudioModel):
     """Log-mel features to speaker embeddings."""
 
     min_frames = 3  # two frames are left after the stride of 2: the least that has a variance

@@ -3,7 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from . import blas
-from .errors import AudioError, CheckpointError, ConfigError, HubError, InputError, RegistryError, SpeechZooError
+from .errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    HubError,
+    InputError,
+    RegistryError,
+    SpeechZooError,
+    TaskError,
+)
 
 blas.preload()
 
@@ -14,6 +23,7 @@ if TYPE_CHECKING:
     from .conversion import convert
     from .loader import load
     from .registry import ModelSpec
+    from .tasks.audio_model import AudioModel
     from .tasks.language import LanguageIdentification, Prediction
     from .tasks.speaker import SpeakerConfig, SpeakerEmbedding, Verification
 
@@ -21,6 +31,7 @@ _LAZY = {
     "convert": "conversion",
     "load": "loader",
     "ModelSpec": "registry",
+    "AudioModel": "tasks.audio_model",
     "FrontEnd": "audio.front_end",
     "LanguageIdentification": "tasks.language",
     "Prediction": "tasks.language",
@@ -34,6 +45,7 @@ _LAZY = {
 
 __all__ = [
     "AudioError",
+    "AudioModel",
     "CheckpointError",
     "ConfigError",
     "FrontEnd",
@@ -49,6 +61,7 @@ __all__ = [
     "SpeakerConfig",
     "SpeakerEmbedding",
     "SpeechZooError",
+    "TaskError",
     "Verification",
     "convert",
     "load",

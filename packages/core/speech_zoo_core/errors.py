@@ -21,6 +21,10 @@ class ConfigError(SpeechZooError):
     """A config has an unknown key, a wrong value, or asks for something unsupported."""
 
 
+class TaskError(ConfigError, AttributeError):
+    """A model is asked for a method of a task that its checkpoint is not for; says what works."""
+
+
 class CheckpointError(SpeechZooError):
     """A checkpoint is missing, damaged, unsafe, or does not fit its model."""
 

@@ -17,6 +17,7 @@ from .config import from_dict
 from .errors import CheckpointError, ConfigError, RegistryError
 from .layers import load_strict, parameters, quantize
 from .registry import ModelSpec
+from .tasks.methods import with_methods
 from .tiles import on_cpu
 
 LOG = logging.getLogger("speech_zoo")
@@ -131,7 +132,7 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
 
 def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str) -> Any:
     """Build the model and load the weights strictly; lazy, nothing is evaluated yet."""
-    model = spec.model(config)
+    model = with_methods(spec.model, config.task)(config)
     if config.quantization is not None:
         quantize(model, config.quantization.bits, config.quantization.group_size)
     load_strict(model, model.sanitize(weights), where)

@@ -19,8 +19,9 @@ from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import exp
 from speech_zoo_core.layers import ScaleShift
-from speech_zoo_core.tasks.language import LanguageIdentification, check_labels
-from speech_zoo_core.tasks.speaker import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tasks.audio_model import AudioModel
+from speech_zoo_core.tasks.language import check_labels
+from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles, is_allowed, total
 
 TILE = 1000  # frames that are computed at once on a CPU
@@ -272,7 +273,7 @@ class AttentiveStatisticsPooling(nn.Module):
         return mean, variance - mx.square(mean) if self.moments == "raw" else variance
 
 
-class Model(nn.Module, SpeakerEmbedding, LanguageIdentification):
+class Model(nn.Module, AudioModel):
     """Features to speaker embeddings or to the logits of languages."""
 
     def __init__(self, config: ModelConfig) -> None:

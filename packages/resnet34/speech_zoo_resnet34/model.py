@@ -15,7 +15,8 @@ from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, 
 from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import time_mask
-from speech_zoo_core.tasks.speaker import SpeakerConfig, SpeakerEmbedding
+from speech_zoo_core.tasks.audio_model import AudioModel
+from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles
 
 STRIDES = (1, 2, 2, 2)
@@ -73,7 +74,7 @@ class Block(nn.Module):
         return _masked(nn.relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask_out)
 
 
-class Model(nn.Module, SpeakerEmbedding):
+class Model(nn.Module, AudioModel):
     """Log-mel features to speaker embeddings."""
 
     min_frames = 9  # two frames are left after three strides of 2: the least that has a variance

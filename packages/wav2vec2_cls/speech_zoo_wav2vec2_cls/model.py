@@ -19,7 +19,8 @@ from speech_zoo_core.config import Quantization
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import attention, gelu
-from speech_zoo_core.tasks.language import LanguageIdentification, check_labels
+from speech_zoo_core.tasks.audio_model import AudioModel
+from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tiles import each, in_tiles, is_allowed, is_traced
 
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say
@@ -341,7 +342,7 @@ def _in_turn(layers: list[ConvLayer], x: mx.array) -> mx.array:
     return x
 
 
-class Model(nn.Module, LanguageIdentification):
+class Model(nn.Module, AudioModel):
     """Waveforms to the logits of the labels."""
 
     def __init__(self, config: ModelConfig) -> None:

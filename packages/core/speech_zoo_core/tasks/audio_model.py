@@ -99,10 +99,6 @@ class AudioModel:
             raise ConfigError("this checkpoint takes no audio; call the model with its features (B, T, F)")
         return front_end
 
-    def _check_task(self, *tasks: str) -> None:
-        if self.config.task not in tasks:
-            raise ConfigError(f"this checkpoint is for {self.config.task}, not for {tasks[0]}")
-
     def _outputs(self, audios: Sequence[Audio], sample_rate: int | None, doing: str) -> list[mx.array]:
         """The raw output (D,) of each clip, in the order given; shows progress on a terminal."""
         pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))

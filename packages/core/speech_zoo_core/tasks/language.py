@@ -71,11 +71,8 @@ def check_labels(id2label: dict[str, str]) -> list[str]:
     return [str(label) for label in labels]
 
 
-class LanguageIdentification(AudioModel):
+class AudioClassification(AudioModel):
     """Prediction for a model whose raw output is one logit for each of `config.id2label`'s labels.
-
-    A value of `id2label` is a code ("eng"), or a code and a name ("en: English"). Where the task is not
-    language-identification but audio-classification, a label is its own name.
 
     Clips above `config.single_pass` seconds, where the config has that, are cut into equal windows of at most
     `config.window` seconds without overlap. The windows' probabilities are averaged, weighted by the speech in each:
@@ -87,21 +84,15 @@ class LanguageIdentification(AudioModel):
     @cached_property
     def _languages(self) -> list[tuple[str, str]]:
         """Label and name of each class."""
-        labels = check_labels(self.config.id2label)
-        if self.config.task != "language-identification":
-            return [(label, label) for label in labels]
-        pairs = (label.partition(": ") for label in labels)
-        return [(code, name or language_name(code)) for code, _, name in pairs]
+        return [(label, label) for label in check_labels(self.config.id2label)]
 
     @property
     def labels(self) -> list[str]:
         """The labels that the checkpoint knows, in the order of its logits."""
-        self._check_task("language-identification", "audio-classification")
         return [code for code, _ in self._languages]
 
     def logits(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The logits of one clip, (L,) float32, in the order of `labels`; arguments and errors as `predict`."""
-        self._check_task("language-identification", "audio-classification")
         waveform = self._waveform(audio, sample_rate)
         if (logits := self._in_windows(waveform)) is not None:
             return logits
@@ -157,10 +148,6 @@ class LanguageIdentification(AudioModel):
         rows = self._outputs(audios, sample_rate, "identifying")
         return [self._best(_finite(row), top_k, chosen, min_score, min_logit) for row in rows]
 
-    def choose(self, languages: Sequence[str] | None) -> list[tuple[int, str, str]]:
-        """Index, label and name of the classes that `languages` stands for, all for None; errors as `predict`."""
-        return [(i, *self._languages[i]) for i in self._chosen(1, languages)]
-
     def _in_windows(self, waveform: mx.array) -> mx.array | None:
         """The logits of a long clip, (L,) float32; None where one pass will do."""
         front_end = self._front_end()
@@ -183,16 +170,16 @@ class LanguageIdentification(AudioModel):
 
     def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
         """Indices of the classes to choose among."""
-        self._check_task("language-identification", "audio-classification")
         if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
             raise InputError(f"top_k is a positive number of languages, not {top_k!r}")
         if languages is None:
             return list(range(len(self._languages)))
-        self._check_task("language-identification")
-        codes = list(languages) if isinstance(languages, Iterable) and not isinstance(languages, str) else []
-        if not codes or not all(isinstance(code, str) for code in codes):
-            raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
-        return sorted({i for code in codes for i in match_language(code, self.labels)})
+        return self._of_languages(languages)
+
+    def _of_languages(self, languages: Sequence[str]) -> list[int]:
+        raise ConfigError(
+            f"this model is for {self.config.task}, not for language-identification: it takes no languages"
+        )
 
     def _best(
         self, logits: mx.array, top_k: int, chosen: list[int], min_score: float | None, min_logit: float | None
@@ -208,6 +195,25 @@ class LanguageIdentification(AudioModel):
         if reason := lacking(best[0].score, best[0].logit, min_score, min_logit):
             best.insert(0, Prediction(UNKNOWN, best[0].score, UNKNOWN, best[0].logit, reason))
         return best[:top_k]
+
+
+class LanguageIdentification(AudioClassification):
+    """Classification of languages: a value of `id2label` is a code ("eng"), or a code and a name ("en: English")."""
+
+    @cached_property
+    def _languages(self) -> list[tuple[str, str]]:
+        pairs = (label.partition(": ") for label in check_labels(self.config.id2label))
+        return [(code, name or language_name(code)) for code, _, name in pairs]
+
+    def choose(self, languages: Sequence[str] | None) -> list[tuple[int, str, str]]:
+        """Index, label and name of the classes that `languages` stands for, all for None; errors as `predict`."""
+        return [(i, *self._languages[i]) for i in self._chosen(1, languages)]
+
+    def _of_languages(self, languages: Sequence[str]) -> list[int]:
+        codes = list(languages) if isinstance(languages, Iterable) and not isinstance(languages, str) else []
+        if not codes or not all(isinstance(code, str) for code in codes):
+            raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
+        return sorted({i for code in codes for i in match_language(code, self.labels)})
 
 
 def check_floors(min_score: float | None, min_logit: float | None) -> None:

@@ -78,7 +78,6 @@ class SpeakerEmbedding(AudioModel):
         Raises:
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
         """
-        self._check_task("speaker-embedding")
         return _unit(self._forward(self.features(audio, sample_rate))[None])[0]
 
     def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
@@ -94,7 +93,6 @@ class SpeakerEmbedding(AudioModel):
         Raises:
             AudioError: as `embed`, for the first clip that cannot be used.
         """
-        self._check_task("speaker-embedding")
         rows = self._outputs(audios, sample_rate, "embedding")
         return _unit(mx.stack(rows)) if rows else mx.zeros((0, self.config.embed_dim))
 
@@ -112,7 +110,6 @@ class SpeakerEmbedding(AudioModel):
             AudioError: as `embed`.
             ConfigError: the checkpoint names no threshold and none was given.
         """
-        self._check_task("speaker-embedding")
         if threshold is None:
             threshold = self.config.threshold
         if threshold is None:
