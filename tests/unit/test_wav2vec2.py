@@ -234,9 +234,7 @@ def _shared() -> Any:
 
 def windowed(window: float, single_pass: float) -> Any:
     """The shared model with windows of another length."""
-    model = with_methods(Model, "language-identification")(
-        replace(_shared().config, window=window, single_pass=single_pass)
-    )
+    model = type(_shared())(replace(_shared().config, window=window, single_pass=single_pass))
     model.load_weights(list(parameters(_shared()).items()))
     return model
 

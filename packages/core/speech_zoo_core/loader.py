@@ -132,7 +132,7 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
 
 def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str) -> Any:
     """Build the model and load the weights strictly; lazy, nothing is evaluated yet."""
-    model = with_methods(spec.model, config.task)(config)
+    model = with_methods(spec.model, config.task)(config)  # type: ignore[arg-type]  # a class can be hashed
     if config.quantization is not None:
         quantize(model, config.quantization.bits, config.quantization.group_size)
     load_strict(model, model.sanitize(weights), where)
