@@ -87,9 +87,9 @@ def test_values_that_the_type_cannot_hold(tmp_path: Path, value: float) -> None:
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    for end in ("partial", "old"):
-        (tmp_path / f".out.{end}").mkdir()
-        (tmp_path / f".out.{end}" / "model.safetensors").write_bytes(b"half")
+    for name in (".out.01234567.partial", ".out.89abcdef.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
     with whole_folder(tmp_path / "out") as beside:
         assert list(beside.iterdir()) == []
         (beside / "a").write_text("b", encoding="utf-8")

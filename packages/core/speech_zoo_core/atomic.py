@@ -1,15 +1,23 @@
-"""A folder or a file that appears whole or not at all, whenever its writer is stopped."""
+"""A folder or a file that appears whole or not at all, whenever its writer is stopped or the power goes."""
 
+import errno
 import fcntl
+import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from .errors import CheckpointError, SpeechZooError
 
-OURS = (".safetensors", ".safetensors.index.json", "config.json", "parity.json", "README.md")
+OURS = re.compile(r"(config|parity)\.json|README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+CONVERTER = "mlx-speech-zoo"  # how the `converter` of a config that `convert` wrote begins
+NAME_LENGTH = 50  # characters of a name that are kept in the one beside it: a name has 255 bytes at most
+PATIENCE = 60.0  # seconds for the lock of a folder, which is held for moments only
 
 
 def check_free(out: Path, force: bool, called: str) -> None:
@@ -17,11 +25,12 @@ def check_free(out: Path, force: bool, called: str) -> None:
 
     Args:
         out: where a folder is to be.
-        force: whether a converted checkpoint may be replaced; nothing else ever is.
+        force: whether a checkpoint that `convert` wrote may be replaced; nothing else ever is.
         called: what the user calls it.
 
     Raises:
         CheckpointError: says what lies there.
+        OSError: it cannot be looked at.
     """
     if not os.path.lexists(out):
         return
@@ -32,65 +41,104 @@ def check_free(out: Path, force: bool, called: str) -> None:
         raise CheckpointError(
             f"{called} exists already; give a new or empty folder; --force of speech-zoo convert replaces it"
         )
-    if others := [name for name in found if not name.endswith(OURS) or not (out / name).is_file()]:
+    if others := [name for name in found if not _is_ours(out / name)]:
         listed = ", ".join(others[:5])
         raise CheckpointError(f"{called} holds more than a converted checkpoint ({listed}): not replaced")
+    if found and not _is_marked(out / "config.json"):
+        raise CheckpointError(f"{called} has no config.json that says speech-zoo convert wrote it: not replaced")
+
+
+def _is_ours(path: Path) -> bool:
+    return OURS.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def _is_marked(config: Path) -> bool:
+    try:
+        converter = json.loads(config.read_text(encoding="utf-8"))["source"]["converter"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return isinstance(converter, str) and converter.startswith(CONVERTER)
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path, check: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
     """A folder beside `out` to write to, which takes its place at the end and disappears on failure.
 
-    What a killed process left beside `out` is cleared away.
+    What a killed process left beside `out` is cleared away, or put back where it had just been replaced.
+
+    Args:
+        out: may exist already, it is replaced.
+        check: raises where what lies at a path must not be replaced; asked at the end, when nobody else writes there.
 
     Raises:
         CheckpointError: another process is writing there.
         OSError: it cannot be written.
     """
     missing = [folder for folder in out.parents if not folder.exists()]
-    beside, old = (out.with_name(f".{out.name}.{end}") for end in ("partial", "old"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock = _claim(beside, out)
+        for folder in missing:
+            sync(folder.parent)
+        with _locked(out.parent):
+            _clear_folders(out)
+            beside = _beside(out, "partial")
+            beside.mkdir()
+            lock = _lock(beside)
         try:
             yield beside
-            shutil.rmtree(old, ignore_errors=True)
-            if out.exists():
-                out.replace(old)
-            try:
-                beside.replace(out)
-            except BaseException:
-                if old.exists():
-                    old.replace(out)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            for path in (*sorted(beside.iterdir()), beside):
+                sync(path)
+            with _locked(out.parent):
+                _replace(beside, out, check)
         finally:
             if beside.exists():
                 shutil.rmtree(beside)
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
     finally:
         for folder in missing:  # those that were made for a folder that could not be written
             with suppress(OSError):
                 folder.rmdir()
 
 
-def _claim(beside: Path, out: Path) -> int:
-    """Make the folder, empty; returns the descriptor that holds its lock, which dies with the process."""
-    while True:
-        beside.mkdir(exist_ok=True)
-        lock = os.open(beside, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if beside.exists() and os.path.samestat(os.fstat(lock), beside.stat()):
-                for left in beside.iterdir():
-                    left.unlink()
-                return lock
-        except OSError as error:
-            os.close(lock)
-            if isinstance(error, BlockingIOError):
-                raise CheckpointError(f"another process is writing {out}") from error
-            raise
-        os.close(lock)  # another process finished between the two calls, and the folder is gone
+def _replace(beside: Path, out: Path, check: Callable[[Path], None]) -> None:
+    """Give `beside` the place of `out`; what was there comes back if that fails."""
+    old = _beside(out, "old")
+    check(out)
+    if os.path.lexists(out):
+        out.replace(old)
+    try:
+        check(old)  # once more: nobody can put anything into it now
+        beside.replace(out)
+    except BaseException:
+        if old.exists():
+            old.replace(out)
+        raise
+    sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_folders(out: Path) -> None:
+    """Clear away what killed processes left; the parent is locked.
+
+    Raises:
+        CheckpointError: one of them is not killed.
+    """
+    for left in _left(out, "old"):  # its owner was stopped while it held the parent's lock
+        if left.is_dir() and not left.is_symlink() and all(_is_ours(item) for item in left.iterdir()):
+            if os.path.lexists(out):
+                shutil.rmtree(left)
+            else:
+                left.replace(out)
+    for left in _left(out, "partial"):
+        if left.is_symlink() or not left.is_dir():
+            continue
+        lock = _lock(left)
+        if lock is None:
+            raise CheckpointError(f"another process is writing {out}")
+        if all(_is_ours(item) for item in left.iterdir()):
+            shutil.rmtree(left)
+        os.close(lock)
 
 
 @contextmanager
@@ -100,12 +148,76 @@ def written_beside(output: Path) -> Iterator[Path]:
     Raises:
         SpeechZooError: it cannot be written.
     """
-    beside = output.with_name(f".{output.name}.part")
+    beside = _beside(output, "part")
+    lock = None
     try:
+        for left in _left(output, "part"):
+            if not left.is_symlink() and left.is_file() and (stale := _lock(left)) is not None:
+                left.unlink()
+                os.close(stale)
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        lock = _lock(beside)
         yield beside
+        sync(beside)
         beside.replace(output)
+        sync(output.parent)
     except OSError as error:
         raise SpeechZooError(f"{output} cannot be written: {error.strerror or error}") from error
     finally:
+        if lock is not None:
+            os.close(lock)
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path, end: str) -> Path:
+    """A name beside `path` that nobody can foresee."""
+    return path.with_name(f".{path.name[:NAME_LENGTH]}.{token_hex(4)}.{end}")
+
+
+def _left(path: Path, end: str) -> list[Path]:
+    """What has such a name."""
+    pattern = re.compile(re.escape(f".{path.name[:NAME_LENGTH]}.") + rf"[0-9a-f]{{8}}\.{end}")
+    return [item for item in path.parent.iterdir() if pattern.fullmatch(item.name)]
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of a file or folder and dies with the process; None if another has it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among the processes that put something into a folder here."""
+    end = time.monotonic() + PATIENCE
+    while (lock := _lock(folder.resolve())) is None:
+        if time.monotonic() > end:
+            raise OSError(errno.EAGAIN, "another process holds the lock of its folder")
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync does not wait for the disk's own cache
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # file systems that cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)

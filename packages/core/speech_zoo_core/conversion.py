@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .atomic import check_free, whole_folder
+from .atomic import CONVERTER, check_free, whole_folder
+from .checkpoint.source import Source
 from .checkpoint.writer import write_checkpoint
 from .config import Quantization, to_dict
 from .errors import CheckpointError, ConfigError
@@ -47,11 +48,20 @@ def convert(
         SpeechZooError: the source cannot be read or is not what was expected, or the folder cannot be written;
             nothing is left half-written.
     """
-    out = Path(out_dir).expanduser().resolve()
     parse_dtype(dtype)
-    check_free(out, force, str(out_dir))
+
+    def check(path: Path) -> None:
+        check_free(path, force, str(out_dir))
+
+    try:
+        given = Path(out_dir).expanduser()
+        out = given.parent.resolve() / given.name if given.is_symlink() else given.resolve()
+        check(out)
+    except (OSError, RuntimeError) as error:  # no current folder, no home
+        raise CheckpointError(f"{out_dir} cannot be written: {_reason(error)}") from error
     origin = find(source, revision)
     spec, config, weights, form = read_model(origin)
+    _check_apart(out, origin, str(out_dir))
     model = build(spec, config, weights, str(origin.path))
     del weights
     origin.release()  # what is converted below is no longer held by its source
@@ -61,12 +71,12 @@ def convert(
             raise ConfigError(f"{origin.path} is quantized already; convert from its source")
         quantize(model, bits)
         config = replace(config, quantization=Quantization(bits))
-    config = with_source(config, origin, form, f"mlx-speech-zoo {version('mlx-speech-zoo-core')}", name)
+    config = with_source(config, origin, form, f"{CONVERTER} {version('mlx-speech-zoo-core')}", name)
     _check_files(config.source, expected or {}, os.fspath(source))
     tensors = parameters(model)
     del model  # so that each tensor is freed once it is written
     try:
-        with whole_folder(out) as beside:
+        with whole_folder(out, check) as beside:
             text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
             (beside / "config.json").write_text(text, encoding="utf-8")
             size = sum(x.nbytes for x in tensors.values())
@@ -74,9 +84,20 @@ def convert(
                 for written in write_checkpoint(beside, tensors):
                     bar.update(written)
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{out_dir} cannot be written: {reason}") from error
+        raise CheckpointError(f"{out_dir} cannot be written: {_reason(error)}") from error
     return Path(out_dir)
+
+
+def _reason(error: Exception) -> object:
+    return error.strerror if isinstance(error, OSError) else error
+
+
+def _check_apart(out: Path, origin: Source, called: str) -> None:
+    """Raises CheckpointError where what is converted lies in `out`, or `out` in it."""
+    folder = origin.folder.resolve()
+    inside = origin.path.is_dir() and folder in out.parents
+    if out == folder or inside or any(out in path.resolve().parents for path in origin.files):
+        raise CheckpointError(f"{called} is, holds or lies in what is converted; give another folder")
 
 
 def _check_files(provenance: dict[str, Any], expected: Mapping[str, str | None], source: str) -> None:

@@ -73,7 +73,7 @@ class CorpusFolder:
             self._lock(fcntl.LOCK_EX if self.rank == 0 else fcntl.LOCK_SH)
             self._take_finished(pending)
             if self.rank == 0:
-                for left in self.path.glob(".part-*.parquet.part"):
+                for left in self.path.glob(".part-*.part"):
                     left.unlink()
                 self._forget_errors(pending)
                 self._lock(fcntl.LOCK_SH)  # every rank holds it to its end, so no new run begins while one is alive
