@@ -239,7 +239,7 @@ def kill_a_worker():
     while True:
         for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
-                time.sleep(0.4)  # all work is handed out, no model is loaded
+                time.sleep(float(sys.argv[3]))
                 return os.kill(int(pid), signal.SIGKILL)
         time.sleep(0.01)
 
@@ -255,9 +255,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-def test_a_worker_that_is_killed_is_told(run_process: Run, voices: list[Path], converted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0, 0.05, 0.4])  # at its start, while it imports, while it loads or works
+def test_a_worker_that_is_killed_is_told(
+    run_process: Run, voices: list[Path], converted: Path, tmp_path: Path, seconds: float
+) -> None:
     (tmp_path / "script.py").write_text(WORKER_KILLED)
-    out = run_process([sys.executable, "script.py", voices[0].parent, converted], tmp_path).succeeded().out
+    out = run_process([sys.executable, "script.py", voices[0].parent, converted, seconds], tmp_path).succeeded().out
     assert "was killed, perhaps for want of memory: run it again with fewer jobs" in out
 
 

@@ -372,3 +372,127 @@ def test_threads_enroll_at_once(tmp_path: Path) -> None:
         thread.join()
     assert not failed
     assert store.names() == {str(number): 5 for number in range(6)}
+
+
+# Voices as a whole
+
+
+def test_a_voice_gets_another_name(store: Any) -> None:
+    store.enroll("Bob", [clip(1), clip(1, 0.1)])
+    store.enroll("Ann", clip(0, 1))
+    assert store.rename("Bob", " Robert ") == 2
+    assert store.names() == {"Ann": 1, "Robert": 2}
+    assert store.enroll("Robert", clip(1)) == 0  # known, as before
+    for old, new, says in (("Bob", "Eve", "knows no voice named 'Bob'"), ("Ann", "Robert", "named 'Robert' already")):
+        with pytest.raises(InputError, match=says):
+            store.rename(old, new)
+
+
+def test_one_clip_of_a_voice_is_removed(store: Any, tmp_path: Path) -> None:
+    files = [write_clip(tmp_path / f"{i}.wav", 1, i / 10) for i in range(3)]
+    store.enroll("Bob", [*files, clip(0, 1)])
+    files[0].unlink()  # found by its path
+    files[1] = files[1].rename(tmp_path / "moved.wav")  # found by its content
+    for known in (files[0], files[1], clip(0, 1)):
+        assert store.remove("Bob", known) == 1
+    with pytest.raises(InputError, match="Bob has no such clip"):
+        store.remove("Bob", files[0])
+    assert store.names() == {"Bob": 1}
+
+
+def test_a_voice_is_its_vector(store: Any) -> None:
+    store.enroll("Bob", [clip(1), clip(0, 1)])
+    vector = store.vector("Bob")
+    assert np.allclose(vector, [0.5**0.5, 0.5**0.5, 0, 0])
+    assert store.identify(vector=5 * vector).matches == store.identify(clip(1, 1)).matches
+    with pytest.raises(InputError, match="knows no voice named 'Ann'"):
+        store.vector("Ann")
+    for wrong in (np.ones(3), np.zeros(SIZE), np.full(SIZE, np.nan)):
+        with pytest.raises(InputError, match="has 4 finite values, not all zero"):
+            store.identify(vector=wrong)
+    for arguments in ((), (clip(1), vector)):
+        with pytest.raises(InputError, match="a clip or a vector"):
+            store.identify(*arguments[:1], **({"vector": vector} if len(arguments) > 1 else {}))
+
+
+def test_another_person_under_the_same_name_is_told(store: Any, caplog: pytest.LogCaptureFixture) -> None:
+    store.enroll("Bob", [clip(1), clip(1, 0.2)])
+    assert caplog.messages == []
+    store.enroll("Bob", clip(0, 1))
+    assert caplog.messages == [
+        "warning: samples scores 0.10 with the clips that Bob has (threshold 0.50): is it the same person?"
+    ]
+
+
+def test_identify_knows_each_of_many_names(store: Any) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((3000, SIZE)).astype("<f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with store._file.writing(store.checkpoint) as db:
+        for i, vector in enumerate(vectors):
+            add_clip(db, Clip(f"name {i % 1000}", f"{i}", "x", vector.tobytes()))
+    for i in (0, 7, 999):
+        mean = vectors[i::1000].mean(axis=0, dtype=np.float64)
+        best = store.identify(vector=mean, top_k=1).matches[0]
+        assert best.name == f"name {i}"
+        assert best.score == pytest.approx(1)
+
+
+# What is removed, and what is not
+
+
+def test_what_was_removed_is_nowhere(store: Any, caplog: pytest.LogCaptureFixture) -> None:
+    store.enroll("Ann", clip(0, 0, 1))
+    other = sqlite3.connect(store.path)  # another process keeps the store open, so that SQLite keeps its log
+    other.execute("SELECT * FROM clip").fetchall()
+    store.enroll("Bob", clip(0.6, 0.8))
+    vector = np.array([0.6, 0.8, 0, 0], "<f4").tobytes()
+    files = [store.path, store.path.with_name("voices.sqlite-wal")]
+    assert any(vector in file.read_bytes() for file in files)
+    store.remove("Bob")
+    assert not any(vector in file.read_bytes() for file in files if file.exists())
+    assert not caplog.messages
+
+    store.enroll("Eve", clip(0.6, 0.8))
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM clip").fetchall()  # and reads: its snapshot needs the log
+    store.remove("Eve")
+    other.close()
+    assert [message for message in caplog.messages if "stays in voices.sqlite-wal until it ends" in message]
+
+
+def test_a_search_leaves_the_stores_beside_alone(store: Any, tmp_path: Path) -> None:
+    vectors = np.eye(SIZE, dtype="<f4")[:1]
+    spans = np.array([[0.0, 3.0]], "<f8")
+    beside = [tmp_path / f"voices.sqlite-vectors-{end}" for end in ("mine", "mine.npy", "0123.npy")]
+    for path in beside:
+        path.write_text("somebody's")
+    with store._file.writing(store.checkpoint) as db:
+        put_recording(db, Recording("/a.wav", 1, -1, spans.tobytes(), vectors.tobytes()))
+    assert len(store.search(clip(1))) == 1
+    [matrix] = store._file.matrices()
+    with store._file.writing(store.checkpoint) as db:
+        put_recording(db, Recording("/b.wav", 1, 2**63 - 1, spans.tobytes(), vectors.tobytes()))
+    assert len(store.search(clip(1))) == 2
+    assert not matrix.exists()
+    assert [path.read_text() for path in beside] == ["somebody's"] * 3
+    store._file.forget()
+    assert store._file.matrices() == []
+    assert len(store.search(clip(1))) == 2
+
+
+def test_a_read_only_medium(store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.enroll("Bob", clip(1))
+    with store._file.writing(store.checkpoint) as db:
+        spans, vectors = np.array([[0.0, 3.0]], "<f8"), np.eye(SIZE, dtype="<f4")[:1]
+        put_recording(db, Recording("/a.wav", 1, 1, spans.tobytes(), vectors.tobytes()))
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(StoreFile, "writable", False)  # what the system says of such a medium
+    again = speech_zoo.VoiceStore(store.path, Echo())
+    assert again.names() == {"Bob": 1}
+    assert again.identify(clip(1)).name == "Bob"
+    assert len(again.search(clip(1))) == 1
+    assert sorted(tmp_path.iterdir()) == before  # not even a log of changes
+    again.export(tmp_path / "out.safetensors")
+    with pytest.raises(SpeechZooError, match=r"voices.sqlite cannot be used: .*readonly"):
+        again.enroll("Ann", clip(0, 1))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from speech_zoo.voices import index as voice_index
 from speech_zoo.voices.database import Checkpoint, StoreFile
 from speech_zoo.voices.index import IndexReport, Skipped, update
 from speech_zoo.voices.rows import recordings
@@ -161,15 +160,3 @@ def test_no_folder(folder: Folder) -> None:
         with pytest.raises(SpeechZooError, match="is no folder"):
             folder.update(path)
     assert not folder.file.path.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "says"), [("handle is closed", "was killed"), ("Too many open files", "cannot be started: Too many")]
-)
-def test_a_pool_that_breaks_while_work_is_handed_out(monkeypatch: pytest.MonkeyPatch, text: str, says: str) -> None:
-    def submit(*_: object) -> None:
-        raise OSError(text)
-
-    monkeypatch.setattr(voice_index.ProcessPoolExecutor, "submit", submit)
-    with pytest.raises(SpeechZooError, match=says):
-        list(voice_index.in_processes("model", 2, ["a.wav", "b.wav"]))

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from speech_zoo_core.errors import SpeechZooError
@@ -67,14 +67,36 @@ def list_voices(store: StoreOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def remove(name: NameArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Delete a voice with all of its clips."""
+def rename(
+    name: NameArgument,
+    new: Annotated[str, typer.Argument(help="A name that no voice has yet.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a voice another name."""
+    name, new = check_name(name), check_name(new)
+    clips = _open(store).rename(name, new)
+    if as_json:
+        print_json({"name": new, "was": name, "clips": clips})
+    else:
+        typer.echo(f"{name}: now {new}, with {_count(clips, 'clip')}")
+
+
+@app.command()
+def remove(
+    name: NameArgument,
+    clip: Annotated[Path | None, typer.Option(help="Delete only this clip of the voice.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a voice with all of its clips, or one of them."""
     name = check_name(name)
-    clips = _open(store).remove(name)
+    clips = _open(store).remove(name, clip)
     if as_json:
         print_json({"name": name, "clips": clips})
     else:
-        typer.echo(f"{name}: removed, with {_count(clips, 'clip')}")
+        what = _count(clips, "clip")
+        typer.echo(f"{name}: removed, with {what}" if clip is None else f"{name}: {what} removed")
 
 
 @app.command()
@@ -126,10 +148,12 @@ def index(
 
 @app.command()
 def search(
-    file: Annotated[Path, typer.Argument(help="A clip of the voice.")],
     within: Annotated[
         Path, typer.Option("--in", metavar="FOLDER-OR-INDEX", help="Where to look; a folder is indexed first.")
     ],
+    file: Annotated[Path | None, typer.Argument(help="A clip of the voice; or --name.")] = None,
+    name: Annotated[str | None, typer.Option(help="A voice that is enrolled, in place of FILE.")] = None,
+    store: StoreOption = None,
     model: ModelOption = DEFAULT_MODEL,
     top: Annotated[int, typer.Option(min=1, help="How many passages to print at most.")] = 10,
     threshold: ThresholdOption = None,
@@ -137,14 +161,16 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find where a voice occurs: file, from, to (seconds), score; the best first."""
+    if (file is None) == (name is None):
+        raise typer.BadParameter("give FILE, or --name NAME, and not both")
     voices = _open(_index_of(within, model) if within.is_dir() else within, model)
+    vector = voices.model.embed(file) if name is None else _enrolled(store, voices.model, check_name(name))
     if within.is_dir():
-        voices.model.embed(file)  # a clip that is no use shows before the folder is indexed
         report = voices.index(within, jobs)
         if report.skipped:
             count = _count(len(report.skipped), "file")
             typer.echo(f"warning: {count} skipped; speech-zoo voices index says why", err=True)
-    found = voices.search(file, top_k=top, threshold=threshold)
+    found = voices.search(vector=vector, top_k=top, threshold=threshold)
     if as_json:
         print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in found])
         return
@@ -198,6 +224,13 @@ def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False) -
     from ..voices.store import VoiceStore
 
     return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model)
+
+
+def _enrolled(store: Path | None, model: Any, name: str) -> Any:
+    """The vector of a voice in a store of this model."""
+    from ..voices.store import VoiceStore
+
+    return VoiceStore(_own(False) / "voices.sqlite" if store is None else store, model).vector(name)
 
 
 def _index_of(folder: Path, model: str) -> Path:

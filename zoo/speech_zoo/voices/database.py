@@ -1,6 +1,8 @@
 """The SQLite file of a store of voices: its schema, its transactions, and one clear line for a file that is no use."""
 
+import logging
 import os
+import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterator
@@ -37,7 +39,7 @@ TRIGGER = """
 CREATE TRIGGER file_{change} AFTER {change} ON file BEGIN UPDATE state SET generation = hex(randomblob(16)); END;
 """
 # What SQLite says where the file itself is sound.
-ELSEWHERE = ("locked", "disk is full", "readonly", "unable to open", "not authorized", "interrupted")
+ELSEWHERE = ("locked", "disk is full", "disk I/O", "readonly", "unable to open", "not authorized", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,24 @@ class StoreFile:
             yield db
             db.execute("COMMIT")
 
+    def forget(self) -> None:
+        """Take what was removed out of the files beside the store too: the log of changes, the matrix of vectors."""
+        for matrix in self.matrices():
+            matrix.unlink(missing_ok=True)
+        with self._clear_errors(), closing(self._open(create=False)) as db:
+            db.execute("PRAGMA busy_timeout = 2000")
+            if db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                logging.getLogger("speech_zoo").warning(
+                    "warning: another process has %s open; what was removed stays in %s-wal until it ends",
+                    self.path,
+                    self.path.name,
+                )
+
+    def matrices(self) -> list[Path]:
+        """The matrices of vectors beside the store, of any generation, finished or not."""
+        name = re.compile(rf"\.?{re.escape(self.path.name)}-vectors-[0-9A-F]{{32}}\.npy(\..*)?")
+        return [path for path in self.path.parent.iterdir() if name.fullmatch(path.name)]
+
     def checkpoint(self, db: sqlite3.Connection) -> Checkpoint | None:
         """Whose vectors these are; None in a store that never had any."""
         row = db.execute("SELECT identity, name, dim FROM checkpoint").fetchone()
@@ -134,7 +154,7 @@ class StoreFile:
             if not create:
                 raise self._missing()
             self._make()
-        db = self._connect(self.path, "rw")
+        db = self._connect(self.path, "rw" if self.writable else "ro")
         try:
             self._check_version(db)
             if not self._checked:
@@ -147,8 +167,15 @@ class StoreFile:
             raise
         return db
 
+    @property
+    def writable(self) -> bool:
+        """Whether the store and what lies beside it can be changed: not so on a read-only medium."""
+        return os.access(self.path, os.W_OK) and os.access(self.path.absolute().parent, os.W_OK)
+
     def _connect(self, path: Path, mode: str) -> sqlite3.Connection:
         uri = f"{path.absolute().as_uri()}?mode={mode}"
+        if mode == "ro" and not Path(f"{path}-wal").exists():
+            uri += "&immutable=1"  # SQLite would look for the log of changes, which it cannot make here
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
         db.execute("PRAGMA synchronous = FULL")  # what was committed survives a power failure, too
         db.execute("PRAGMA secure_delete = ON")  # a voice that is removed is overwritten

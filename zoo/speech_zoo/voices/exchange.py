@@ -98,10 +98,10 @@ def _check(checkpoint: Checkpoint, rows: Iterator[Clip | Recording]) -> None:
         raise ValueError("its identity is no SHA-256")
     for row in rows:
         texts = (row.name, row.digest, row.source) if isinstance(row, Clip) else (row.path,)
-        numbers = () if isinstance(row, Clip) else (row.size, row.mtime_ns)
+        size, time = (0, 0) if isinstance(row, Clip) else (row.size, row.mtime_ns)
         if not all(isinstance(text, str) and text for text in texts):
             raise ValueError("a name, a digest or a file is missing")
-        if not all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers):
+        if not (isinstance(size, int) and isinstance(time, int) and 0 <= size < 2**63 and -(2**63) <= time < 2**63):
             raise ValueError(f"the size or time of {texts[0]} is no number")
         vectors = np.frombuffer(row.vector if isinstance(row, Clip) else row.vectors, "<f4").reshape(-1, checkpoint.dim)
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):

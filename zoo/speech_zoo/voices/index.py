@@ -1,15 +1,8 @@
 """Keep an index of a folder's recordings: only new and changed files are decoded, each in a transaction of its own."""
 
-import ctypes
-import logging
-import multiprocessing
 import os
-import signal
 import stat
-import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +17,7 @@ from .database import Checkpoint, StoreFile, printable
 from .rows import Recording, drop_recording, put_recording
 
 WINDOW, HOP = 3.0, 1.5  # seconds
+OLDEST, NEWEST = -(2**63), 2**63 - 1  # ns since 1970 that SQLite holds: 1677 to 2262
 
 Found: TypeAlias = tuple[bytes, bytes]  # `spans` and `vectors` of a Recording
 Results: TypeAlias = "Generator[tuple[str, Found | str], None, None]"
@@ -95,6 +89,8 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
             bar.update()
     with file.reading(checkpoint) as db:
         counts = [count for path, count in db.execute("SELECT path, count FROM file") if path.startswith(below)]
+    if gone or any(path in held for path in new):
+        file.forget()
     skipped.sort(key=lambda item: item.file)
     return IndexReport(indexed, len(there) - len(new), len(gone), skipped, len(counts), sum(counts))
 
@@ -102,63 +98,10 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
 def in_this_process(model: Any, paths: list[str]) -> Results:
     """Each file with its windows, or with the reason why it has none, in order."""
     for path in paths:
-        yield path, _windows(model, path)
+        yield path, windows_of_file(model, path)
 
 
-def in_processes(ref: Any, jobs: int, paths: list[str]) -> Results:
-    """As `in_this_process`, in any order, by processes that each load the model.
-
-    Raises:
-        SpeechZooError: one of them died.
-    """
-    if not paths:
-        return
-    workers = ProcessPoolExecutor(min(jobs, len(paths)), multiprocessing.get_context("spawn"), _start, (ref, jobs))
-    try:
-        for done in as_completed([workers.submit(_work, path) for path in paths]):
-            yield done.result()
-    except (BrokenProcessPool, OSError) as error:
-        # One that dies while work is handed out shows as a closed handle.
-        if isinstance(error, OSError) and str(error) != "handle is closed":
-            raise SpeechZooError(f"processes cannot be started: {error}; run it again with fewer jobs") from error
-        raise SpeechZooError(
-            "a process that decodes and embeds was killed, perhaps for want of memory: run it again with fewer jobs; "
-            "what was done is kept"
-        ) from error
-    finally:
-        workers.shutdown(cancel_futures=True)
-
-
-_model: Any = None  # of a worker process
-
-
-def _start(ref: Any, jobs: int) -> None:
-    """What a worker does first."""
-    global _model  # noqa: PLW0603
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
-    logging.getLogger("speech_zoo").setLevel(logging.ERROR)  # no progress bars beside the parent's
-    from ..models import load  # opens OpenBLAS, where that is needed
-
-    blas = ctypes.CDLL(None)
-    if hasattr(blas, "openblas_set_num_threads"):  # threads of many processes would wait for each other
-        blas.openblas_set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    _model = load(ref)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(path: str) -> "tuple[str, Found | str]":
-    return path, _windows(_model, path)
-
-
-def _windows(model: Any, path: str) -> "Found | str":
+def windows_of_file(model: Any, path: str) -> "Found | str":
     """The windows of a file that hold speech, or why there are none."""
     from ..recordings.windows import window_embeddings
 
@@ -201,5 +144,5 @@ def _walk(root: str) -> tuple[dict[str, tuple[int, int]], list[Skipped], tuple[s
             elif printable(path) != path:
                 skipped.append(Skipped(printable(path), "has a name that is not UTF-8; rename it"))
             else:
-                there[path] = (found.st_size, found.st_mtime_ns)
+                there[path] = (found.st_size, min(max(found.st_mtime_ns, OLDEST), NEWEST))
     return there, skipped, tuple(closed)

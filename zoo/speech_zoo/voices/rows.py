@@ -51,11 +51,10 @@ def add_clip(db: sqlite3.Connection, clip: Clip) -> bool:
     return db.execute(sql, row).rowcount == 1
 
 
-def clips(file: StoreFile, db: sqlite3.Connection) -> Iterator[Clip]:
-    """All clips in the order they came; raises SpeechZooError where one is not what was written."""
-    for name, digest, source, crc, vector in db.execute(
-        "SELECT name, digest, source, crc, vector FROM clip ORDER BY id"
-    ):
+def clips(file: StoreFile, db: sqlite3.Connection, voice: str | None = None) -> Iterator[Clip]:
+    """The clips of a voice, or all, in the order they came; raises SpeechZooError where one is not what was written."""
+    sql = f"SELECT name, digest, source, crc, vector FROM clip {'' if voice is None else 'WHERE name = ?'} ORDER BY id"
+    for name, digest, source, crc, vector in db.execute(sql, () if voice is None else (voice,)):
         if _crc(name, digest, source, vector) != crc:
             raise file.damaged("a clip is not what was written")
         yield Clip(name, digest, source, vector)

@@ -4,7 +4,6 @@ import mmap
 import os
 import sqlite3
 from dataclasses import dataclass, field
-from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -66,12 +65,14 @@ def windows_of(file: StoreFile, checkpoint: Checkpoint, known: Windows | None = 
             return known
         if (found := _load(file, db)) is not None:
             return found
+    if not file.writable:
+        with file.reading(checkpoint) as db:
+            return _in_memory(file, db, checkpoint.dim)
     with file.writing(checkpoint, create=False) as db:  # nobody else writes the matrix, or the index, meanwhile
         if (found := _load(file, db)) is None:
             target = _matrix_path(file.path, _generation(db))
-            for pattern in (f"{escape(file.path.name)}-vectors-*", f".{escape(file.path.name)}-vectors-*"):
-                for old in target.parent.glob(pattern):
-                    old.unlink()
+            for old in file.matrices():
+                old.unlink()
             with written_beside(target) as beside, beside.open("wb") as out:
                 _write(file, db, checkpoint.dim, out)
             found = _load(file, db)
@@ -140,16 +141,31 @@ def _matrix_path(path: Path, generation: str) -> Path:
 def _load(file: StoreFile, db: sqlite3.Connection) -> Windows | None:
     """The windows that `db` sees; None if there is no matrix of that generation, or a damaged one."""
     generation = _generation(db)
-    files = list(times(file, db))
-    first = np.cumsum([0, *(len(spans) // 16 for _, spans in files)], dtype=np.int64)
-    spans = np.frombuffer(b"".join(spans for _, spans in files), "<f8").reshape(-1, 2)
+    paths, first, spans = _times(file, db)
     try:
         matrix = np.load(_matrix_path(file.path, generation), mmap_mode="r") if len(spans) else None
     except (FileNotFoundError, ValueError):  # ValueError: not as long as its header says
         return None
     if matrix is not None and len(matrix) != len(spans):
         return None
-    return Windows(generation, [path for path, _ in files], first, spans, matrix)
+    return Windows(generation, paths, first, spans, matrix)
+
+
+def _in_memory(file: StoreFile, db: sqlite3.Connection, dim: int) -> Windows:
+    """The windows that `db` sees, where no matrix can be written."""
+    vectors = np.frombuffer(b"".join(recording.vectors for recording in recordings(file, db)), "<f4").reshape(-1, dim)
+    return Windows(_generation(db), *_times(file, db), vectors if len(vectors) else None)
+
+
+def _times(file: StoreFile, db: sqlite3.Connection) -> tuple[list[str], Array, Array]:
+    """`paths`, `first` and `spans` of Windows."""
+    files = list(times(file, db))
+    first = np.cumsum([0, *(len(spans) // 16 for _, spans in files)], dtype=np.int64)
+    return (
+        [path for path, _ in files],
+        first,
+        np.frombuffer(b"".join(spans for _, spans in files), "<f8").reshape(-1, 2),
+    )
 
 
 def _write(file: StoreFile, db: sqlite3.Connection, dim: int, out: BinaryIO) -> None:

@@ -1,10 +1,11 @@
 """Known voices: who is it, and where else does this voice occur."""
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from .exchange import Exchanged
     from .index import IndexReport
+
+LOG = logging.getLogger("speech_zoo")
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -114,12 +117,28 @@ class VoiceStore:
         name = check_name(name)
         new = 0
         for audio in _clips(audios):
-            vector = np.array(self.model.embed(audio, sample_rate), "<f4").tobytes()
+            vector = np.array(self.model.embed(audio, sample_rate), "<f4")
             digest = self._digest(audio, sample_rate)
             source = printable(audio) if isinstance(audio, (str, os.PathLike)) else "samples"
             with self._file.writing(self.checkpoint) as db:
-                new += add_clip(db, Clip(name, digest, source, vector))
+                held = [clip.vector for clip in clips(self._file, db, name)]
+                added = add_clip(db, Clip(name, digest, source, vector.tobytes()))
+            new += added
+            if added and held:
+                self._warn_of_another_person(name, source, held, vector)
         return new
+
+    def _warn_of_another_person(self, name: str, source: str, held: list[bytes], vector: Array) -> None:
+        score = float(_mean(np.frombuffer(b"".join(held), "<f4").reshape(len(held), -1)) @ vector)
+        threshold = self._own_threshold
+        if threshold is not None and score < threshold:
+            LOG.warning(
+                "warning: %s scores %.2f with the clips that %s has (threshold %.2f): is it the same person?",
+                source,
+                score,
+                name,
+                threshold,
+            )
 
     def names(self) -> dict[str, int]:
         """The names in the store, in alphabetical order, and how many clips each has; needs no model.
@@ -129,27 +148,84 @@ class VoiceStore:
         """
         return dict(Counter(sorted(self.voices()[0])))
 
-    def remove(self, name: str) -> int:
-        """Delete a voice with all of its clips; returns how many it had. Needs no model.
+    def remove(self, name: str, clip: "Audio | None" = None, sample_rate: int | None = None) -> int:
+        """Delete a voice with all of its clips, or one clip of it; returns how many were deleted.
+
+        Args:
+            name: of the voice.
+            clip: a file by its path when it was enrolled, which may be gone, or by its content; or samples.
+            sample_rate: in Hz, for samples that come without a rate.
 
         Raises:
-            InputError: the store has no such name.
+            InputError: the store has no such name, or the voice no such clip.
             SpeechZooError: there is no store, or it cannot be written.
         """
         name = check_name(name)
+        where, values = "name = ?", [name]
+        if clip is not None:
+            path = printable(clip) if isinstance(clip, (str, os.PathLike)) else None
+            gone_file = path is not None and not os.path.exists(path)  # noqa: PTH110 (Path raises for a long name)
+            where += " AND (source = ? OR digest = ?)"
+            values += [path or "", "" if gone_file else self._digest(clip, sample_rate)]
         with self._file.writing(create=False) as db:
-            gone = db.execute("DELETE FROM clip WHERE name = ?", (name,)).rowcount
-            if gone == 0:
-                raise InputError(f"{self.path} knows no voice named {name!r}; speech-zoo voices list shows the names")
-            return gone
+            self._check_known(db, name)
+            count = db.execute(f"DELETE FROM clip WHERE {where}", values).rowcount
+            if count == 0:
+                raise InputError(f"{name} has no such clip in {self.path}")
+        self._file.forget()
+        return count
+
+    def rename(self, name: str, new: str) -> int:
+        """Give a voice another name, which no voice has yet; returns how many clips it has. Needs no model.
+
+        Raises:
+            InputError: the store has no such name, or the new one is taken or is no name.
+            SpeechZooError: there is no store, or it cannot be written.
+        """
+        name, new = check_name(name), check_name(new)
+        with self._file.writing(create=False) as db:
+            self._check_known(db, name)
+            if db.execute("SELECT 1 FROM clip WHERE name = ?", (new,)).fetchone():
+                raise InputError(f"{self.path} has a voice named {new!r} already")
+            held = list(clips(self._file, db, name))
+            db.execute("DELETE FROM clip WHERE name = ?", (name,))
+            for clip in held:
+                add_clip(db, replace(clip, name=new))
+        self._file.forget()
+        return len(held)
+
+    def vector(self, name: str) -> Array:
+        """The mean of a voice's clips, (D,) float32 of unit length: what `identify` compares with. Needs no model.
+
+        Raises:
+            InputError: the store has no such name.
+            SpeechZooError: there is no store, it cannot be read, or it is not of the model that was loaded.
+        """
+        name = check_name(name)
+        loaded = "model" in vars(self) or not isinstance(self._model, (str, os.PathLike))
+        with self._file.reading(self.checkpoint if loaded else None) as db:
+            self._check_known(db, name)
+            held = [np.frombuffer(clip.vector, "<f4") for clip in clips(self._file, db, name)]
+        return _mean(np.stack(held))
+
+    def _check_known(self, db: Any, name: str) -> None:
+        if not db.execute("SELECT 1 FROM clip WHERE name = ?", (name,)).fetchone():
+            raise InputError(f"{self.path} knows no voice named {name!r}; speech-zoo voices list shows the names")
 
     def identify(
-        self, audio: "Audio", sample_rate: int | None = None, top_k: int = 3, threshold: float | None = None
+        self,
+        audio: "Audio | None" = None,
+        sample_rate: int | None = None,
+        top_k: int = 3,
+        threshold: float | None = None,
+        *,
+        vector: "Array | None" = None,
     ) -> Identification:
         """Tell which of the known voices a clip holds.
 
         Args:
             audio: as for `embed`.
+            vector: (D,), an embedding of this model, in place of `audio`.
             sample_rate: in Hz, for samples that come without a rate.
             top_k: how many matches to return.
             threshold: cosine from which a match counts; default: the one calibrated by this user, else the
@@ -163,14 +239,16 @@ class VoiceStore:
         _check_top(top_k)
         names, rows = self._voices(self.checkpoint)
         threshold = self._checked(threshold)
-        voice = np.array(self.model.embed(audio, sample_rate), np.float64)
+        voice = self._voice(audio, sample_rate, vector)
         if not names:
             return Identification(None, threshold, [])
-        known = sorted(set(names))
-        means = np.stack([rows[[other == name for other in names]].mean(axis=0, dtype=np.float64) for name in known])
+        known, of = np.unique(names, return_inverse=True)
+        means = np.zeros((len(known), rows.shape[1]))
+        np.add.at(means, of, rows)
+        means /= np.bincount(of)[:, None]
         scores = np.clip(means @ voice / np.maximum(np.linalg.norm(means, axis=1), 1e-12), -1, 1)
         order = np.argsort(-scores, kind="stable")[:top_k]
-        matches = [Match(known[i], float(scores[i])) for i in order]
+        matches = [Match(str(known[i]), float(scores[i])) for i in order]
         return Identification(matches[0].name if matches[0].score >= threshold else None, threshold, matches)
 
     def voices(self) -> tuple[list[str], Array]:
@@ -205,17 +283,27 @@ class VoiceStore:
             SpeechZooError: there is no such folder, the store cannot be written or holds vectors of another
                 checkpoint, or a process died.
         """
-        from .index import in_processes, in_this_process, update
+        from .index import in_this_process, update, windows_of_file
+        from .workers import in_processes
 
         if jobs < 1:
             raise InputError(f"jobs is at least 1, not {jobs}")
         if jobs > 1 and not isinstance(self._model, (str, os.PathLike)):
             raise InputError("jobs above 1 need a model by its name: every process loads its own")
-        embed = partial(in_processes, self._model, jobs) if jobs > 1 else partial(in_this_process, self.model)
+        if jobs > 1:
+            embed = partial(in_processes, self._model, jobs, work=windows_of_file)
+        else:
+            embed = partial(in_this_process, self.model)
         return update(self._file, self.checkpoint, Path(folder), embed)
 
     def search(
-        self, audio: "Audio", sample_rate: int | None = None, top_k: int = 10, threshold: float | None = None
+        self,
+        audio: "Audio | None" = None,
+        sample_rate: int | None = None,
+        top_k: int = 10,
+        threshold: float | None = None,
+        *,
+        vector: "Array | None" = None,
     ) -> list[Passage]:
         """Where in the indexed recordings the voice of a clip occurs, the best passages first.
 
@@ -224,7 +312,7 @@ class VoiceStore:
         ones map into memory.
 
         Args:
-            audio, sample_rate, threshold: as for `identify`.
+            audio, sample_rate, threshold, vector: as for `identify`.
             top_k: how many passages to return at most.
 
         Raises:
@@ -232,7 +320,7 @@ class VoiceStore:
         """
         _check_top(top_k)
         threshold = self._checked(threshold)
-        voice = np.array(self.model.embed(audio, sample_rate))
+        voice = self._voice(audio, sample_rate, vector)
         self._windows = windows_of(self._file, self.checkpoint, self._windows)
         return best(self._windows, voice, threshold, top_k)
 
@@ -263,6 +351,18 @@ class VoiceStore:
         from .exchange import load
 
         return load(self._file, Path(source))
+
+    def _voice(self, audio: "Audio | None", sample_rate: int | None, vector: "Array | None") -> Array:
+        """The embedding of a clip, or one that is given, (D,) float32 of unit length."""
+        if (audio is None) == (vector is None):
+            raise InputError("give a clip or a vector, and not both")
+        if vector is None:
+            return np.array(self.model.embed(audio, sample_rate), np.float32)
+        given = np.array(vector, np.float64)
+        size = float(np.linalg.norm(given))
+        if given.shape != (self.checkpoint.dim,) or not np.isfinite(size) or size == 0:
+            raise InputError(f"a vector of this model has {self.checkpoint.dim} finite values, not all zero")
+        return (given / size).astype(np.float32)
 
     @cached_property
     def _own_threshold(self) -> float | None:
@@ -298,6 +398,12 @@ def _clips(audios: "Iterable[Audio] | Audio") -> "Iterable[Audio]":
     pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
     alone = pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape")
     return [audios] if alone else audios  # type: ignore[return-value,list-item]
+
+
+def _mean(rows: Array) -> Array:
+    """The mean of vectors (N, D), (D,) float32 of unit length."""
+    mean = rows.mean(axis=0, dtype=np.float64)
+    return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
 
 
 def _check_top(top_k: int) -> None:
