@@ -12,7 +12,7 @@ import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import ScaleShift, time_mask
+from speech_zoo_core.layers import ScaleShift, relu, time_mask
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles
@@ -67,8 +67,8 @@ class BasicResBlock(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T, C); the mask (B, 1, T, 1) keeps padded frames at zero."""
-        out = self.conv2(_masked(nn.relu(self.conv1(x)), mask))
-        return _masked(nn.relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
+        out = self.conv2(_masked(relu(self.conv1(x)), mask))
+        return _masked(relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
 
 
 class FCM(nn.Module):
@@ -83,10 +83,10 @@ class FCM(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         mask = None if mask is None else mask[:, None]
-        x = _masked(nn.relu(self.conv1(x.transpose(0, 2, 1)[..., None])), mask)  # F rows, T columns
+        x = _masked(relu(self.conv1(x.transpose(0, 2, 1)[..., None])), mask)  # F rows, T columns
         for block in self.layer1 + self.layer2:
             x = block(x, mask)
-        x = _masked(nn.relu(self.conv2(x)), mask)
+        x = _masked(relu(self.conv2(x)), mask)
         return x.transpose(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1)  # channel outermost
 
 
@@ -103,7 +103,7 @@ class CAMLayer(nn.Module):
 
     def __call__(self, x: mx.array, lengths: mx.array | None) -> mx.array:
         """(B, T, C) to (B, T, growth_rate); padded frames of x are zero."""
-        context = nn.relu(self.linear1(_segment_context(x, lengths)))
+        context = relu(self.linear1(_segment_context(x, lengths)))
         gate = mx.repeat(mx.sigmoid(self.linear2(context)), SEGMENT, axis=1)[:, : x.shape[1]]
         return self.linear_local(x) * gate
 
@@ -123,7 +123,7 @@ class CAMDenseTDNNLayer(nn.Module):
         return self.cam_layer(hidden, lengths)
 
     def _bottleneck(self, x: mx.array) -> mx.array:
-        return nn.relu(self.linear1(nn.relu(self.nonlinear1["batchnorm"](x))))
+        return relu(self.linear1(relu(self.nonlinear1["batchnorm"](x))))
 
 
 class Model(nn.Module, AudioModel):
@@ -172,7 +172,7 @@ class Model(nn.Module, AudioModel):
         else:
             x = self.head(_masked(x, mask), mask)
         lengths = None if lengths is None else (lengths - 1) // 2 + 1
-        x = nn.relu(self.xvector["tdnn"]["linear"](x))
+        x = relu(self.xvector["tdnn"]["linear"](x))
         mask = _mask(x, lengths)
         for i, layers in enumerate(LAYERS, 1):
             size, growth = x.shape[-1], self.config.growth_rate
@@ -182,8 +182,8 @@ class Model(nn.Module, AudioModel):
                 x[..., size : size + growth] = layer(x[..., :size], mask, lengths)
                 size += growth
             transit = self.xvector[f"transit{i}"]
-            x = transit["linear"](nn.relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
-        stats = _statistics(_masked(nn.relu(x), mask), lengths, self.config.pool_eps)
+            x = transit["linear"](relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
+        stats = _statistics(_masked(relu(x), mask), lengths, self.config.pool_eps)
         embedding: mx.array = self.xvector["dense"]["linear"](stats.astype(x.dtype))
         return embedding
 

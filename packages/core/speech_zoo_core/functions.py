@@ -7,8 +7,8 @@ those of MLX's own: below 1e-6 for GELU, 4e-6 relative for the exponential.
 import math
 
 import mlx.core as mx
-import mlx.nn as nn
 
+from . import layers
 from .tiles import each, in_tiles, is_allowed
 
 # erf(x) = 1 - 1 / (1 + a1 x + ... + a6 x^6)^16 for x >= 0: Abramowitz and Stegun, 7.1.28; here of x / sqrt(2).
@@ -24,7 +24,7 @@ HEADS_AT_ONCE, FRAMES_AT_ONCE = 2, 128
 def gelu(x: mx.array) -> mx.array:
     """x times the standard normal distribution function of x; any shape."""
     if not is_allowed() or x.dtype != mx.float32:
-        return nn.gelu(x)
+        return layers.gelu(x)
     size = mx.abs(x)
     tail = mx.square(mx.square(mx.square(mx.square(_polynomial(ERF, size)))))
     return mx.maximum(x, 0) - size * 0.5 / tail

@@ -1,5 +1,6 @@
 """What the model packages share: parameters, strict loading, quantization, masks."""
 
+import math
 from collections.abc import Mapping
 
 import mlx.core as mx
@@ -9,6 +10,32 @@ from mlx.utils import tree_flatten
 from .errors import CheckpointError, ConfigError
 
 GROUP_SIZE = 32  # of quantization; divides every width of the models here
+
+
+# MLX compiles nn.relu and the like; compiled in a thread that ends, they abort the process at its exit (mlx 0.32.4).
+
+
+def relu(x: mx.array) -> mx.array:
+    return mx.maximum(x, 0)
+
+
+def leaky_relu(x: mx.array, slope: float = 0.01) -> mx.array:
+    """x where it is positive, else `slope` times x; 0 < slope < 1."""
+    return mx.maximum(x, slope * x)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """x times the standard normal distribution function of x."""
+    return x * (1 + mx.erf(x / math.sqrt(2))) / 2
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """The approximation of `gelu` by a hyperbolic tangent."""
+    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def silu(x: mx.array) -> mx.array:
+    return x * mx.sigmoid(x)
 
 
 class ScaleShift(nn.Module):

@@ -16,6 +16,7 @@ from .checkpoint.source import Source
 from .config import from_dict
 from .errors import CheckpointError, ConfigError, RegistryError
 from .layers import load_strict, parameters, quantize
+from .processes import check_process, evaluated
 from .registry import ModelSpec
 from .tasks.methods import with_methods
 from .tiles import on_cpu
@@ -40,6 +41,7 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     Raises:
         SpeechZooError: see the subclasses; nothing is ever left randomly initialised.
     """
+    check_process()
     start = time.perf_counter()
     source = find(ref, revision)
     spec, config, weights, form = read_model(source)
@@ -49,7 +51,7 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     source.release()
     model.set_dtype(_fastest(model, stored) if dtype is None else parse_dtype(dtype))
     for tensor in parameters(model).values():  # one by one: a source's tensor is freed before the next is read
-        mx.eval(tensor)
+        evaluated(tensor)
     blas.warn_if_slow()
     what = f"{spec.model_type} ({form}), {_dtype(model)} on {mx.default_device().type.name}"
     LOG.info("loaded %s: %s, %.2f s", ref, what, time.perf_counter() - start)

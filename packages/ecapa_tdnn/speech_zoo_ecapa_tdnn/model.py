@@ -18,7 +18,7 @@ from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, 
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import exp
-from speech_zoo_core.layers import ScaleShift
+from speech_zoo_core.layers import ScaleShift, leaky_relu, relu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tasks.speaker import SpeakerConfig
@@ -159,7 +159,7 @@ class TDNNBlock(nn.Module):
 
     def __call__(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, C) to (B, T, C')."""
-        x = nn.relu(self.conv(frames.pad(x, self.pad) if self.pad else x))
+        x = relu(self.conv(frames.pad(x, self.pad) if self.pad else x))
         return self.norm(x) if "norm" in self else x
 
 
@@ -191,7 +191,7 @@ class SEBlock(nn.Module):
 
     def __call__(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, C) to (B, T, C)."""
-        return x * mx.sigmoid(self.conv2(nn.relu(self.conv1(frames.mean(x).astype(x.dtype)))))
+        return x * mx.sigmoid(self.conv2(relu(self.conv1(frames.mean(x).astype(x.dtype)))))
 
 
 class SERes2NetBlock(nn.Module):
@@ -240,7 +240,7 @@ class AttentiveStatisticsPooling(nn.Module):
             context = [mean.astype(x.dtype), deviation.astype(x.dtype)]
         hidden = _linear_of_parts(self.tdnn["conv"], [x, *context])
         if "norm" in self.tdnn:
-            hidden = self.tdnn["norm"](nn.relu(hidden))
+            hidden = self.tdnn["norm"](relu(hidden))
         mean, variance = self._moments(full, hidden, frames.mask)
         return mx.concatenate([mean, mx.sqrt(mx.maximum(variance, FLOORS[self.moments]))], axis=-1)
 
@@ -342,8 +342,8 @@ class Model(nn.Module, AudioModel):
         embedding = self._embedding(x.astype(self.blocks[0].norm.weight.dtype), frames)
         if "classifier" not in self:
             return embedding if self.config.front_end else _unit(embedding)
-        hidden = self.classifier["DNN"]["block_0"]["linear"](nn.leaky_relu(embedding, LEAKY_SLOPE))  # type: ignore[index]
-        logits: mx.array = self.classifier["out"](nn.leaky_relu(hidden, LEAKY_SLOPE))  # type: ignore[operator]
+        hidden = self.classifier["DNN"]["block_0"]["linear"](leaky_relu(embedding, LEAKY_SLOPE))  # type: ignore[index]
+        logits: mx.array = self.classifier["out"](leaky_relu(hidden, LEAKY_SLOPE))  # type: ignore[operator]
         return logits
 
     def _embedding(self, x: mx.array, frames: Frames) -> mx.array:

@@ -14,7 +14,7 @@ import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, to_mlx_layout, to_numpy
 from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import time_mask
+from speech_zoo_core.layers import relu, time_mask
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles
@@ -66,12 +66,12 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None, mask_out: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T', C'); the masks (B, 1, T, 1) keep padded frames at zero."""
-        out = nn.relu(self.conv1(x))
+        out = relu(self.conv1(x))
         if "conv3" in self:
-            out = self.conv3(nn.relu(self.conv2(_masked(out, mask))))
+            out = self.conv3(relu(self.conv2(_masked(out, mask))))
         else:
             out = self.conv2(_masked(out, mask_out))
-        return _masked(nn.relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask_out)
+        return _masked(relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask_out)
 
 
 class Model(nn.Module, AudioModel):
@@ -125,7 +125,7 @@ class Model(nn.Module, AudioModel):
                 mask_out = _mask(x[:, :, ::stride], lengths)
                 x, mask = self._stage(i, x, mask, mask_out), mask_out
         embedding = self.seg_1(_tstp(x, lengths).astype(x.dtype))
-        return self.seg_2(nn.relu(embedding)) if self.config.two_emb_layer else embedding
+        return self.seg_2(relu(embedding)) if self.config.two_emb_layer else embedding
 
     def _stages(self, stages: tuple[int, ...], x: mx.array) -> mx.array:
         for i in stages:
@@ -135,7 +135,7 @@ class Model(nn.Module, AudioModel):
     def _stage(self, i: int, x: mx.array, mask: mx.array | None = None, mask_out: mx.array | None = None) -> mx.array:
         """The blocks of a stage, and before the first of them the first convolution; (B, F, T, C) before and after."""
         if i == 0:
-            x = _masked(nn.relu(self.conv1(_masked(x, mask))), mask)
+            x = _masked(relu(self.conv1(_masked(x, mask))), mask)
         for block in self[f"layer{i + 1}"]:
             x, mask = block(x, mask, mask_out), mask_out
         return x

@@ -19,6 +19,7 @@ from speech_zoo_core.config import Quantization
 from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.functions import attention, gelu
+from speech_zoo_core.layers import gelu_tanh, relu, silu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tiles import each, in_tiles, is_allowed, is_traced
@@ -26,11 +27,11 @@ from speech_zoo_core.tiles import each, in_tiles, is_allowed, is_traced
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "gelu": gelu,
-    "gelu_new": nn.gelu_approx,
-    "gelu_pytorch_tanh": nn.gelu_approx,
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "swish": nn.silu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "swish": silu,
 }
 TILE = 1000  # frames of a transformer layer that are computed at once on a CPU
 EXTRACTED = 64  # the same of the feature extractor
@@ -208,7 +209,7 @@ class AttnAdapterLayer(nn.Module):
         self.linear_2 = nn.Linear(bottleneck, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.linear_2(nn.relu(self.linear_1(self.norm(x))))
+        return self.linear_2(relu(self.linear_1(self.norm(x))))
 
 
 class EncoderLayer(nn.Module):
@@ -275,7 +276,8 @@ class AdapterLayer(nn.Module):
         self.conv = Conv1d(config.width, 2 * config.width, config.adapter_kernel_size, config.adapter_stride, 1)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return nn.glu(self.conv(x), axis=-1)
+        values, gates = mx.split(self.conv(x), 2, axis=-1)
+        return values * mx.sigmoid(gates)
 
 
 class Adapter(nn.Module):

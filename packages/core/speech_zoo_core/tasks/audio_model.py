@@ -11,6 +11,7 @@ import numpy as np
 from ..audio.decode import Audio, check_speech, describe, load_audio
 from ..audio.front_end import FrontEnd, WaveformFrontEnd
 from ..errors import AudioError, ConfigError, InputError
+from ..processes import check_process, evaluated
 from ..progress import progress
 from ..tiles import allowed, is_traced, on_cpu, traced
 
@@ -47,10 +48,11 @@ class AudioModel:
         Raises:
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
         """
-        return self._front_end()(self._waveform(audio, sample_rate))
+        return evaluated(self._front_end()(self._waveform(audio, sample_rate)))
 
     def _waveform(self, audio: Audio, sample_rate: int | None) -> mx.array:
         """One clip at the front end's rate, (N,) float32; errors as `features`."""
+        check_process()
         front_end = self._front_end()
         if self.assumes_rate and isinstance(audio, (np.ndarray, mx.array)):
             sample_rate = sample_rate or front_end.sample_rate
@@ -81,7 +83,7 @@ class AudioModel:
             raise InputError(f"waveforms of {rows.shape[-1]} samples are too short: at least {self.min_frames} frames")
         self._check_lengths(lengths, n_frames, len(rows))
         sizes: list[Any] = [None] * len(rows) if lengths is None else lengths.tolist()  # type: ignore[assignment]
-        return mx.stack([front_end(row, size) for row, size in zip(rows, sizes, strict=True)])
+        return evaluated(mx.stack([front_end(row, size) for row, size in zip(rows, sizes, strict=True)]))
 
     def _check_lengths(self, lengths: mx.array | None, size: int, count: int) -> None:
         """Raises InputError unless `lengths` gives `count` clips at least `min_frames` and at most `size` frames."""
@@ -122,7 +124,7 @@ class AudioModel:
                 for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.pads):
                     with allowed():
                         outputs = self._batch([clips[i] for i in batch])
-                        mx.eval(outputs)
+                        evaluated(outputs)
                     found.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
                 rows += [found[i] for i in sorted(found)]
@@ -132,7 +134,7 @@ class AudioModel:
         """The raw output (D,) of one clip's features (T, F), evaluated."""
         with allowed():
             output = self._batch([clip])[0]
-            mx.eval(output)
+            evaluated(output)
         return output
 
     def _in_windows(self, waveform: mx.array) -> mx.array | None:

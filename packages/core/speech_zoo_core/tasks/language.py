@@ -11,6 +11,7 @@ import numpy as np
 
 from ..audio.decode import Audio
 from ..errors import AudioError, ConfigError, InputError
+from ..processes import evaluated
 from .audio_model import AudioModel
 from .iso639 import language_name, match_language
 
@@ -101,7 +102,7 @@ class AudioClassification(AudioModel):
     def log_probs(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The log-probabilities of one clip, (L,) float32, in the order of `labels`; as `predict`."""
         logits = self.logits(audio, sample_rate)
-        return logits - mx.logsumexp(logits)
+        return evaluated(logits - mx.logsumexp(logits))
 
     def predict(
         self,

@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import TaskError
+from ..processes import check_process, evaluated
 from .audio_model import AudioModel
 from .language import AudioClassification, LanguageIdentification
 from .speaker import SpeakerEmbedding
@@ -17,16 +18,23 @@ TASKS: dict[str, type[AudioModel]] = {
 
 @cache
 def with_methods(model: Any, task: str) -> Any:
-    """The model class with the methods of a task, and of no other; as it is for a task that `TASKS` does not have.
+    """The model class with the methods of a task, and of no other; calling it computes the result.
 
     Instances can be pickled; asking them for a method of another task is a `TaskError`.
     """
-    methods = TASKS.get(task, AudioModel)
-    if issubclass(model, methods):
+    if vars(model).get("_methods_of") == task:
         return model
+    methods = TASKS.get(task, AudioModel)
     known = ", ".join(sorted(_public(methods)))
+    bases = (model,) if issubclass(model, methods) else (model, methods)
 
-    class Model(model, methods):  # type: ignore[misc, valid-type]
+    class Model(*bases):  # type: ignore[misc]
+        _methods_of = task
+
+        def __call__(self, *inputs: Any, **options: Any) -> Any:
+            check_process()
+            return evaluated(super().__call__(*inputs, **options))
+
         def __getattr__(self, name: str) -> Any:
             for other, offered in TASKS.items():
                 if name in _public(offered):

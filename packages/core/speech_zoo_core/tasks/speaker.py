@@ -11,6 +11,7 @@ from ..audio.decode import Audio
 from ..audio.front_end import FrontEnd
 from ..config import Quantization
 from ..errors import AudioError, ConfigError
+from ..processes import evaluated
 from .audio_model import AudioModel
 
 
@@ -78,7 +79,7 @@ class SpeakerEmbedding(AudioModel):
         Raises:
             AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
         """
-        return _unit(self._forward(self.features(audio, sample_rate))[None])[0]
+        return evaluated(_unit(self._forward(self.features(audio, sample_rate))[None])[0])
 
     def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """`embed`, under the name that mlx-audio's speaker models have for it."""
@@ -94,7 +95,7 @@ class SpeakerEmbedding(AudioModel):
             AudioError: as `embed`, for the first clip that cannot be used.
         """
         rows = self._outputs(audios, sample_rate, "embedding")
-        return _unit(mx.stack(rows)) if rows else mx.zeros((0, self.config.embed_dim))
+        return _unit(mx.stack(rows)) if rows else evaluated(mx.zeros((0, self.config.embed_dim)))
 
     def verify(
         self, a: Audio, b: Audio, sample_rate: int | None = None, threshold: float | None = None
