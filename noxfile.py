@@ -15,6 +15,7 @@ nox.options.default_venv_backend = "virtualenv"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
 OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is tested with
+MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins them
 BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
 
 
@@ -43,7 +44,7 @@ def tests(session: nox.Session) -> None:
     if not oldest.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")
     env = {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest)}
-    session.run("pytest", "--ignore=tests/parity", *session.posargs, env=env)
+    session.run("pytest", "--ignore=tests/parity", "--ignore=tests/e2e/test_upstream.py", *session.posargs, env=env)
 
 
 @nox.session
@@ -134,8 +135,8 @@ def bench(session: nox.Session) -> None:
 def upstream(session: nox.Session) -> None:
     """Run mlx-audio's own test suite without our plugin and with it, and compare the outcomes.
 
-    With PATH, a checkout or an unpacked source distribution of mlx-audio: export our models into it as commits, and run
-    its tests there.
+    nox -s upstream -- PATH [--only NAME] [--suite JSON]: each pull request of upstream/series on a branch of its own in
+    PATH, a checkout or an unpacked source distribution of mlx-audio, proved there.
     """
     if not session.posargs:
         suite_without_and_with_plugin(session)
@@ -143,15 +144,23 @@ def upstream(session: nox.Session) -> None:
     path = Path(session.invoked_from, session.posargs[0]).resolve()
     if not (path / "pyproject.toml").is_file():
         session.error(f"{path} is no source tree of mlx-audio")
-    install(session, "onnx", "pytest>=8", "black", "isort", *mlx_audio_needs(path))
+    backend = ["mlx[cpu]"] if BACKEND else []
+    session.install(*backend, "pytest>=8", "httpx2<3", *MLX_AUDIO_STYLE, *mlx_audio_needs(path))
     session.run("python", "-m", "upstream", str(path), *session.posargs[1:])
 
 
+@nox.session
+def series(session: nox.Session) -> None:
+    """The series for mlx-audio on the newest release: tests/e2e/test_upstream.py."""
+    install(session, "onnx", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"), *MLX_AUDIO_STYLE)
+    session.run("pytest", "tests/e2e/test_upstream.py", *session.posargs)
+
+
 def mlx_audio_needs(path: Path) -> list[str]:
-    """What a source tree of mlx-audio and its tests need; webrtcvad, which needs a compiler, is left out."""
+    """What a source tree of mlx-audio, its tests and docs need; webrtcvad, which needs a compiler, is left out."""
     project = nox.project.load_toml(path / "pyproject.toml")["project"]
     extras = project.get("optional-dependencies", {})
-    needs = [*project["dependencies"], *extras.get("all", []), *extras.get("dev", [])]
+    needs = [*project["dependencies"], *(need for extra in ("all", "dev", "docs") for need in extras.get(extra, []))]
     return [need for need in needs if not need.startswith(("webrtcvad", "pre-commit"))]
 
 

@@ -1,131 +1,235 @@
-"""`python -m upstream PATH`: export our models into a source tree of mlx-audio, prove the fixes, run the tests."""
+"""`python -m upstream PATH`: each pull request of the series on a branch of its own in a tree of mlx-audio, proved."""
 
 import argparse
+import ast
+import importlib
+import json
+import os
+import subprocess
 import sys
 import tempfile
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from . import git, suite
-from .docs import add_docs
-from .edits import add_load, add_plugins, add_speaker_category
-from .fixes import add_fixes
-from .models import add_models
-from .tree import KNOWN_VERSION, Commit, Tree, UpstreamError
+from . import outcomes
+from .git import commit, deliver, git, refuse_branch, work_copy
+from .tree import AnchorError, Tree, UpstreamError
 
-BRANCH = "speech-zoo"
+SERIES = Path(__file__).resolve().parent / "series"
+OK = ("passed", "skipped")
+
+Outcomes = dict[str, str]  # "file::test" to "passed", "failed", …
 
 
-def plan(path: Path, tidy: bool = True) -> Tree:
-    """All commits for a source tree, in memory.
+@dataclass(frozen=True)
+class PullRequest:
+    """A folder of the series.
+
+    Attributes:
+        name: of the folder.
+        module: its `__init__.py`. The docstring is the commit's message, `TESTS` are test files of the tree and what of
+            the folder goes into them, `RELATED` are more test files that the change may affect, `ON_TOP_OF` names pull
+            requests that come first, and `change(tree)` edits.
+    """
+
+    name: str
+    module: ModuleType
+
+    @property
+    def branch(self) -> str:
+        return f"speech-zoo/{self.name}"
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """Test files of the tree and the text that goes into each."""
+        return {path: (SERIES / self.name / own).read_text(encoding="utf-8") for path, own in self.module.TESTS.items()}
+
+    def test_names(self) -> set[str]:
+        """The test classes and functions that it brings."""
+        bodies = [ast.parse(text).body for text in self.tests.values()]
+        return {node.name for body in bodies for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+
+
+def series() -> list[PullRequest]:
+    """All pull requests, in the order in which they are sent."""
+    names = sorted(path.parent.name for path in SERIES.glob("*/__init__.py"))
+    return [PullRequest(name, importlib.import_module(f"upstream.series.{name}")) for name in names]
+
+
+def apply(copy: Path, pull: PullRequest, tests_only: bool = False) -> list[str]:
+    """Write a pull request, or its tests alone, into a work copy; the paths that it touches.
 
     Raises:
-        AnchorError: the source is not as the edits expect it; names file and anchor.
-        UpstreamError: black or isort is missing, or our own sources are not as expected.
+        AnchorError: it does not fit.
     """
-    tree = Tree(path, tidy)
-    add_fixes(tree)
-    add_load(tree)
-    add_plugins(tree)
-    add_speaker_category(tree)
-    add_models(tree)
-    add_docs(tree)
-    return tree
+    tree = Tree(copy)
+    if not tests_only:
+        pull.module.change(tree)
+    for path, text in pull.tests.items():
+        tree.add_tests(path, text)
+    tree.write(copy)
+    return sorted(tree.edited)
 
 
-def prove(copy: Path, commit: Commit, made: str) -> str:
-    """Run the test of a fix on the commit before it, where all of it must fail, and on the commit.
+def run_tests(copy: Path, files: list[str]) -> Outcomes:
+    """Outcomes of test files of a work copy, those that are there."""
+    found: Outcomes = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in files:
+            if (copy / file).is_file():
+                found |= outcomes.run_file(copy / file, copy, Path(scratch))
+    return found
+
+
+def summary(found: Outcomes) -> str:
+    """Counts, the most frequent first."""
+    return ", ".join(f"{count} {what}" for what, count in Counter(found.values()).most_common()) or "no tests"
+
+
+def judged(pull: PullRequest, before: Outcomes, after: Outcomes) -> str:
+    """What the tests say, where all is as it should be.
 
     Raises:
-        UpstreamError: the test proves nothing, or the fix does not work.
+        UpstreamError: a test of the pull request passes before it or fails after it, or another changes its outcome.
     """
-    assert commit.proof is not None
-    git.git(copy, "checkout", "--quiet", "--force", "--detach", f"{made}~1")
-    (copy / commit.proof).parent.mkdir(parents=True, exist_ok=True)
-    (copy / commit.proof).write_text(commit.files[commit.proof], encoding="utf-8")
-    before = suite.run(copy, commit.proof)
-    (copy / commit.proof).unlink()
-    git.git(copy, "checkout", "--quiet", "--force", "--detach", made)
-    after = suite.run(copy, commit.proof)
-    failed = [outcome for outcome in before.values() if outcome in ("failed", "error")]
-    if not before or len(failed) < len(before):
-        raise UpstreamError(f"{commit.proof} proves nothing: before the fix {suite.summary(before)}")
-    if set(after) != set(before) or set(after.values()) != {"passed"}:
-        raise UpstreamError(f"{commit.proof} fails with the fix: {suite.summary(after)}")
-    return f"before: {suite.summary(before)}; after: {suite.summary(after)}"
+    names = pull.test_names()
+    ours = {test: outcome for test, outcome in after.items() if test.split("::")[1].partition("[")[0] in names}
+    # A new test file that imports what is not there yet cannot be collected.
+    earlier = {test: before.get(test, before.get(f"{test.partition('::')[0]}::collection", "absent")) for test in ours}
+    others = {test: outcome for test, outcome in before.items() if test not in ours and "::collection" not in test}
+    changed = [f"{test}: {was}, then {after.get(test)}" for test, was in others.items() if after.get(test) != was]
+    if wrong := sorted(test for test, outcome in earlier.items() if outcome in (*OK, "absent")):
+        raise UpstreamError(f"{len(wrong)} tests do not fail before the change: {', '.join(wrong)}")
+    if not ours or set(ours.values()) != {"passed"}:
+        raise UpstreamError(f"its tests do not pass: {[test for test, outcome in ours.items() if outcome != 'passed']}")
+    if changed:
+        raise UpstreamError(f"other tests change their outcome: {'; '.join(changed)}")
+    return f"{len(ours)} tests fail before, pass after; {len(others)} others as before ({summary(others)})"
 
 
-def compare(copy: Path, base: str, tip: str) -> bool:
-    """Run the whole suite on two commits and print outcomes; whether nothing got worse and all new tests pass."""
-    commits = {"before": base, "after": tip}
-    found = []
-    for name, commit in commits.items():
-        print(f"mlx-audio's suite {name} the export …", flush=True)
-        found.append(run_on(copy, commit))
-        print(f"  {suite.summary(found[-1])}", flush=True)
-    differing, new = suite.changed(*found), suite.added(*found)
-    there = [test for test in differing if test in found[1]]
-    if there:  # some tests of mlx-audio give now this, now that
-        again = [run_on(copy, commit, *there) for commit in commits.values()]
-        steady = differing.keys() - set(there) | suite.changed(*again).keys()
-        for test in differing.keys() - steady:
-            print(f"  unsteady: {test}: {differing[test]}; run again, {again[1].get(test)} both times")
-        differing = {test: line for test, line in differing.items() if test in steady}
-    print(f"tests of mlx-audio whose outcome changed: {len(differing)}")
-    for test, line in differing.items():
-        print(f"  {test}: {line}")
-    print(f"exported tests: {suite.summary(new)}")
-    for test, outcome in new.items():
-        if outcome not in suite.OK:
-            print(f"  {test}: {outcome}")
-    return not differing and bool(new) and all(outcome in suite.OK for outcome in new.values())
+def checked(copy: Path, *command: str) -> None:
+    """Run a Python module in a work copy; UpstreamError with its last lines where it fails."""
+    done = subprocess.run([sys.executable, "-m", *command], cwd=copy, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UpstreamError(f"{' '.join(command[:2])} fails: {' '.join((done.stdout + done.stderr)[-600:].split())}")
 
 
-def run_on(copy: Path, commit: str, *tests: str) -> suite.Outcomes:
-    """Outcomes of tests on a commit."""
-    git.git(copy, "checkout", "--quiet", "--force", "--detach", commit)
-    return suite.run(copy, *tests)
+def check_style(copy: Path, paths: list[str]) -> str:
+    """black, isort and mkdocs with the tree's own settings; what was checked."""
+    files = [path for path in paths if path.endswith(".py")]
+    checked(copy, "black", "--check", "--quiet", "--diff", *files)
+    checked(copy, "isort", "--check-only", *files)
+    if not (copy / "mkdocs.yml").is_file():
+        return "black and isort agree; no docs in this tree"
+    with tempfile.TemporaryDirectory() as site:
+        checked(copy, "mkdocs", "build", "--strict", "--quiet", "--site-dir", site)
+    return "black, isort and mkdocs agree"
 
 
-def export(path: Path, branch: str, test: bool) -> bool:
-    """Make the commits and bring them into `path`; print what was done.
+def make(copy: Path, base: str, pull: PullRequest, everything: dict[str, PullRequest]) -> None:
+    """Make the branch of a pull request in a work copy and prove it; print what was found.
+
+    Raises:
+        AnchorError: it does not fit this tree.
+        UpstreamError: it fits, and is not as it should be.
+    """
+    git(copy, "switch", "--quiet", "--force-create", pull.branch, base)
+    for name in getattr(pull.module, "ON_TOP_OF", ()):
+        commit(copy, str(everything[name].module.__doc__), apply(copy, everything[name]))
+    git(copy, "tag", "--force", "start")
+    paths = apply(copy, pull)
+    git(copy, "reset", "--quiet", "--hard", "start")
+    git(copy, "clean", "--quiet", "-fd")
+    files = sorted({*pull.module.TESTS, *pull.module.RELATED})
+    apply(copy, pull, tests_only=True)
+    before = run_tests(copy, files)
+    git(copy, "reset", "--quiet", "--hard", "start")
+    git(copy, "clean", "--quiet", "-fd")
+    apply(copy, pull)
+    commit(copy, str(pull.module.__doc__), paths)
+    after = run_tests(copy, files)
+    print(f"  {git(copy, 'diff', '--shortstat', 'start', 'HEAD')}", flush=True)
+    print(f"  {judged(pull, before, after)}", flush=True)
+    print(f"  {check_style(copy, paths)}", flush=True)
+
+
+def compare_suite(copy: Path, base: str, pulls: list[PullRequest], known: Path) -> bool:
+    """mlx-audio's whole suite without the series and with all that fit of it, one after the other on one branch.
+
+    Args:
+        known: a JSON file with the outcomes without; made where it is not there.
 
     Returns:
-        Whether all tests were as they should be.
+        Whether no test changed its outcome and all new ones pass. Tests that differ run once more, alone.
+    """
+    git(copy, "switch", "--quiet", "--force-create", "speech-zoo/all", base)
+    before: Outcomes = json.loads(known.read_text()) if known.is_file() else outcomes.run(copy, known)
+    for pull in pulls:
+        try:
+            commit(copy, str(pull.module.__doc__), apply(copy, pull))
+        except AnchorError as error:
+            print(f"{pull.name} is left out of the suite: {error}")
+    after = outcomes.run(copy, known.with_suffix(".after.json"))
+    differing = [test for test, was in before.items() if after.get(test) != was]
+    again = {test: outcomes.run_alone(test, copy, plugin=False) for test in differing}
+    git(copy, "switch", "--quiet", "--detach", base)
+    for test in list(differing):
+        was = outcomes.run_alone(test, copy, plugin=False)
+        print(f"  {test}: {before[test]}, then {after.get(test, 'gone')}; alone {was}, then {again[test]}")
+        if was == again[test]:
+            differing.remove(test)
+    new = {test: outcome for test, outcome in after.items() if test not in before}
+    print(f"whole suite: {summary(before)}; {len(differing)} change their outcome; new: {summary(new)}")
+    return not differing and set(new.values()) <= {"passed"}
+
+
+def run(path: Path, only: str | None, suite: Path | None) -> bool:
+    """Make and prove the branches in `path`; whether all that fit are as they should be.
 
     Raises:
-        UpstreamError: `path` is left as it was.
+        UpstreamError: nothing was begun.
     """
-    git.refuse_unfit(path, branch)
-    tree = plan(path)
-    if tree.version != KNOWN_VERSION:
-        print(
-            f"warning: this is mlx-audio {tree.version}; the edits are made for {KNOWN_VERSION}, all anchors are there"
-        )
+    pulls = {pull.name: pull for pull in series()}
+    chosen = [pull for name, pull in pulls.items() if only is None or name.startswith(only)]
+    if not chosen:
+        raise UpstreamError(f"no pull request is called {only}; there are {', '.join(pulls)}")
+    for pull in chosen:
+        refuse_branch(path, pull.branch)
+    good = True
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "mlx-audio"
-        git.work_copy(path, copy)
-        base = git.git(copy, "rev-parse", "HEAD")
-        made = git.apply(copy, branch, tree.commits)
-        print(f"mlx-audio {tree.version}: {len(made)} commits", flush=True)
-        for commit, name in zip(tree.commits, made, strict=True):
-            proof = f"\n           {prove(copy, commit, name)}" if commit.proof and test else ""
-            print(f"  {name[:8]} {commit.message.splitlines()[0]}{proof}", flush=True)
-        if not tree.has("docs/models/index.md"):
-            print("docs/ is not in this tree (as in a source distribution): its entries are left out")
-        git.deliver(copy, branch, path)
-        print(f"{path} is on the branch {branch}")
-        return compare(copy, base, made[-1]) if test else True
+        base = work_copy(path, copy)
+        os.environ |= {"PYTHONPATH": str(copy), "SPEECH_ZOO_AUTOLOAD": "0"}  # tests see this tree and no plugin
+        for pull in chosen:
+            print(f"{pull.name}: {str(pull.module.__doc__).splitlines()[0]}", flush=True)
+            try:
+                make(copy, base, pull, pulls)
+                deliver(copy, pull.branch, path)
+            except AnchorError as error:
+                print(f"  skipped, it does not fit this tree: {error}", flush=True)
+                good = good and only is None
+            except UpstreamError as error:
+                print(f"  FAILED: {error}", flush=True)
+                good = False
+            git(copy, "reset", "--quiet", "--hard")
+            git(copy, "clean", "--quiet", "-fd")
+        return (compare_suite(copy, base, chosen, suite) if suite else True) and good
 
 
 def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="nox -s upstream --", description=__doc__)
     parser.add_argument("path", type=Path, help="a clean checkout or an unpacked source distribution of mlx-audio")
-    parser.add_argument("--branch", default=BRANCH, help="to make (default: %(default)s)")
-    parser.add_argument("--no-tests", action="store_true", help="only make the commits")
+    parser.add_argument("--only", metavar="NAME", help="one pull request; the beginning of its name is enough")
+    parser.add_argument(
+        "--suite", type=Path, metavar="JSON", help="run the whole suite too; the outcomes before are kept in this file"
+    )
     arguments = parser.parse_args()
+    suite = arguments.suite and arguments.suite.resolve()
     try:
-        return 0 if export(arguments.path.expanduser().resolve(), arguments.branch, not arguments.no_tests) else 1
+        return 0 if run(arguments.path.expanduser().resolve(), arguments.only, suite) else 1
     except UpstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

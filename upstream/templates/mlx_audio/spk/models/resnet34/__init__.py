@@ -1,4 +1,0 @@
-from .resnet34 import Model, ModelConfig
-
-# Its checkpoints state their task; keys and paths of others say nothing.
-DETECTION_HINTS = {"config_keys": set(), "path_patterns": set()}
