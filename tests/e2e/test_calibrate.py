@@ -62,7 +62,9 @@ def calibrated(run_process: Run, listed: Path, converted: Path, tmp_path_factory
     found = {}
     for name, model in (("bundled", "campplus-zh-en"), ("tiny", converted)):
         plot = ["--plot", folder / f"{name}.png"] if find_spec("matplotlib") else []
-        found[name] = run_process([COMMAND, "calibrate", listed, "--model", model, *plot, "--json"], folder, env)
+        found[name] = run_process(
+            [COMMAND, "calibrate", listed, "--model", model, *plot, "--keep", "--json"], folder, env
+        )
     return {name: result.succeeded().json for name, result in found.items()}, env
 
 
@@ -108,7 +110,7 @@ model = speech_zoo.load(sys.argv[1])
 print(json.dumps([speech_zoo.threshold_of(model), model.verify(*sys.argv[2:]).threshold, model.config.threshold]))
 """
     of, used, own = python(code, converted, *files, env=env).succeeded().json
-    assert (of, used) == (threshold, own)
+    assert (of, used, own) == (threshold, threshold, 0.3)
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs the extra plot")
@@ -169,8 +171,38 @@ def test_classes_apart_and_a_dry_run(
     assert lines[7:] == ["dry run: the threshold is not kept"]
     path = Path(home["SPEECH_ZOO_HOME"]) / THRESHOLDS
     assert not path.parent.exists()
-    assert cli(*arguments, env=home).succeeded().out.splitlines()[7:] == [f"verify uses it from now on: {path}"]
-    assert path.exists()
+    assert cli(*arguments, env=home).succeeded().out.splitlines()[7:] == [
+        "The threshold is not kept; --keep keeps it all the same."
+    ]
+    assert not path.exists()
+    kept, undo = cli(*arguments, "--keep", env=home).succeeded().out.splitlines()[7:]
+    assert re.fullmatch(
+        rf"verify, identify and search use 0\.\d{{4}} for {converted} from now on, instead of 0.3000: {path}", kept
+    )
+    assert undo == f"To undo: speech-zoo calibrate --forget --model {converted}"
+    forget = ["calibrate", "--forget", "--model", converted]
+    assert " is forgotten; verify uses the checkpoint's own: 0.3" in cli(*forget, env=home).succeeded().out
+    assert cli(*forget, env=home).succeeded().out.startswith("no threshold was kept for")
+    assert cli(*forget, "--json", env=home).succeeded().json["forgotten"] is None
+    assert "takes no list" in cli(*forget, "t.csv", env=home).failed(2)
+
+
+def test_verify_in_python_uses_the_calibrated_threshold(
+    cli: Run, python: Run, home: dict[str, str], converted: Path, halves: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text(f"1,{halves['a1']},{halves['b1']}\n0,{halves['a1']},{halves['a2']}\n")
+    chosen = cli("calibrate", "t.csv", "--model", converted, "--keep", "--json", env=home).succeeded().json["threshold"]
+    code = """
+import sys, speech_zoo
+model = speech_zoo.load(sys.argv[1])
+clips = sys.argv[2:]
+found = [model.verify(*clips), model.verify(*clips, threshold="checkpoint"), model.verify(*clips, threshold=1.0)]
+print([result.threshold for result in found])
+assert [bool(result) for result in found] == [result.same_speaker for result in found]
+assert not found[2]
+"""
+    arguments = (converted, halves["a1"], halves["b1"])
+    assert python(code, *arguments, env=home).succeeded().out == f"{[chosen, 0.3, 1.0]}\n"
 
 
 def test_processes_at_once(home: dict[str, str], environment: dict[str, str]) -> None:
@@ -210,7 +242,7 @@ def test_two_checkpoints(
     (tmp_path / "t.txt").write_text("".join(lines))
     running = [
         subprocess.Popen(
-            [COMMAND, "calibrate", "t.txt", "--model", model, "--json"],
+            [COMMAND, "calibrate", "t.txt", "--model", model, "--keep", "--json"],
             cwd=tmp_path,
             env=environment | home,
             stdout=subprocess.PIPE,
@@ -285,5 +317,5 @@ def test_without_matplotlib_nothing_is_begun(cli: Run, home: dict[str, str], lis
     env = home | {"PYTHONPATH": str(tmp_path)}
     for arguments in (["calibrate", listed], ["verify", "a.wav", "b.wav"]):
         error = cli(*arguments, "--plot", "a.png", env=env).failed()
-        assert error == "--plot needs matplotlib: pip install 'mlx-speech-zoo[plot]'"
+        assert error == "pictures need matplotlib: pip install 'mlx-speech-zoo[plot]'"
     assert not Path(home["SPEECH_ZOO_HOME"]).exists()

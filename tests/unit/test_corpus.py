@@ -19,8 +19,8 @@ from speech_zoo.corpus import parquet as corpus_folder
 from speech_zoo.corpus import run as corpus
 from speech_zoo.corpus.manifest import Entry, read
 from speech_zoo.corpus.ranks import Ranks
-from speech_zoo.models import identity
 from speech_zoo_core.errors import AudioError, ConfigError
+from speech_zoo_core.identity import identity
 from speech_zoo_core.tasks import audio_model
 from tiny_models import RATE, tiny_model, voice
 

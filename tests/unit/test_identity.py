@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 import speech_zoo
-from speech_zoo.models import identity
+from speech_zoo_core.identity import identity
 from speech_zoo_core.layers import parameters
 
 

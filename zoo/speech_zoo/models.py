@@ -1,21 +1,14 @@
-"""Load and convert by catalogue name, and tell checkpoints apart."""
+"""Load and convert, by catalogue name too."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
 import speech_zoo_core
-from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import parameters
 
+from .calibration.thresholds import threshold_of
 from .catalogue.entries import name_of, named, resolve
-
-ASIDE = ("source", "threshold")  # of the config: they change no embedding
 
 
 def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str | None = None) -> Any:
@@ -35,7 +28,10 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    return speech_zoo_core.load(resolve(ref), revision=revision, dtype=dtype)
+    model = speech_zoo_core.load(resolve(ref), revision=revision, dtype=dtype)
+    if model.config.task == "speaker-embedding":
+        model._find_threshold = threshold_of
+    return model
 
 
 def load_for(ref: str, task: str) -> Any:
@@ -79,17 +75,3 @@ def convert(
     return speech_zoo_core.convert(
         resolve(source), out_dir, dtype, bits, revision=revision, force=force, name=name, expected=expected
     )
-
-
-def identity(model: Any) -> str:
-    """SHA-256, in hexadecimal, of a loaded model's config and weights, but for provenance and threshold.
-
-    Weights count as float16, so that a checkpoint has one identity whether float16 or float32 computes it.
-    """
-    config = {key: value for key, value in to_dict(model.config).items() if key not in ASIDE}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, value in parameters(model).items():
-        digest.update(f"{name}{value.shape}".encode())
-        floating = mx.issubdtype(value.dtype, mx.floating)
-        digest.update(np.array(value.astype(mx.float16) if floating else value).tobytes())
-    return digest.hexdigest()

@@ -7,7 +7,6 @@ Normalised minDCF: NIST 2016 Speaker Recognition Evaluation Plan.
 Rule of 30: Doddington et al., The NIST speaker recognition evaluation, Speech Communication 31 (2000).
 """
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import ConfigError, SpeechZooError
+from speech_zoo_core.identity import identity
 from speech_zoo_core.tasks.speaker import check_threshold
 
-from ..models import identity
 from ..settings import folder
 from .det import Det
 
@@ -140,7 +140,7 @@ def calibrations() -> dict[str, Calibration]:
 
 
 def calibration_of(model: Any) -> Calibration | None:
-    """The user's calibration of this checkpoint, by `models.identity`; errors as `calibrations`."""
+    """The user's calibration of this checkpoint, by its identity; errors as `calibrations`."""
     known = calibrations()
     return known.get(identity(model)) if known else None
 
@@ -170,23 +170,35 @@ def store(key: str, calibration: Calibration) -> Path:
     Raises:
         SpeechZooError: it cannot be written, or what is there cannot be read.
     """
-    path = config_file()
-    with _locked(path):
-        known = {name: asdict(each) for name, each in calibrations().items()} | {key: asdict(calibration)}
-        with written_beside(path) as beside:
-            text = json.dumps({"format": FORMAT, "thresholds": known}, ensure_ascii=False)
-            beside.write_text(text + "\n", encoding="utf-8")
-    return path
+    with _changing() as known:
+        known[key] = calibration
+    return config_file()
+
+
+def forget(key: str) -> Calibration | None:
+    """Drop the calibration of the checkpoint with this identity; returns it, or None if there was none.
+
+    Raises:
+        SpeechZooError: as `store`.
+    """
+    if key not in calibrations():
+        return None
+    with _changing() as known:
+        return known.pop(key, None)
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among all processes that write `path`."""
+def _changing() -> Iterator[dict[str, Calibration]]:
+    """The calibrations, written as they are when the block ends; alone among all processes that change them."""
+    path = config_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("w")
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            known = calibrations()
+            yield known
+            with written_beside(path) as beside:
+                entries = {key: asdict(calibration) for key, calibration in known.items()}
+                text = json.dumps({"format": FORMAT, "thresholds": entries}, ensure_ascii=False)
+                beside.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise SpeechZooError(f"{path} cannot be written: {error.strerror}") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..calibration.trials import read_trials, score
-from .options import check_plot, print_json
+from ..settings import DEFAULT_MODEL
+from .options import JsonOption, ModelOption, check_plot, print_json
 
 if TYPE_CHECKING:
     from ..calibration.det import Det
@@ -25,27 +26,36 @@ class Point(str, Enum):
 
 
 def calibrate(
-    trials: Annotated[Path, typer.Argument(help="Pairs with labels, as in: 1 a.wav b.wav (also .csv, .tsv, .jsonl).")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")
-    ] = "campplus-zh-en",
+    trials: Annotated[
+        Path | None, typer.Argument(help="Pairs with labels, as in: 1 a.wav b.wav (also .csv, .tsv, .jsonl).")
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
     p_target: Annotated[float, typer.Option(help="Share of same-speaker pairs to expect, for minDCF.")] = 0.01,
     c_miss: Annotated[float, typer.Option(help="Cost of refusing the same speaker.")] = 1.0,
     c_fa: Annotated[float, typer.Option(help="Cost of accepting another speaker.")] = 1.0,
     at: Annotated[Point, typer.Option(help="Where to set the threshold.")] = Point.EER,
     plot: Annotated[Path | None, typer.Option(help="Draw the DET curve into this .png.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do not keep the threshold.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the threshold also after too few errors.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop the threshold that was kept for the model.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure EER and minDCF on your own pairs, and keep the threshold for verify."""
     if not 0 < p_target < 1:
         raise typer.BadParameter("--p-target lies between 0 and 1")
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
         raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
+    from speech_zoo_core.identity import identity
+
     from ..calibration import thresholds as calibration
     from ..calibration.det import Det
-    from ..models import identity, load_for
+    from ..models import load_for
 
+    if forget:
+        _forget(trials, model, as_json)
+        return
+    if trials is None:
+        raise typer.BadParameter("missing argument 'TRIALS', or --forget")
     check_plot(plot)
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
@@ -60,7 +70,9 @@ def calibrate(
 
         draw_det(det, result, plot)
     key = identity(loaded)
-    kept = None if dry_run else calibration.store(key, result)
+    before = calibration.threshold_of(loaded)
+    useful = keep or calibration.enough(result)
+    kept = calibration.store(key, result) if useful and not dry_run else None
     if as_json:
         facts = {name: value for name, value in asdict(result).items() if not name.endswith("histogram")}
         outcome = {"files": len(listed.files), "enough_errors": calibration.enough(result), "identity": key}
@@ -71,7 +83,34 @@ def calibrate(
         typer.echo(line)
     if plot is not None:
         typer.echo(f"DET curve: {plot}")
-    typer.echo("dry run: the threshold is not kept" if kept is None else f"verify uses it from now on: {kept}")
+    if dry_run:
+        typer.echo("dry run: the threshold is not kept")
+    elif kept is None:
+        typer.echo("The threshold is not kept; --keep keeps it all the same.")
+    else:
+        was = "" if before is None else f", instead of {before:.4f}"
+        typer.echo(f"verify, identify and search use {result.threshold:.4f} for {model} from now on{was}: {kept}")
+        typer.echo("To undo: speech-zoo calibrate --forget" + ("" if model == DEFAULT_MODEL else f" --model {model}"))
+
+
+def _forget(trials: Path | None, model: str, as_json: bool) -> None:
+    """Drop the threshold that was kept for a model."""
+    if trials is not None:
+        raise typer.BadParameter("--forget takes no list of trials")
+    from speech_zoo_core.identity import identity
+
+    from ..calibration.thresholds import forget
+    from ..models import load_for
+
+    loaded = load_for(model, "speaker-embedding")
+    dropped = forget(identity(loaded))
+    own = loaded.config.threshold
+    if as_json:
+        print_json({"model": model, "forgotten": dropped and dropped.threshold, "threshold": own})
+    elif dropped is None:
+        typer.echo(f"no threshold was kept for {model}; verify uses the checkpoint's own: {own}")
+    else:
+        typer.echo(f"{dropped.threshold:.4f} of {dropped.date} is forgotten; verify uses the checkpoint's own: {own}")
 
 
 def _lines(det: "Det", result: "Calibration") -> Iterator[str]:

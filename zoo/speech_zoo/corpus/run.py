@@ -11,11 +11,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from speech_zoo_core.errors import AudioError, SpeechZooError
+from speech_zoo_core.identity import identity
 from speech_zoo_core.tasks.audio_model import CHUNK_CLIPS
 from speech_zoo_core.tiles import on_cpu
 from tqdm import tqdm
 
-from ..models import identity, load_for
+from ..models import load_for
 from ..settings import DEFAULT_MODEL, __version__
 from .manifest import Entry, Manifest, ManifestRun, read
 from .parquet import CorpusFolder

@@ -44,7 +44,7 @@ ELSEWHERE = ("locked", "disk is full", "disk I/O", "readonly", "unable to open",
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Whose vectors a store holds: `models.identity`, what the user calls it, the embedding's size."""
+    """Whose vectors a store holds: `identity`, what the user calls it, the embedding's size."""
 
     identity: str
     name: str

@@ -92,7 +92,7 @@ class VoiceStore:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """What tells the model's vectors from those of another one."""
-        from ..models import identity
+        from speech_zoo_core.identity import identity
 
         named = isinstance(self._model, (str, os.PathLike))
         name = os.fspath(self._model) if named else self.model.config.model_type

@@ -48,14 +48,15 @@ def in_processes(ref: Any, jobs: int, paths: list[str], work: Work) -> Generator
             busy[pipe] = path
             _send(pipe, path)
         while busy:
-            for pipe in wait(list(busy)):
-                assert isinstance(pipe, Connection)
-                yield busy.pop(pipe), _received(pipe)
-                if (path := next(left, None)) is None:
-                    pipe.close()
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                yield busy.pop(ready), _received(ready)
+                following = next(left, None)
+                if following is None:
+                    ready.close()
                 else:
-                    busy[pipe] = path
-                    _send(pipe, path)
+                    busy[ready] = following
+                    _send(ready, following)
     finally:
         for pipe in busy:
             pipe.close()

@@ -1,6 +1,6 @@
 """What people do with a speaker model: embeddings and verification. `language.py` has language identification."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class SpeakerConfig:
 
 @dataclass(frozen=True)
 class Verification:
-    """Whether two clips are of the same speaker.
+    """Whether two clips are of the same speaker; true where they are.
 
     Attributes:
         score: cosine of the two embeddings, -1 to 1.
@@ -55,8 +55,11 @@ class Verification:
     same_speaker: bool
     threshold: float
 
+    def __bool__(self) -> bool:
+        return self.same_speaker
 
-def check_threshold(threshold: float) -> float:
+
+def check_threshold(threshold: Any) -> float:
     """Raises ConfigError unless the threshold is a cosine."""
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
         raise ConfigError(f"threshold is a cosine between -1 and 1, not {threshold!r}")
@@ -65,6 +68,8 @@ def check_threshold(threshold: float) -> float:
 
 class SpeakerEmbedding(AudioModel):
     """Embedding and verification for a model whose raw output is a speaker embedding."""
+
+    _find_threshold: Callable[[Any], float | None] | None = None  # of the user for a model, before the checkpoint's own
 
     def embed(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """The speaker embedding of one clip.
@@ -98,20 +103,27 @@ class SpeakerEmbedding(AudioModel):
         return _unit(mx.stack(rows)) if rows else evaluated(mx.zeros((0, self.config.embed_dim)))
 
     def verify(
-        self, a: Audio, b: Audio, sample_rate: int | None = None, threshold: float | None = None
+        self,
+        a: Audio,
+        b: Audio,
+        sample_rate: int | None = None,
+        threshold: float | Literal["checkpoint"] | None = None,
     ) -> Verification:
         """Score whether two clips are of the same speaker.
 
         Args:
             a, b: as for `embed`.
             sample_rate: in Hz, for samples that come without a rate.
-            threshold: cosine that counts as the same speaker; default: the checkpoint's own.
+            threshold: cosine that counts as the same speaker; default: the one that the user calibrated, else the
+                checkpoint's own, which "checkpoint" asks for.
 
         Raises:
             AudioError: as `embed`.
             ConfigError: the checkpoint names no threshold and none was given.
         """
-        if threshold is None:
+        if threshold is None and self._find_threshold is not None:
+            threshold = self._find_threshold(self)
+        elif threshold is None or threshold == "checkpoint":
             threshold = self.config.threshold
         if threshold is None:
             raise ConfigError(
