@@ -73,11 +73,12 @@ def convert(session: nox.Session) -> None:
     """
     install(session, "onnx", *group("oracles"))
     session.install("--no-deps", *group("oracles-no-deps"))
+    trust = ["--trust-name"] if "--trust-name" in session.posargs else []
     for name, source, variant, folder in published(session)[0]:
         options = {"float32": (), "8-bit": ("--bits", "8"), "4-bit": ("--bits", "4")}.get(variant, ("--dtype", variant))
         session.run("speech-zoo", "convert", source, folder, "--name", name, *options, "--force")
         session.run("speech-zoo", "check", folder, *(("--reference", source) if source != name else ()))
-        session.run("speech-zoo", "card", folder)
+        session.run("speech-zoo", "card", folder, *trust)
 
 
 @nox.session
@@ -95,6 +96,7 @@ def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], st
     parser.add_argument("names", nargs="+", metavar="NAME", help="catalogue name, or NAME=PATH for a local copy")
     parser.add_argument("--org", default="", help="the Hub organisation; default: the user that is logged in")
     parser.add_argument("--variants", default="", help="as in float16,8-bit; default: all that the catalogue has")
+    parser.add_argument("--trust-name", action="store_true", help="a local copy is what its name says")
     arguments, options = parser.parse_known_args(session.posargs)
     chosen = []
     for argument in arguments.names:

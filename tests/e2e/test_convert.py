@@ -123,8 +123,9 @@ def test_a_source_that_is_not_what_the_catalogue_expects(
     )
     code = """
 import sys, speech_zoo_core as core
+from speech_zoo_core.conversion import Expected
 try:
-    core.convert(sys.argv[1], "out", expected={"config.yaml": "0" * 64})
+    core.convert(sys.argv[1], "out", expected=Expected({"config.yaml": "0" * 64}))
 except core.CheckpointError as error:
     print(error)
 """
@@ -139,3 +140,13 @@ def test_a_catalogue_name_is_kept_with_the_provenance(cli: Run, tmp_path: Path) 
     assert source["form"] == "3D-Speaker CAM++"
     assert sys.executable not in str(source)
     assert os.fspath(tmp_path) not in str(source)
+
+
+def test_another_checkpoint_under_the_name_of_an_entry(cli: Run, original: Path, tmp_path: Path) -> None:
+    """Its files have the right names, and nobody knows their hashes."""
+    folder = tmp_path / "toy"
+    shutil.copytree(original, folder)
+    (folder / "avg_model.safetensors").rename(folder / "avg_model.pt")
+    error = cli("convert", folder, "out", "--name", "wespeaker-resnet34").failed()
+    assert "has 16 values in an embedding, 256 were expected: it is another checkpoint" in error, error
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.reports import prove
 from loopback_hub import TOKEN, LoopbackHub
 from loopback_repos import Account, Repo
 
@@ -34,14 +35,6 @@ EMBED = """
 import json, sys, speech_zoo
 print(json.dumps([speech_zoo.load(ref).embed(sys.argv[1]).tolist() for ref in sys.argv[2:]]))
 """
-
-
-def prove(folder: Path, passed: bool | None = True) -> Path:
-    """Write the proof for what the folder holds."""
-    names = sorted(path.name for path in folder.iterdir() if path.name not in ("README.md", "parity.json"))
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    (folder / "parity.json").write_text(json.dumps({"checkpoint": hashes, "passed": passed}))
-    return folder
 
 
 @pytest.fixture(scope="session")

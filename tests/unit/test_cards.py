@@ -1,7 +1,5 @@
 """Model cards: what stands in them is known or was measured, the Hub can read them, and the kept ones are current."""
 
-import copy
-import hashlib
 import json
 import re
 import shutil
@@ -10,12 +8,15 @@ from typing import Any
 
 import pytest
 import speech_zoo
+import yaml
 from card_snippets import snippets
+from dacite import from_dict
+from helpers.reports import REPORT, prove
 from huggingface_hub import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from speech_zoo.catalogue.entries import entries, targets
 from speech_zoo.publish import card as cards
-from speech_zoo.publish.parity import hashes
+from speech_zoo.publish.parity import Parity, hashes, read_report
 from speech_zoo_core import registry
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
@@ -33,21 +34,11 @@ SPEAKER_CLIPS = [
     {"clip": "two", "seconds": 5.0, "computed": "float16", "features": None, "cosine": 1 - 3e-5, "passed": True},
 ]
 CLASSIFIER_CLIPS = [
-    {"clip": "one", "seconds": 1, "computed": "float32", "features": None, "logits": 1.2e-6, "top1": "eng"}
+    {"clip": "one", "seconds": 1.0, "computed": "float32", "features": None, "logits": 1.2e-6, "top1": "eng"}
     | {"same_top1": True, "same_top5": True, "passed": True},
-    {"clip": "two", "seconds": 1, "computed": "float32", "features": None, "logits": 3e-3, "top1": "deu"}
+    {"clip": "two", "seconds": 1.0, "computed": "float32", "features": None, "logits": 3e-3, "top1": "deu"}
     | {"same_top1": True, "same_top5": False, "passed": False},
 ]
-REPORT: dict[str, Any] = {
-    "precision": "float32",
-    "task": "speaker-embedding",
-    "oracle": {"name": "wespeaker-unofficial", "version": "0.0.2", "features": "kaldi-native-fbank 1", "from": "live"},
-    "limits": {"features": 1e-3, "cosine": 0.999999},
-    "clips": SPEAKER_CLIPS,
-    "not_compared": ["sentences of more than a minute"],
-    "passed": True,
-    "machine": {"system": "Linux x86_64", "device": "cpu", "python": "3.11.2", "packages": {"mlx": "0.32.4"}},
-}
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +70,7 @@ def copy_of(folder: Path, tmp_path: Path, **source: Any) -> Path:
 
 def report_for(folder: Path, **changes: Any) -> dict[str, Any]:
     """A parity report on the files of a folder, put beside them."""
-    hashes = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("config.json", "model.safetensors")
-    }
-    report = copy.deepcopy(REPORT) | {"checkpoint": hashes} | changes
-    (folder / "parity.json").write_text(json.dumps(report))
-    return report
+    return prove(folder, **{"clips": SPEAKER_CLIPS, **changes})
 
 
 def section(card: str, title: str) -> str:
@@ -103,7 +89,7 @@ def refused(*arguments: Any, error: type[SpeechZooError] = ConfigError, **option
 @pytest.mark.parametrize("name", entries())
 def test_the_kept_card_is_current(name: str) -> None:
     report = HUB_CARDS / f"{name}.parity.json"
-    rendered = cards.render_entry(name, json.loads(report.read_text()) if report.exists() else None)
+    rendered = cards.render_entry(name, read_report(report) if report.exists() else None)
     message = "stale: write it with nox -s cards"
     assert (HUB_CARDS / f"{name}.md").read_bytes() == rendered.encode(), message
 
@@ -132,7 +118,7 @@ def test_the_hub_can_read_a_kept_card(name: str) -> None:
     assert metadata is not None
     assert metadata["license"] == entry.licence
     assert metadata.get("base_model") == entry.repo
-    assert metadata.get("base_model_relation") == (None if entry.repo is None else "quantized")
+    assert "base_model_relation" not in metadata  # float32
     assert metadata["pipeline_tag"] in PIPELINE_TAGS
     assert metadata["library_name"] == "mlx-audio"
     assert {"mlx", "speech"} <= set(metadata["tags"])
@@ -162,7 +148,8 @@ def test_a_card_without_a_parity_report_claims_no_measurement(name: str) -> None
 
 
 def test_a_kept_report_is_shown() -> None:
-    report = REPORT | {"checkpoint": {"model.safetensors": "f" * 64}, "precision": "float16"}
+    told = {"checkpoint": {"model.safetensors": "f" * 64}, "precision": "float16", "clips": SPEAKER_CLIPS}
+    report = from_dict(Parity, REPORT | told)
     card = cards.render_entry("campplus-zh-en", report)
     assert "# campplus-zh-en-mlx-fp16\n" in card
     assert MEASURED.search(section(card, "Parity with the original"))
@@ -235,9 +222,9 @@ def test_a_source_of_the_catalogue_needs_no_licence(
 
 
 def test_snippets_fit_the_task(converted: dict[str, Path]) -> None:
-    speaker = snippets(cards.render(converted["float32"], "mit", "org/name"))
-    language = snippets(cards.render(converted["lid"], "mit", "org/name"))
-    proxy = snippets(cards.render(converted["proxy"], "mit", "org/name"))
+    speaker = snippets(cards.render(converted["float32"], "mit", cards.Wording(repo="org/name")))
+    language = snippets(cards.render(converted["lid"], "mit", cards.Wording(repo="org/name")))
+    proxy = snippets(cards.render(converted["proxy"], "mit", cards.Wording(repo="org/name")))
     assert 'mlx_audio.load("org/name")' in speaker.mlx_audio
     assert "model.verify(" in speaker.speech_zoo
     assert [command[1] for command in speaker.commands] == ["embed", "verify"]
@@ -303,7 +290,7 @@ def test_a_failed_report_says_so(converted: dict[str, Path], tmp_path: Path) -> 
     parity = section(cards.render(folder, "mit"), "Parity with the original")
     assert parity.startswith("**This conversion does not meet its limits.** ")
     assert "| float32 | 2 | 3.0e-03 | 2 of 2 | 1 of 2 |" in parity
-    assert "| two | 1 | float32 | 3.0e-03 | yes | no | **no** |" in parity
+    assert "| two | 1.0 | float32 | 3.0e-03 | yes | no | **no** |" in parity
     assert "outputs that speechbrain 1.1.2 wrote earlier" in parity
     assert "logits within 0.0001 of the largest; the same top 5 in the same order" in parity
 
@@ -313,7 +300,7 @@ def test_a_failed_report_says_so(converted: dict[str, Path], tmp_path: Path) -> 
     [
         ({"passed": None, "clips": [], "oracle": None}, "there was nothing to compare it with"),
         ({"checkpoint": {"model.safetensors": "0" * 64}}, "the parity report is of other files than these"),
-        ({"checkpoint": {"model-00001-of-00002.safetensors": None}}, "the parity report is of other files than these"),
+        ({"checkpoint": {"model-00001-of-00002.safetensors": "0"}}, "the parity report is of other files than these"),
     ],
 )
 def test_a_report_that_proves_nothing_is_not_shown(
@@ -330,7 +317,7 @@ def test_a_report_that_proves_nothing_is_not_shown(
 def test_a_report_that_is_none(converted: dict[str, Path], tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = copy_of(converted["float32"], tmp_path)
     report_for(folder, **changes)
-    assert refused(folder, licence="mit").startswith("parity.json is no parity report")
+    assert refused(folder, licence="mit").endswith("run speech-zoo check again")
     assert not (folder / "README.md").exists()
 
 
@@ -378,3 +365,42 @@ def test_the_kept_parity_report_is_of_the_bundled_files() -> None:
     report = json.loads((HUB_CARDS / "campplus-zh-en.parity.json").read_text(encoding="utf-8"))
     assert report["checkpoint"] == hashes(registry.bundled()["campplus-zh-en"])
     assert report["passed"] is True
+
+
+def test_a_local_copy_that_nothing_proves_claims_nothing(converted: dict[str, Path], tmp_path: Path) -> None:
+    """Its name alone ties it to the entry, whose files' hashes nobody knows."""
+    folder = copy_of(converted["float32"], tmp_path, name="wespeaker-resnet34-lm")
+    card = cards.render(folder)
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert not metadata.keys() & {"base_model", "model-index"}
+    assert "Nothing proves that this copy is WeSpeaker, Hub Wespeaker/wespeaker-voxceleb-resnet34-LM" in card
+    assert "a local copy: not proved to be WeSpeaker" in section(card, "Provenance")
+    assert "## Published figures" not in card and "## Variants" not in card
+    trusted = cards.render(folder, wording=cards.Wording(trust_name=True))
+    assert yaml.safe_load(trusted.split("---")[1])["base_model"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
+    assert "## Published figures" in trusted and "Nothing proves" not in trusted
+
+
+def test_what_the_hashes_prove(converted: dict[str, Path], tmp_path: Path) -> None:
+    hashes = {"campplus_cn_en_common.pt": "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"}
+    folder = copy_of(converted["float32"], tmp_path, name="campplus-zh-en", sha256=hashes)
+    assert "Nothing proves" not in cards.render(folder)
+
+
+def test_what_people_say_of_their_own(converted: dict[str, Path]) -> None:
+    wording = cards.Wording(title="my-voices", base_model="me/voices", languages=("de", "fr"))
+    card = cards.render(converted["8-bit"], "mit", wording)
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert "# my-voices\n" in card and 'load("your-org/my-voices")' in card
+    assert (metadata["base_model"], metadata["base_model_relation"]) == ("me/voices", "quantized")
+    assert metadata["language"] == ["de", "fr"]
+    with pytest.raises(ConfigError, match="is not a valid repo name"):
+        cards.render(converted["8-bit"], "mit", cards.Wording(base_model="voices"))
+
+
+def test_a_difference_too_small_to_keep_is_a_bound(converted: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy_of(converted["float32"], tmp_path)
+    report_for(folder, clips=[SPEAKER_CLIPS[0] | {"cosine": 1.0, "features": 0.0}], features_unit="natural log")
+    parity = section(cards.render(folder, "mit"), "Parity with the original")
+    assert "largest difference of the features (natural log)" in parity
+    assert "| float32 | 1 | 0 | < 1e-10 |" in parity

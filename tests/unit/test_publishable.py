@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import speech_zoo
 import tiny_models
+from helpers.reports import prove
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from safetensors.numpy import load_file, save_file
@@ -36,15 +37,6 @@ def folder(converted: Path, tmp_path: Path) -> Path:
     (target / "README.md").write_text(CARD)
     prove(target)
     return target
-
-
-def prove(folder: Path, passed: bool | None = True) -> None:
-    hashes = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-        if path.name not in ("README.md", "parity.json")
-    }
-    (folder / "parity.json").write_text(json.dumps({"checkpoint": hashes, "passed": passed}))
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -110,11 +102,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, bool]] = {
         True,
     ),
     "proof of another precision": (
-        lambda f: (f / "parity.json").write_text('{"passed": true}'),
+        lambda f: prove(f, checkpoint={}),
         "was written for other files than these (config.json, model.safetensors)",
         True,
     ),
-    "no proof at all": (lambda f: (f / "parity.json").write_text('{"passed": "yes"}'), "is not what speech-zoo", False),
+    "no proof at all": (
+        lambda f: (f / "parity.json").write_text('{"passed": "yes"}'),
+        "is not what check writes",
+        False,
+    ),
     "no licence": (lambda f: (f / "README.md").write_text("# Tiny\n"), "names no licence", False),
     "ND": (
         licence("cc-by-nd-4.0"),

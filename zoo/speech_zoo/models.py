@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import speech_zoo_core
+from speech_zoo_core.conversion import Expected
 from speech_zoo_core.errors import ConfigError
 
 from .calibration.thresholds import threshold_of
@@ -71,7 +72,8 @@ def convert(
         SpeechZooError: one line that says what is wrong and what to do.
     """
     name = name or name_of(source)
-    expected = named(name).files if name else None
+    entry = named(name) if name else None
+    expected = Expected(entry.files, entry.parameters, entry.outputs) if entry else None
     return speech_zoo_core.convert(
         resolve(source), out_dir, dtype, bits, revision=revision, force=force, name=name, expected=expected
     )

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,21 @@ from .loader import build, find, parse_dtype, read_model, with_source
 from .progress import progress
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a source must be.
+
+    Attributes:
+        files: it must be made of, each with its SHA-256; None where that is not known.
+        parameters: how many numbers its conversion holds, before quantization; None: any.
+        outputs: size of the embedding, or number of labels; None: any.
+    """
+
+    files: Mapping[str, str | None]
+    parameters: int | None = None
+    outputs: int | None = None
+
+
 def convert(
     source: str | os.PathLike[str],
     out_dir: str | os.PathLike[str],
@@ -27,7 +42,7 @@ def convert(
     revision: str | None = None,
     force: bool = False,
     name: str | None = None,
-    expected: Mapping[str, str | None] | None = None,
+    expected: Expected | None = None,
 ) -> Path:
     """Convert a checkpoint; the same input gives the same bytes.
 
@@ -39,7 +54,7 @@ def convert(
         revision: branch, tag or commit of a Hub repo.
         force: replace a converted checkpoint that lies in `out_dir`; nothing else is ever replaced.
         name: what the checkpoint is called, for its provenance.
-        expected: files that the source must be made of, and their SHA-256 where it is known.
+        expected: what the source must be made of.
 
     Returns:
         The folder's path.
@@ -66,13 +81,15 @@ def convert(
     del weights
     origin.release()  # what is converted below is no longer held by its source
     model.set_dtype(parse_dtype(dtype))
+    size_before = sum(x.size for x in parameters(model).values())
     if bits is not None:
         if config.quantization is not None:
             raise ConfigError(f"{origin.path} is quantized already; convert from its source")
         quantize(model, bits)
         config = replace(config, quantization=Quantization(bits))
     config = with_source(config, origin, form, f"{CONVERTER} {version('mlx-speech-zoo-core')}", name)
-    _check_files(config.source, expected or {}, os.fspath(source))
+    if expected is not None:
+        _check_expected(expected, config, size_before, os.fspath(source))
     tensors = parameters(model)
     del model  # so that each tensor is freed once it is written
     try:
@@ -100,14 +117,19 @@ def _check_apart(out: Path, origin: Source, called: str) -> None:
         raise CheckpointError(f"{called} is, holds or lies in what is converted; give another folder")
 
 
-def _check_files(provenance: dict[str, Any], expected: Mapping[str, str | None], source: str) -> None:
-    found = provenance.get("sha256")
-    found = found if isinstance(found, dict) else {}
-    if missing := sorted(expected.keys() - found.keys()):
+def _check_expected(expected: Expected, config: Any, parameters: int, source: str) -> None:
+    hashes = config.source.get("sha256")
+    found = hashes if isinstance(hashes, dict) else {}
+    if missing := sorted(expected.files.keys() - found.keys()):
         raise CheckpointError(
-            f"{source} should be made of {', '.join(sorted(expected))}, but {', '.join(missing)} was not there; "
+            f"{source} should be made of {', '.join(sorted(expected.files))}, but {', '.join(missing)} was not there; "
             f"read: {', '.join(found)}"
         )
-    for file, digest in expected.items():
+    for file, digest in expected.files.items():
         if digest not in (None, found[file]):
             raise CheckpointError(f"{file} of {source} has SHA-256 {found[file]}, {digest} was expected")
+    labels = getattr(config, "id2label", None)
+    outputs, what = (len(labels), "labels") if labels else (config.embed_dim, "values in an embedding")
+    for count, wanted, unit in ((outputs, expected.outputs, what), (parameters, expected.parameters, "parameters")):
+        if wanted not in (None, count):
+            raise CheckpointError(f"{source} has {count} {unit}, {wanted} were expected: it is another checkpoint")

@@ -51,6 +51,8 @@ class Entry:
         origin: the original, for people.
         licence: the Hub's id of it, as in `licences.yaml`.
         files: what the original must hold, each with its SHA-256; None where that was never seen.
+        parameters: how many numbers a conversion holds, before quantization.
+        outputs: size of the embedding, or number of labels.
         target: what the names of the published conversions begin with.
         variants: in which precisions it is published, keys of `VARIANTS`.
         threshold: cosine from which two clips count as the same speaker, as conversion writes it.
@@ -71,6 +73,8 @@ class Entry:
     training_data: str
     citation: str
     files: dict[str, str | None]
+    parameters: int
+    outputs: int
     target: str
     variants: list[str]
     threshold: float | None = None
@@ -125,6 +129,14 @@ def entry_of(source: dict[str, Any] | None) -> tuple[str, Entry] | None:
             if matches(name, entry):
                 return name, entry
     return None
+
+
+def proved(entry: Entry, source: dict[str, Any] | None) -> bool:
+    """Whether a provenance shows that its checkpoint is the entry's: fetched from its repo, or by all of its hashes."""
+    source = source or {}
+    if entry.repo is not None and source.get("repo") == entry.repo:
+        return True
+    return None not in entry.files.values() and entry.files.items() <= dict(source.get("sha256") or {}).items()
 
 
 def named(name: str) -> Entry:

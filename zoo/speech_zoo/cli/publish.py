@@ -52,19 +52,36 @@ def check(
         show(parity)
     if parity.passed is False:
         raise SpeechZooError(f"{checkpoint} is not equal to its original: {parity.verdict()}")
+    if not parity.clips:
+        typer.echo("nothing was compared; --reference names the original: folder, file or Hub repo", err=True)
+        raise typer.Exit(3)
 
 
 def card(
     checkpoint: Annotated[Path, typer.Argument(help="A converted folder.")],
     licence: Annotated[
-        str | None, typer.Option(help="The Hub's id of the licence, for a source that is not in the catalogue.")
+        str | None,
+        typer.Option(
+            "--licence", "--license", help="The Hub's id of the licence, for a source that is not in the catalogue."
+        ),
     ] = None,
     repo: Annotated[str | None, typer.Option(help="org/name that the usage snippets load.")] = None,
+    title: Annotated[str | None, typer.Option(help="Of the card; default: the catalogue's, else the folder's.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="The original on the Hub, org/name.")] = None,
+    language: Annotated[str | None, typer.Option(help="ISO 639 codes, as in en,zh.")] = None,
+    trust_name: Annotated[
+        bool,
+        typer.Option(
+            "--trust-name", help="State what is published of the entry, though nothing proves that this is it."
+        ),
+    ] = False,
 ) -> None:
     """Write the model card (README.md) of a converted checkpoint."""
     from ..publish.card import card as write_card
 
-    typer.echo(write_card(checkpoint, licence=licence, repo=repo))
+    languages = [code.strip() for code in (language or "").split(",") if code.strip()]
+    wording = {"repo": repo, "title": title, "base_model": base_model, "trust_name": trust_name}
+    typer.echo(write_card(checkpoint, licence=licence, languages=languages, **wording))  # type: ignore[arg-type]
 
 
 def upload(

@@ -6,7 +6,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,8 @@ from speech_zoo_core.config import from_dict, read_json, to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
 
-from ..catalogue.entries import Entry, Licence, entries, entry_of, licences, targets
+from ..catalogue.entries import Entry, Licence, entries, entry_of, licences, proved, targets
+from .parity import Parity, read, read_report
 from .parity_table import parity_table, reason_against
 
 ORGANISATION = "your-org"  # stands in the snippets as long as nobody named the repo
@@ -49,48 +50,83 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     size: int | None = None
-    parity: dict[str, Any] | None = None
+    parity: Parity | None = None
     not_compared_because: str = "no parity report is kept of it; `speech-zoo check` on a conversion writes one"
 
 
-def card(checkpoint: str | os.PathLike[str], *, licence: str | None = None, repo: str | None = None) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """What a person says of a checkpoint of their own.
+
+    Attributes:
+        repo: `org/name` that the usage snippets load.
+        title: of the card; default: the catalogue's name, else the folder's.
+        base_model: the original's repo on the Hub.
+        languages: ISO 639 codes.
+        trust_name: take a local copy for the catalogue's entry although nothing proves it.
+    """
+
+    repo: str | None = None
+    title: str | None = None
+    base_model: str | None = None
+    languages: Sequence[str] = ()
+    trust_name: bool = False
+
+
+def card(
+    checkpoint: str | os.PathLike[str],
+    *,
+    licence: str | None = None,
+    repo: str | None = None,
+    title: str | None = None,
+    base_model: str | None = None,
+    languages: Sequence[str] = (),
+    trust_name: bool = False,
+) -> Path:
     """Write the model card (`README.md`) of a converted folder, from what is known and was measured; returns its path.
 
     Args:
         checkpoint: a folder that `convert` wrote.
         licence: the Hub's id of the licence ("apache-2.0"), for a source that the catalogue does not know.
         repo: `org/name` that the usage snippets load.
+        title: of the card; default: the catalogue's name, else the folder's.
+        base_model: the original's repo on the Hub, `org/name`, where the conversion did not record it.
+        languages: ISO 639 codes, where the catalogue does not know them.
+        trust_name: state the published figures and the original of the catalogue's entry although nothing but the name
+            says that this copy is it.
 
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
     folder = Path(checkpoint).expanduser()
-    text = render(folder, licence, repo)
+    wording = Wording(repo=repo, title=title, base_model=base_model, languages=tuple(languages), trust_name=trust_name)
+    text = render(folder, licence, wording)
     with written_beside(folder / "README.md") as beside:
         beside.write_text(text, encoding="utf-8")
     return folder / "README.md"
 
 
-def render(folder: Path, licence: str | None = None, repo: str | None = None) -> str:
+def render(folder: Path, licence: str | None = None, wording: Wording = Wording()) -> str:
     """The card of a converted folder; see `card`."""
-    if repo is not None and not REPO_ID.fullmatch(repo):
-        raise ConfigError(f"{repo!r} is not a valid repo name; give it as org/name")
+    for repo in (wording.repo, wording.base_model):
+        if repo is not None and not REPO_ID.fullmatch(repo):
+            raise ConfigError(f"{repo!r} is not a valid repo name; give it as org/name")
     found = _read_folder(folder)
     known = entry_of(found.config.get("source"))
     if known is not None:
         name, entry = known
         if licence not in (None, entry.licence):
             raise ConfigError(f"{folder} is {name}, which is under {entry.licence}; leave --licence out")
-        return _render(found, name, entry, entry.licence, repo)
+        return _render(found, name, entry, entry.licence, wording)
     if licence is None:
         raise ConfigError(
             f"the catalogue does not know the source of {folder}, so its licence is not known: name it with --licence "
             f"({', '.join(licences())})"
         )
-    return _render(found, folder.resolve().name, None, licence, repo)
+    return _render(found, folder.resolve().name, None, licence, wording)
 
 
-def render_entry(name: str, parity: dict[str, Any] | None = None) -> str:
+def render_entry(name: str, parity: Parity | None = None) -> str:
     """The card of a catalogue entry as far as it is known without a conversion.
 
     Args:
@@ -100,7 +136,7 @@ def render_entry(name: str, parity: dict[str, Any] | None = None) -> str:
     entry = entries()[name]
     if parity is None:
         return _render(Checkpoint(), name, entry, entry.licence)
-    found = Checkpoint(precision=str(parity.get("precision")), **_comparison(parity, None))
+    found = Checkpoint(precision=parity.precision, **_comparison(parity, None))
     return _render(found, name, entry, entry.licence)
 
 
@@ -109,7 +145,7 @@ def catalogue_cards(directory: Path) -> dict[str, str]:
     cards = {}
     for name in entries():
         report = directory / f"{name}.parity.json"
-        cards[f"{name}.md"] = render_entry(name, read_json(report) if report.exists() else None)
+        cards[f"{name}.md"] = render_entry(name, read_report(report) if report.exists() else None)
     return cards
 
 
@@ -131,13 +167,13 @@ def _read_folder(folder: Path) -> Checkpoint:
     config = to_dict(from_dict(registry.get(model_type).config, settings, str(folder / "config.json")))
     bits = config.get("quantization", {}).get("bits")
     parameters, stored = _count(weights, bits)
-    report = folder / "parity.json"
+    report = read(folder)
     return Checkpoint(
         precision=stored if bits is None else f"{bits}-bit",
         config=config,
         parameters=parameters,
         size=sum(path.stat().st_size for path in weights),
-        **(_comparison(read_json(report), folder) if report.exists() else {}),
+        **(_comparison(report, folder) if report else {}),
     )
 
 
@@ -167,26 +203,29 @@ def _count(files: list[Path], bits: int | None) -> tuple[int, str]:
     return total, max(types, key=lambda kind: types[kind], default="float32")
 
 
-def _comparison(parity: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+def _comparison(parity: Parity, folder: Path | None) -> dict[str, Any]:
     """The fields of `Checkpoint` that a parity report fills."""
     reason = reason_against(parity, folder)
     return {"parity": parity} if reason is None else {"not_compared_because": reason}
 
 
-def _render(found: Checkpoint, name: str, entry: Entry | None, licence_id: str, repo: str | None = None) -> str:
+def _render(found: Checkpoint, name: str, entry: Entry | None, licence_id: str, wording: Wording = Wording()) -> str:
     licence = _licence(licence_id)
     config, source = found.config, found.config.get("source") or {}
     task = config.get("task") or (entry.task if entry else "")
     variants = targets(entry) if entry else {}
-    title = variants.get(found.precision) or (f"{entry.target}-mlx-{found.precision}" if entry else name)
+    known = variants.get(found.precision) or (f"{entry.target}-mlx-{found.precision}" if entry else name)
+    title = wording.title or known
     takes_audio = entry.takes_audio if entry else config.get("front_end") is not None
-    repo = repo or f"{ORGANISATION}/{title}"
+    repo = wording.repo or f"{ORGANISATION}/{title}"
+    trusted = entry is None or not config or wording.trust_name or proved(entry, source)
     what = entry.summary if entry else f"{task.replace('-', ' ')} with {config['model_type']}"
     return _template().render(
-        metadata=_metadata(found, title, task, entry, licence_id),
+        metadata=_metadata(found, title, task, entry, licence_id, wording, trusted),
         title=title,
         summary=what[0].upper() + what[1:],
-        origin=_origin(source, entry),
+        origin=wording.base_model or _origin(source, entry) if trusted else "a local copy",
+        doubt="" if trusted or entry is None else f"Nothing proves that this copy is {entry.origin}: {_doubt(entry)}.",
         rows=_rows(found, task, entry),
         repo=repo,
         imports=[] if takes_audio else ["import mlx.core as mx"],
@@ -194,13 +233,18 @@ def _render(found: Checkpoint, name: str, entry: Entry | None, licence_id: str, 
         commands=_commands(task, takes_audio, repo),
         parity=None if found.parity is None else parity_table(found.parity),
         not_compared_because=found.not_compared_because,
-        metrics=entry.metrics if entry else [],
+        metrics=entry.metrics if entry and trusted else [],
         limits=_limits(found, task, takes_audio, entry),
-        provenance=_provenance(source, entry, found.precision),
-        variants=list(variants.items()),
+        provenance=_provenance(source, entry, found.precision, trusted),
+        variants=list(variants.items()) if trusted else [],
         licence=licence,
         citation=entry.citation if entry else None,
     )
+
+
+def _doubt(entry: Entry) -> str:
+    unknown = [file for file, digest in entry.files.items() if digest is None]
+    return f"the SHA-256 of the published {', '.join(unknown)} is not known" if unknown else "its files are others"
 
 
 def _origin(source: Mapping[str, Any], entry: Entry | None) -> str:
@@ -242,11 +286,13 @@ def _code(value: Any) -> str:
     return "`" + _line(value).replace("`", "'") + "`"
 
 
-def _metadata(found: Checkpoint, title: str, task: str, entry: Entry | None, licence: str) -> str:
+def _metadata(
+    found: Checkpoint, title: str, task: str, entry: Entry | None, licence: str, wording: Wording, trusted: bool
+) -> str:
     """The YAML block that the Hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    base = _repo(found.config.get("source") or {}, entry)
+    base = wording.base_model or _repo(found.config.get("source") or {}, entry if trusted else None)
     results = [
         EvalResult(
             task_type=PIPELINES[task],
@@ -260,18 +306,18 @@ def _metadata(found: Checkpoint, title: str, task: str, entry: Entry | None, lic
             source_name="published by the authors of the original" if url else None,
             source_url=url,
         )
-        for metric in (entry.metrics if entry else [])
+        for metric in (entry.metrics if entry and trusted else [])
         for url in [metric.source if metric.source.startswith("https://") else None]
     ]
     data = ModelCardData(
         license=licence,
-        language=(entry.languages if entry else None) or None,
+        language=list(wording.languages) or (entry.languages if entry else None) or None,
         library_name="mlx-audio",
         pipeline_tag=PIPELINES[task],
         tags=["mlx", "mlx-speech-zoo", "speech", *TAGS[task]],
         datasets=(entry.datasets if entry else None) or None,
         base_model=base,
-        base_model_relation="quantized" if base else None,  # what the Hub calls the same weights in another format
+        base_model_relation="quantized" if base and found.precision.endswith("-bit") else None,
         model_name=title if results else None,
         eval_results=results or None,
     )
@@ -328,28 +374,29 @@ def _limits(found: Checkpoint, task: str, takes_audio: bool, entry: Entry | None
         limits.append("Silence and clips that are too short are errors, never an answer.")
     if found.parity is None:
         limits.append("Not compared with the original: see above.")
-    limits += [f"Not compared: {_line(what)}." for what in (found.parity or {}).get("not_compared", [])]
+    limits += [f"Not compared: {_line(what)}." for what in (found.parity.not_compared if found.parity else [])]
     if found.precision.endswith("-bit"):
         limits.append(f"Linear layers are quantized to {found.precision.removesuffix('-bit')} bits.")
     limits.append("Speed was not measured.")
     return limits
 
 
-def _provenance(source: Mapping[str, Any], entry: Entry | None, precision: str) -> list[tuple[str, str]]:
+def _provenance(source: Mapping[str, Any], entry: Entry | None, precision: str, trusted: bool) -> list[tuple[str, str]]:
     """Where the weights come from: as the conversion recorded it, else as the catalogue expects it."""
     hashes: Any = source.get("sha256") or (entry.files if entry and not source else {})
     files = list(hashes.items()) if isinstance(hashes, dict) else []
     revision = f" at revision {_code(source['revision'])}" if "revision" in source else ""
     rows = [
-        ("original", entry.origin if entry else ""),
-        ("repo", f"{_origin(source, entry)}{revision}" if _repo(source, entry) else ""),
+        ("original", entry.origin if entry and trusted else ""),
+        ("a local copy", f"not proved to be {entry.origin}" if entry and not trusted else ""),
+        ("repo", f"{_origin(source, entry)}{revision}" if trusted and _repo(source, entry) else ""),
         ("form", _line(source.get("form", ""))),
         *(("file", _code(name) + (f", SHA-256 {_code(digest)}" if digest else "")) for name, digest in files),
         ("converted with", _line(source.get("converter", ""))),
         (
             "changed",
-            f"names and layout of the tensors; BatchNorm and weight norm folded; what only training needs dropped; "
-            f"stored as {precision}",
+            "names and layout of the tensors; normalisation that is constant at inference (BatchNorm, weight norm) "
+            f"folded where the original has it; what only training needs dropped; stored as {precision}",
         ),
     ]
     return [(label, value) for label, value in rows if value]

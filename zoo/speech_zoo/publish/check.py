@@ -21,6 +21,7 @@ from .parity import FILE, Clip, Parity, hashes, limits_of
 from .signals import RATE, Array, Signal, signals
 
 FEW = ("1 s", "0.5 s", "noise")  # also in half precision on a CPU, which computes in float32 by default
+FEATURE_UNITS = {"kaldi_fbank": "natural log", "speechbrain_fbank": "dB", "waveform": "of unit variance"}
 TIE = 1e-6  # of the largest logit: below, float32 has no say in the order
 
 
@@ -82,6 +83,7 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
         clips=rows,
         not_compared=notes,
         passed=all(held) if held else None,
+        features_unit=FEATURE_UNITS[converted.config.front_end.kind],
         machine=_machine(expected is not None and expected.facts["from"] == "live"),
     )
     return parity, converted.source.folder if converted.local else None

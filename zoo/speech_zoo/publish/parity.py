@@ -62,6 +62,7 @@ class Parity:
         not_compared: sentences.
         passed: None if nothing was compared.
         machine: system, device, python, packages.
+        features_unit: what the differences of features are in.
     """
 
     checkpoint: dict[str, str]
@@ -74,6 +75,7 @@ class Parity:
     not_compared: list[str]
     passed: bool | None
     machine: dict[str, Any]
+    features_unit: str = ""
 
     def stale(self, folder: str | os.PathLike[str]) -> bool:
         """Whether the files of a folder are others than those that were compared."""
@@ -135,12 +137,15 @@ def read(folder: str | os.PathLike[str]) -> Parity | None:
     Raises:
         ConfigError: it cannot be read.
     """
+    path = Path(folder) / FILE
+    return read_report(path) if path.exists() else None
+
+
+def read_report(path: Path) -> Parity:
+    """What a file that `check` wrote says; errors as `read`."""
     import dacite
     from speech_zoo_core.config import read_json
 
-    path = Path(folder) / FILE
-    if not path.exists():
-        return None
     try:
         return dacite.from_dict(Parity, read_json(path), dacite.Config(strict=True))
     except dacite.DaciteError as error:

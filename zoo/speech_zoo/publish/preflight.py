@@ -12,6 +12,8 @@ from speech_zoo_core.config import read_json
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.progress import progress
 
+from .parity import read
+
 CARD = "README.md"
 PROOF = "parity.json"
 INDEX = "model.safetensors.index.json"
@@ -188,20 +190,16 @@ def _licences_of(card: Path) -> list[str]:
 def _check_proof(folder: Path, files: list[File], force: bool) -> None:
     """Look whether `parity.json` proves these very files."""
     path = folder / PROOF
-    proof = read_json(path) if path.is_file() else {}
-    passed = proof.get("passed")
-    if passed not in (True, False, None) or not isinstance(proof.get("checkpoint", {}), dict):
-        raise ConfigError(f"{path} is not what speech-zoo check writes; run it again")
-    expected = proof.get("checkpoint", {})
+    proof = read(folder)
     hashes = {file.name: file.sha256 for file in files if file.name not in (CARD, PROOF)}
-    if proof and expected != hashes:
-        names = sorted(name for name in expected | hashes if expected.get(name) != hashes.get(name))
+    if proof is not None and proof.checkpoint != hashes:
+        names = sorted(name for name in proof.checkpoint | hashes if proof.checkpoint.get(name) != hashes.get(name))
         again = f"run again: speech-zoo check {folder}"
         _object(f"{path} was written for other files than these ({', '.join(names[:5])}); {again}", force)
-    if passed is False:
-        _object(f"{path} says that the checkpoint failed its parity check", force)
-    if passed is None:
+    if proof is None or proof.passed is None:
         warn(f"nothing proves that {folder} equals its source; run: speech-zoo check {folder}")
+    elif not proof.passed:
+        _object(f"{path} says that the checkpoint failed its parity check", force)
 
 
 def _object(objection: str, force: bool) -> None:
