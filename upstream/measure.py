@@ -90,7 +90,9 @@ def campplus_reference() -> tuple[dict[str, mx.array], list[Array]]:
     return tensors(model), outputs
 
 
-def compare(what: str, embed: Callable[[mx.array], mx.array], expected: list[Array], samples: int | None = None) -> None:
+def compare(
+    what: str, embed: Callable[[mx.array], mx.array], expected: list[Array], samples: int | None = None
+) -> None:
     found = [cosine(embed(mx.array(clip[:samples])), output) for clip, output in zip(clips(), expected, strict=False)]
     print(f"{what}: cosine to the original, {len(found)} voices: worst {min(found):.9f}, best {max(found):.9f}")
 
