@@ -48,13 +48,6 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-def ray(session: nox.Session) -> None:
-    """`speech_zoo.Embedder` in Ray Data, on two local workers."""
-    install(session, "parquet", *group("test"), *group("ray"))
-    session.run("pytest", "tests/e2e/test_ray.py", *session.posargs)
-
-
-@nox.session
 def parity(session: nox.Session) -> None:
     """Compare with the original implementations, live; needs PyTorch."""
     install(session, "onnx", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"), *group("oracles"))
@@ -67,8 +60,7 @@ def goldens(session: nox.Session) -> None:
     """Write tests/goldens anew from the originals; SPEECH_ZOO_CAMPPLUS_PT names campplus_cn_en_common.pt."""
     install(session, "onnx", *group("test"), *group("oracles"))
     session.install("--no-deps", *group("oracles-no-deps"))
-    session.chdir("tests")
-    session.run("python", "-m", "goldens.make_goldens", *session.posargs)
+    session.run("python", "tests/goldens/make_goldens.py", *session.posargs, env={"PYTHONPATH": "tests/helpers"})
 
 
 @nox.session

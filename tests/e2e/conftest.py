@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights
 from speech_zoo.cli.main import main
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from speech_zoo.bench.run import KALDI, MODELS
+from speech_zoo.bench.process import KALDI
+from speech_zoo.bench.run import names
 
 FIGURES = {"seconds", "ratio", "runs", "peak_bytes", "agreement"}
 QUICK = ("--seconds", "3", "--repeats", "1", "--json")
@@ -89,8 +90,8 @@ def test_a_profile(cli: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["resnet"], 2, ", ".join(MODELS)),
-        (["fbank", "--profile"], 2, "the models of --profile are resnet34"),
+        (["resnet"], 2, ", ".join(names())),
+        (["fbank", "--profile"], 2, f"the models are {names()[1]}"),
         (["fbank", "--contenders", "ours,jax"], 2, "'jax'"),
         (["fbank", "--contenders", ""], 2, "--contenders are"),
         (["fbank", "--seconds", "ten"], 2, "--seconds takes numbers of 0.1 or more"),

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
-from speech_zoo.bench.weights import RESNET34, source_weights
+from source_weights import source_weights
+from speech_zoo_resnet34.oracle import EXAMPLE
 
 Run = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("speech-zoo")
@@ -34,7 +35,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet of 26 MB, so that writing it takes a while."""
     folder = tmp_path_factory.mktemp("large")
-    (folder / "avg_model.safetensors").write_bytes(save(source_weights(RESNET34, projection=False)))
+    (folder / "avg_model.safetensors").write_bytes(save(source_weights(EXAMPLE.config, projection=False)))
     (folder / "config.yaml").write_text("{model: ResNet34, model_args: {feat_dim: 80, embed_dim: 256}}")
     return folder
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch_files
 from huggingface_hub import metadata_load
 from loopback_hub import TOKEN, LoopbackHub
-from speech_zoo.bench.weights import RESNET34, source_weights
+from source_weights import source_weights
+from speech_zoo_resnet34.oracle import EXAMPLE
 
 Run = Callable[..., Any]
 HAS_ORACLE = all(find_spec(name) for name in ("torch", "wespeaker", "kaldi_native_fbank"))
@@ -28,7 +29,7 @@ EMBED = "import sys, speech_zoo; print(speech_zoo.load(sys.argv[1]).embed(sys.ar
 def test_from_the_source_to_a_strangers_machine(
     hub: LoopbackHub, hub_env: dict[str, str], cli: Run, python: Run, tmp_path: Path, clip: Path
 ) -> None:
-    weights = torch_files.state_dict(source_weights(RESNET34, projection=True))
+    weights = torch_files.state_dict(source_weights(EXAMPLE.config, projection=True))
     model = torch_files.save_zip(tmp_path / "avg_model.pt", weights)
     commit = hub.add(REPO, {"avg_model.pt": model.read_bytes(), "config.yaml": CONFIG_YAML.encode()})
     env = hub_env | {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}

@@ -2,7 +2,7 @@
 
     pip install torch transformers onnx onnxruntime kaldi-native-fbank pyyaml hyperpyyaml requests scipy
     pip install --no-deps speakerlab wespeaker-unofficial speechbrain
-    cd tests && SPEECH_ZOO_CAMPPLUS_PT=campplus_cn_en_common.pt python -m goldens.make_goldens
+    PYTHONPATH=tests/helpers SPEECH_ZOO_CAMPPLUS_PT=campplus_cn_en_common.pt python tests/goldens/make_goldens.py
 
 Deterministic, but for torch's legacy form, which holds memory addresses. `test_goldens.py` compares with these files
 and needs none of the above:

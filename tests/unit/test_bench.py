@@ -1,5 +1,6 @@
 """What the benchmark measures, whom it compares and what it refuses; workers are stand-ins."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,17 @@ import pytest
 import speech_zoo
 from speech_zoo.bench import report as bench_report
 from speech_zoo.bench import run as bench
-from speech_zoo.bench import weights as bench_weights
 from speech_zoo.bench.memory import measured
+from speech_zoo.bench.process import Worker
 from speech_zoo.bench.run import Plan, agreement, compare, interleave, speech
+from speech_zoo.bench.subjects import Subject, examples, known, subject, write_example
 from speech_zoo.plots import bench as bench_chart
+from speech_zoo_core import oracle, registry
 from speech_zoo_core.errors import SpeechZooError
 
+FEATURES = Subject("fbank", "fbank", "fbank")
+SPEAKERS = Subject("a speaker model", "", "speaker-embedding")
+LANGUAGES = Subject("a language model", "", "language-identification", single_pass=60.0)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -55,7 +61,7 @@ def test_medians_and_ratios_come_of_the_runs_after_the_warm_up(tmp_path: Path) -
     asked: list[tuple[str, str]] = []
     workers = fakes(asked, ours=(3.0, 4.0), torch=(6.0, 8.0))  # a scale means nothing to an embedding
     workers["torch"].runs = 4
-    found = compare("resnet34", workers, tmp_path / "clips.npy", 3, tmp_path)
+    found = compare(SPEAKERS, workers, tmp_path / "clips.npy", 3, tmp_path)
     assert [name for name, _ in asked] == ["ours", "torch"] * 4
     assert found["ours"] == {"seconds": 3, "ratio": 1, "runs": 3, "peak_bytes": 1004, "agreement": None}
     assert (found["torch"]["seconds"], found["torch"]["ratio"]) == (7, 7 / 3)
@@ -66,7 +72,7 @@ def test_medians_and_ratios_come_of_the_runs_after_the_warm_up(tmp_path: Path) -
 def test_stock_mlx_runs_once_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
     monkeypatch.setattr(bench, "on_cpu", lambda: on_cpu)
     asked: list[tuple[str, str]] = []
-    found = compare("campplus", fakes(asked, ours=(1.0,), stock=(1.0,)), tmp_path / "clips.npy", 3, tmp_path)
+    found = compare(SPEAKERS, fakes(asked, ours=(1.0,), stock=(1.0,)), tmp_path / "clips.npy", 3, tmp_path)
     assert found["stock"]["runs"] == (1 if on_cpu else 3)
     stock = [clips for name, clips in asked if name == "stock"]
     assert stock == (["clips-0.5-1.npy", "clips.npy"] if on_cpu else ["clips.npy"] * 4)
@@ -75,35 +81,35 @@ def test_stock_mlx_runs_once_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_who_is_compared(monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
     monkeypatch.setattr(bench, "on_cpu", lambda: on_cpu)
-    plan = Plan(contenders=("torch", "stock"), seconds=(3.0, 70.0), batches=(1, 16))
-    assert plan.names("fbank") == ["ours", "kaldi-native-fbank", "stock"]
+    plan = Plan((), contenders=("torch", "stock"), seconds=(3.0, 70.0), batches=(1, 16))
+    assert plan.names(FEATURES) == ["ours", "kaldi-native-fbank", "stock"]
     names = ["ours", "torch", "stock"] if on_cpu else "ours|ours float16|torch|torch float16 compiled|stock".split("|")
-    assert plan.names("mms") == names
-    ran = {case: [name for name in names if not plan.skips(name, "mms", case)] for case in ((3.0, 1), (3.0, 16))}
+    assert plan.names(LANGUAGES) == names
+    ran = {case: [name for name in names if not plan.skips(name, LANGUAGES, case)] for case in ((3.0, 1), (3.0, 16))}
     assert ran[3.0, 1] == names
     assert ran[3.0, 16] == ([name for name in names if name != "stock"] if on_cpu else names)
-    assert all(name.startswith("ours") for name in names if not plan.skips(name, "mms", (70.0, 1)))
-    assert plan.skips("torch", "resnet34", (70.0, 1)) is None
+    assert all(name.startswith("ours") for name in names if not plan.skips(name, LANGUAGES, (70.0, 1)))
+    assert plan.skips("torch", SPEAKERS, (70.0, 1)) is None
 
 
 @pytest.mark.parametrize(
     ("model", "contender", "theirs", "value"),
     [
-        ("resnet34", "torch", [[3.0, 4.02]], "2.86e-06"),
-        ("resnet34", "ours float16", [[3.0, 4.2]], "0.00027"),
-        ("fbank", "kaldi-native-fbank", [[3.0, 4.002]], "0.002"),
-        ("mms", "onnxruntime", [[3.0, 4.001]], "0.00025"),
-        ("mms", "ours float16", [[4.1, 4.0]], "1"),
-        ("ecapa", "torch", [[np.nan, 4.0]], "nan"),
-        ("ecapa", "torch", [[3.0, 4.0], [3.0, 4.0]], "shape"),
+        (SPEAKERS, "torch", [[3.0, 4.02]], "2.86e-06"),
+        (SPEAKERS, "ours float16", [[3.0, 4.2]], "0.00027"),
+        (FEATURES, "kaldi-native-fbank", [[3.0, 4.002]], "0.002"),
+        (LANGUAGES, "onnxruntime", [[3.0, 4.001]], "0.00025"),
+        (LANGUAGES, "ours float16", [[4.1, 4.0]], "1"),
+        (SPEAKERS, "torch", [[np.nan, 4.0]], "nan"),
+        (SPEAKERS, "torch", [[3.0, 4.0], [3.0, 4.0]], "shape"),
     ],
 )
 def test_a_contender_that_disagrees_is_an_error_before_anything_is_timed(
-    tmp_path: Path, model: str, contender: str, theirs: Any, value: str
+    tmp_path: Path, model: Subject, contender: str, theirs: Any, value: str
 ) -> None:
     ours = np.array([[3.0, 4.0]], np.float32)
     agreement(model, contender, ours, ours)
-    with pytest.raises(SpeechZooError, match=rf"^bench: {model}: .*{contender}.*{value}") as error:
+    with pytest.raises(SpeechZooError, match=rf"^bench: {model.name}: .*{contender}.*{value}") as error:
         agreement(model, contender, ours, np.array(theirs, np.float32))
     assert "\n" not in str(error.value)
     asked: list[tuple[str, str]] = []
@@ -116,8 +122,8 @@ def test_a_contender_that_disagrees_is_an_error_before_anything_is_timed(
 
 def test_float16_may_differ_more() -> None:
     ours, theirs = np.array([[3.0, 4.0]], np.float32), np.array([[3.0, 4.02]], np.float32)
-    assert agreement("resnet34", "torch float16 compiled", ours, theirs)["limit"] == 1e-4
-    assert agreement("mms", "ours float16", ours, theirs * 2)["value"] == 0
+    assert agreement(SPEAKERS, "torch float16 compiled", ours, theirs)["limit"] == 1e-4
+    assert agreement(LANGUAGES, "ours float16", ours, theirs * 2)["value"] == 0
 
 
 def test_clips_are_the_voices() -> None:
@@ -129,21 +135,54 @@ def test_clips_are_the_voices() -> None:
 
 
 def test_a_worker_that_fails_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SpeechZooError, match=r"^bench: ours of resnet34: .*nowhere.*[^\n]$"):
-        bench.Worker("ours", "resnet34", tmp_path / "nowhere")
-    worker = bench.Worker("ours", "fbank", tmp_path)
+    with pytest.raises(SpeechZooError, match=r"^bench: ours of a model: .*nowhere.*[^\n]$"):
+        Worker("ours", "a model", str(tmp_path / "nowhere"), tmp_path)
+    worker = Worker("ours", FEATURES.name, FEATURES.ref, tmp_path)
     for _ in range(2):  # once it is dead, too
         with pytest.raises(SpeechZooError, match=r"^bench: ours of fbank failed: FileNotFoundError: .*clips.npy'$"):
             worker.run(tmp_path / "clips.npy")
     worker.close()
 
 
-@pytest.mark.parametrize(("model", "parameters"), [("resnet34", 6_634_336), ("ecapa", 20_767_552), ("campplus", 7e6)])
-def test_weights_have_the_real_sizes(tmp_path: Path, model: str, parameters: float) -> None:
-    from speech_zoo_core.layers import parameters as of
+def test_log_probabilities_agree_with_logits() -> None:
+    logits = np.array([[3.0, 4.0, -1.0]], np.float32)
+    log_probs = logits - np.log(np.exp(logits).sum())
+    assert agreement(LANGUAGES, "torch", logits, log_probs)["value"] < 1e-6
 
-    loaded = speech_zoo.load(bench_weights.write(model, tmp_path / model))
-    assert sum(value.size for value in of(loaded).values()) == pytest.approx(parameters, rel=0.03)
+
+def test_what_has_a_name_to_measure() -> None:
+    assert {"campplus", "ecapa", "mms", "resnet34"} <= examples().keys()  # people's scripts have these names
+    assert all(known(name) for name in (*examples(), *registry.model_types(), *registry.bundled(), "org/name"))
+    assert not known("resnet")
+
+
+@pytest.mark.parametrize("name", examples())
+def test_an_example_without_its_original(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the original is not installed, our model gets seeded weights in the form that we convert to."""
+    monkeypatch.setattr(oracle, "find_spec", lambda _: None)
+    spec, example = examples()[name]
+    small = {"num_blocks": [1, 1, 1, 1], "channels": [64, 64, 64, 64, 96], "num_hidden_layers": 2, "hidden_size": 64}
+    small |= {"conv_dim": [16] * 7, "intermediate_size": 64}
+    config = replace(example.config, **{key: x for key, x in small.items() if hasattr(example.config, key)})
+    monkeypatch.setattr(registry, "specs", lambda: iter([replace(spec, example=replace(example, config=config))]))
+    found = write_example(name, tmp_path / "example", layers=1)
+    assert "pip install" in found["alone"]
+    assert found["layers"] == (1 if hasattr(config, "num_hidden_layers") else None)
+    model = speech_zoo.load(tmp_path / "example")
+    output = np.array(model(model.features(speech(2.0, 1)[0], 16000)[None]))
+    assert np.isfinite(output).all()
+    assert 1e-3 < np.abs(output).max() < 1e4
+
+
+def test_a_checkpoint_is_measured_as_it_is(tmp_path: Path) -> None:
+    (name,) = registry.bundled()
+    found = subject(name, 4, tmp_path)
+    assert (found.name, found.ref, found.task, found.rate) == (name, name, "speaker-embedding", 16000)
+    assert (found.seeded, found.layers, found.alone) == (False, None, None)
+    assert found.size > 10e6
+    assert subject("fbank", 4, tmp_path) == FEATURES
+    with pytest.raises(SpeechZooError, match="nowhere"):
+        subject(str(tmp_path / "nowhere"), 4, tmp_path)
 
 
 ROWS = [
@@ -157,6 +196,7 @@ ROWS = [
 LOADS = {"start_seconds": 0.5, "load_seconds": 0.25, "by": "someone 1.0", "device": "CPU", "blas": None, "threads": 1}
 RESULT = bench_report.machine() | {
     "weights": {},
+    "memory": [],
     "rows": ROWS,
     "contenders": [{"model": "fbank", "contender": name} | LOADS for name in ("ours", "kaldi-native-fbank")],
 }
@@ -184,10 +224,11 @@ def test_the_table_names_the_machine_and_says_why_there_is_a_dash(capsys: pytest
 def test_the_table_of_long_clips(capsys: pytest.CaptureFixture[str]) -> None:
     short, long = ({"seconds": seconds, "runs": 1, "peak_bytes": 2e8} for seconds in (0.1, 6.6))
     row = {"model": "mms", "10_s": short, "600_s": long, "relative_cost": 1.1}
-    bench_report.show(bench_report.machine() | {"weights": {"mms": 5e8}, "layers": 2, "rows": [row]}, long=True)
+    facts = {"weights": {"mms": 5e8}, "seeded": ["mms"], "layers": {"mms": (2, 48)}, "rows": [row]}
+    bench_report.show(bench_report.machine() | facts, long=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].split() == "mms 0.1000 1 6.6000 1 1.10 200".split()
-    assert "mms 500 MB (MMS-LID-256 with 2 of its 48 layers)" in "".join(lines)
+    assert "mms: 500 MB (seeded weights, 2 of its 48 layers)" in "".join(lines)
 
 
 def test_a_chart_is_drawn(tmp_path: Path) -> None:
@@ -198,7 +239,7 @@ def test_a_chart_is_drawn(tmp_path: Path) -> None:
 def test_a_chart_without_matplotlib_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(SpeechZooError, match="there is no folder"):
-        bench.run(Plan(), as_json=True, plot=tmp_path / "nowhere" / "chart.png")
+        bench.run(Plan(()), as_json=True, plot=tmp_path / "nowhere" / "chart.png")
     monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: None)
     with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[plot\]'"):
-        bench.run(Plan(), as_json=True, plot=tmp_path / "chart.png")
+        bench.run(Plan(()), as_json=True, plot=tmp_path / "chart.png")

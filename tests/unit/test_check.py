@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights
 from speech_zoo.catalogue import entries as catalogue
 from speech_zoo.publish import check as comparison
 from speech_zoo.publish import originals

@@ -11,9 +11,8 @@ import torch_files as tf
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_weights import wespeaker_ecapa
 from safetensors.numpy import save_file
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights, wespeaker_ecapa
 from speech_zoo_core.audio.front_end import WESPEAKER
 from speech_zoo_core.config import from_dict, to_dict
 from speech_zoo_core.conversion import convert

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights
 from speech_zoo_core.config import from_dict, to_dict
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.tasks import audio_model

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from random_weights import wespeaker_ecapa
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights, wespeaker_ecapa
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint import read_checkpoint
 from speech_zoo_core.errors import CheckpointError

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch_files as tf
 import yaml
-from random_weights import wespeaker_ecapa
 from safetensors.numpy import save, save_file
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights, wespeaker_ecapa
 from speech_zoo_core.audio.front_end import THREE_D_SPEAKER, WESPEAKER
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.loader import load

@@ -10,7 +10,7 @@ import pytest
 import torch_files as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError, SpeechZooError
 from speech_zoo_core.layers import parameters

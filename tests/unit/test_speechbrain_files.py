@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch_files as tf
 from safetensors.numpy import save, save_file
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights
 from speech_zoo_core.audio.front_end import SPEECHBRAIN
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError

@@ -1,8 +1,10 @@
 """The originals of CAM++: speakerlab (3D-Speaker) and wespeaker.models.campplus."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from speech_zoo_core.audio.front_end import THREE_D_SPEAKER
 from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
@@ -14,9 +16,14 @@ from speech_zoo_core.oracle import (
     fill,
     read_tensors,
     require,
+    save_state,
+    seeded,
     wespeaker,
     wespeaker_fbank,
 )
+from speech_zoo_core.registry import Example
+
+from .model import ModelConfig
 
 SPEAKERLAB = Package("speakerlab", "speakerlab==0.0.6", alone=True)
 
@@ -26,15 +33,33 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     package = WESPEAKER if config.source["form"].startswith("WeSpeaker") else SPEAKERLAB
     require(TORCH, KALDI, package)
     source = original()
-    tensors, _ = read_tensors(source.main_file)
+
+    def module() -> Any:
+        tensors, _ = read_tensors(source.main_file)
+        return fill(_campplus(config, package), tensors, source.main_file.name, dropped=("projection.",))
+
+    if package is WESPEAKER:
+        fbank = wespeaker_fbank(source, config.feat_dim)
+    else:
+        fbank = {"window": "povey", "scale": 1.0, "n_mels": config.feat_dim, "rate": 16000}
+    return fbank_oracle(package, module, fbank)
+
+
+def write_example(config: Any, folder: Path) -> None:
+    """See `Example.write`."""
+    require(TORCH, KALDI, SPEAKERLAB)
+    save_state(seeded(lambda: _campplus(config, SPEAKERLAB)), folder / "campplus_cn_en_common.safetensors")
+
+
+def _campplus(config: Any, package: Package) -> Any:
     sizes = {"growth_rate": config.growth_rate, "bn_size": config.bn_size, "init_channels": config.init_channels}
     if package is WESPEAKER:
-        module = wespeaker("campplus").CAMPPlus(config.feat_dim, config.embed_dim, "TSTP", **sizes)
-        fbank = wespeaker_fbank(source, {}, config.feat_dim)
-    else:
-        from speakerlab.models.campplus.DTDNN import CAMPPlus
+        return wespeaker("campplus").CAMPPlus(config.feat_dim, config.embed_dim, "TSTP", **sizes)
+    from speakerlab.models.campplus.DTDNN import CAMPPlus
 
-        module = CAMPPlus(config.feat_dim, config.embed_dim, **sizes)
-        fbank = {"window": "povey", "scale": 1.0, "n_mels": config.feat_dim, "rate": 16000}
-    fill(module, tensors, source.main_file.name, dropped=("projection.",))
-    return fbank_oracle(package, module, fbank)
+    return CAMPPlus(config.feat_dim, config.embed_dim, **sizes)
+
+
+EXAMPLE = Example(  # 3D-Speaker's zh-en
+    "campplus", ModelConfig(model_type="campplus", embed_dim=192, front_end=THREE_D_SPEAKER), write_example
+)

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +47,9 @@ class Oracle:
         features_by: who computes the features, with its version.
         sample_rate: in Hz, that the original was trained on.
         log_probs: whether scores are log-probabilities, not logits.
+        module: makes the original's `torch.nn.Module` with its weights, in inference mode and float32, on the CPU; None
+            where it is none. What it returns is the output, or has it as `logits` or as its last part.
+        inputs: clips (B, N) to the arguments of the module, arrays of NumPy or tensors on torch's default device.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Oracle:
     features_by: str | None = None
     sample_rate: int = 16000
     log_probs: bool = False
+    module: "Callable[[], Any] | None" = None
+    inputs: "Callable[[np.ndarray[Any, Any]], tuple[Any, ...]] | None" = None
 
 
 @dataclass(frozen=True)
@@ -180,16 +185,15 @@ def kaldi_features(
     return features - features.mean(axis=0) if cmn else features
 
 
-def wespeaker_fbank(source: "Source", extra: dict[str, Any], n_mels: int) -> dict[str, Any]:
+def wespeaker_fbank(source: "Source", n_mels: int) -> dict[str, Any]:
     """Arguments of `kaldi_features` as WeSpeaker and pyannote compute them.
 
     Args:
-        source: the checkpoint, with WeSpeaker's `config.yaml` beside it if there is one.
-        extra: of a Lightning checkpoint.
-        n_mels: where neither says it.
+        source: a checkpoint with WeSpeaker's `config.yaml` beside it, a Lightning checkpoint, or neither.
+        n_mels: where nothing says it.
     """
     data = (source.settings("config.yaml") or {}).get("dataset_args") or {}
-    given = data.get("fbank_args") or extra.get("hyper_parameters") or {}
+    given = data.get("fbank_args") or read_tensors(source.main_file)[1].get("hyper_parameters") or {}
     return {
         "window": "hamming",
         "scale": 32768.0,
@@ -201,20 +205,41 @@ def wespeaker_fbank(source: "Source", extra: dict[str, Any], n_mels: int) -> dic
     }
 
 
-def fbank_oracle(package: Package, embed: Any, fbank: dict[str, Any]) -> Oracle:
-    """The oracle of a module that maps Kaldi features (1, T, F) to embeddings (1, D), last of a tuple or alone."""
-
-    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        return kaldi_features(waveform, **fbank)
+def torch_oracle(
+    package: Package,
+    module: "Callable[[], Any]",
+    inputs: "Callable[[np.ndarray[Any, Any]], tuple[Any, ...]]",
+    **more: Any,
+) -> Oracle:
+    """The oracle of a torch module and its inputs; `more` are other fields of `Oracle`."""
+    made = cache(module)
 
     def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         import torch
 
         with torch.no_grad():
-            out = embed(torch.from_numpy(np.ascontiguousarray(features(waveform)))[None])
-        return (out[-1] if isinstance(out, tuple) else out)[0].numpy()
+            return output_of(made()(*map(torch.as_tensor, inputs(waveform[None]))))[0].numpy()  # type: ignore[no-any-return]
 
-    return Oracle(package.name, package.version, output, features, str(KALDI), fbank["rate"])
+    return Oracle(package.name, package.version, output, module=made, inputs=inputs, **more)
+
+
+def output_of(returned: Any) -> Any:
+    """The output among what a module returns, see `Oracle.module`."""
+    return getattr(returned, "logits", returned[-1] if isinstance(returned, tuple) else returned)
+
+
+def fbank_oracle(package: Package, module: "Callable[[], Any]", fbank: dict[str, Any]) -> Oracle:
+    """The oracle of a torch module that maps Kaldi features (B, T, F), computed with `fbank`, to embeddings (B, D)."""
+
+    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return kaldi_features(waveform, **fbank)
+
+    def inputs(clips: "np.ndarray[Any, Any]") -> tuple[Any, ...]:
+        return (np.stack([features(clip) for clip in clips]),)
+
+    return torch_oracle(
+        package, module, inputs, features=features, features_by=str(KALDI), sample_rate=int(fbank["rate"])
+    )
 
 
 def onnx_oracle(path: Path) -> Oracle:
@@ -319,3 +344,33 @@ def fill(module: Any, tensors: dict[str, Any], where: str, dropped: tuple[str, .
     except RuntimeError as error:
         raise CheckpointError(f"the original implementation does not take {where}: {str(error)[:300]}") from error
     return module.eval()
+
+
+def seeded(make: "Callable[[], Any]") -> Any:
+    """The torch module that `make` gives, in inference mode, with seeded weights that keep the scale of its input.
+
+    BatchNorm statistics are random, too: fresh ones hide most errors.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    module = make()
+    with torch.no_grad():
+        for part in module.modules():
+            for name, value in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+                if name == "weight" and value.ndim > 1:
+                    value.normal_(0, (2 / value[0].numel()) ** 0.5)
+                elif name in ("weight", "running_var"):
+                    value.uniform_(0.5, 1.0)
+                elif name in ("bias", "running_mean"):
+                    value.normal_(0, 0.1)
+    return module.eval()
+
+
+def save_state(module: Any, path: Path, settings: "Mapping[str, str] | None" = None) -> None:
+    """Write a torch module's state dict as safetensors; beside it the settings files, name to text."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path, {"format": "pt"})
+    for name, text in (settings or {}).items():
+        path.with_name(name).write_text(text, encoding="utf-8")

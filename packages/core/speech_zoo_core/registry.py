@@ -17,19 +17,36 @@ GROUP = "speech_zoo.models"
 
 
 @dataclass(frozen=True)
+class Example:
+    """A model of the size of a published checkpoint, with seeded weights: what `speech-zoo bench` measures by default.
+
+    Attributes:
+        name: what people call it: "mms".
+        config: of the model class.
+        write: writes the original that `config` describes, with seeded weights, into an empty folder as it is
+            published. Raises `NoOracle` where the original is not installed. None if there is no original.
+    """
+
+    name: str
+    config: Any
+    write: "Callable[[Any, Path], None] | None" = None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What a package registers for one `model_type`.
 
     Attributes:
         model_type: the key, as in `config.json`.
-        task: "speaker-embedding" or "language-identification"; where a type has checkpoints of both, each checkpoint's
-            config says which.
+        task: what its checkpoints are for, a key of `tasks.methods.TASKS`; where a type has checkpoints of several
+            tasks, each checkpoint's config says which.
         model: the `mlx.nn.Module`, built from an instance of `config`; has `sanitize(weights)`.
         config: the config dataclass.
         recognise: tells whether a source checkpoint is of this type, and with which config; None if it is not.
         oracle: makes the original implementation for `speech-zoo check`, from the config of a converted checkpoint and
             a function that gives its source; calls that once everything it needs is found installed, as it may
             download. Raises `NoOracle` where the original cannot be run. None if there is none.
+        example: for `speech-zoo bench`; None if there is none.
     """
 
     model_type: str
@@ -38,6 +55,7 @@ class ModelSpec:
     config: type[Any]
     recognise: "Callable[[Source], Recognised | None]"
     oracle: "Callable[[Any, Callable[[], Source]], Oracle] | None" = None
+    example: Example | None = None
 
 
 def _entry_points() -> dict[str, EntryPoint]:

@@ -3,10 +3,10 @@
 from speech_zoo_core.registry import ModelSpec
 
 from .model import Model, ModelConfig
-from .oracle import oracle
+from .oracle import EXAMPLE, oracle
 from .proxy import contrastive_loss, proxy_config, rvq_sum, separation
 from .source import recognise
 
-SPEC = ModelSpec("ecapa_tdnn", "speaker-embedding", Model, ModelConfig, recognise, oracle)
+SPEC = ModelSpec("ecapa_tdnn", "speaker-embedding", Model, ModelConfig, recognise, oracle, EXAMPLE)
 
 __all__ = ["SPEC", "Model", "ModelConfig", "contrastive_loss", "proxy_config", "rvq_sum", "separation"]

@@ -5,10 +5,13 @@ import importlib.machinery
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.audio.front_end import SPEECHBRAIN as SPEECHBRAIN_FEATURES
 from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
@@ -24,10 +27,15 @@ from speech_zoo_core.oracle import (
     onnx_oracle,
     read_tensors,
     require,
+    save_state,
+    seeded,
+    torch_oracle,
     wespeaker,
     wespeaker_fbank,
 )
+from speech_zoo_core.registry import Example
 
+from .model import ModelConfig
 from .speechbrain import Tagged, hyperparams
 
 SPEECHBRAIN = Package("speechbrain", "speechbrain==1.1.2", alone=True)
@@ -52,17 +60,20 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
         return _speechbrain(config, original())
     require(TORCH, KALDI, WESPEAKER)
     source = original()
-    tensors, extra = read_tensors(source.main_file)
-    module = wespeaker("ecapa_tdnn").ECAPA_TDNN(
-        config.channels[0],
-        config.feat_dim,
-        config.embed_dim,
-        "ASTP",
-        global_context_att=config.global_context,
-        emb_bn=any(name.endswith("bn2.running_var") and "res2block" not in name for name in tensors),
-    )
-    fill(module, tensors, source.main_file.name, dropped=("projection.",))
-    return fbank_oracle(WESPEAKER, module, wespeaker_fbank(source, extra, config.feat_dim))
+
+    def module() -> Any:
+        tensors, _ = read_tensors(source.main_file)
+        ecapa = wespeaker("ecapa_tdnn").ECAPA_TDNN(
+            config.channels[0],
+            config.feat_dim,
+            config.embed_dim,
+            "ASTP",
+            global_context_att=config.global_context,
+            emb_bn=any(name.endswith("bn2.running_var") and "res2block" not in name for name in tensors),
+        )
+        return fill(ecapa, tensors, source.main_file.name, dropped=("projection.",))
+
+    return fbank_oracle(WESPEAKER, module, wespeaker_fbank(source, config.feat_dim))
 
 
 @contextmanager
@@ -124,28 +135,89 @@ def _arguments(entry: Any) -> dict[str, Any]:
 
 
 def _speechbrain(config: Any, source: Source) -> Oracle:
-    import torch
-
+    """The steps of `EncoderClassifier.classify_batch`, in float32."""
     settings = hyperparams(source) or {}
     fbank, norm = _arguments(settings["compute_features"]), _arguments(settings["mean_var_norm"])
-    embedding = speechbrain_module("lobes.models.ECAPA_TDNN").ECAPA_TDNN(**_arguments(settings["embedding_model"]))
-    fill(embedding, read_tensors(source.main_file)[0], source.main_file.name)
     lid = config.task == "language-identification"
-    if lid:
-        classifier = speechbrain_module("lobes.models.Xvector").Classifier(**_arguments(settings["classifier"]))
-        fill(classifier, read_tensors(source.folder / "classifier.ckpt")[0], "classifier.ckpt")
 
-    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        return speechbrain_features(waveform, fbank, norm, "float64")
+    def module() -> Any:
+        import torch
 
-    def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """The steps of `EncoderClassifier.classify_batch`, in float32."""
-        with torch.no_grad():
-            lengths = torch.ones(1)
-            x = torch.from_numpy(speechbrain_features(waveform, fbank, norm, "float32"))[None]
-            vector = embedding(x, lengths)
-            return (classifier(vector).squeeze(1) if lid else vector[:, 0])[0].numpy()
+        class Whole(torch.nn.Module):
+            """Features and relative lengths to embeddings (B, D) or log-probabilities (B, L)."""
 
-    rate = int(fbank.get("sample_rate", 16000))
-    by = f"{SPEECHBRAIN} in float64"
-    return Oracle(SPEECHBRAIN.name, SPEECHBRAIN.version, output, features, by, rate, log_probs=lid)
+            def __init__(self) -> None:
+                super().__init__()
+                self.embedding = _embedding(_arguments(settings["embedding_model"]))
+                fill(self.embedding, read_tensors(source.main_file)[0], source.main_file.name)
+                if lid:
+                    kind = speechbrain_module("lobes.models.Xvector").Classifier
+                    self.classifier = kind(**_arguments(settings["classifier"]))
+                    fill(self.classifier, read_tensors(source.folder / "classifier.ckpt")[0], "classifier.ckpt")
+
+            def forward(self, x: Any, lengths: Any) -> Any:
+                vectors = self.embedding(x, lengths)
+                return (self.classifier(vectors) if lid else vectors).squeeze(1)
+
+        return Whole().eval()
+
+    @cache
+    def front_end(device: Any) -> tuple[Any, Any]:
+        features = speechbrain_module("lobes.features").Fbank(**fbank).to(device)
+        return features, speechbrain_module("processing.features").InputNormalization(**norm)
+
+    def inputs(clips: "np.ndarray[Any, Any]") -> tuple[Any, ...]:
+        import torch
+
+        waveforms = torch.tensor(clips)
+        features, normalise = front_end(waveforms.device)
+        lengths = torch.ones(len(clips))
+        return normalise(features(waveforms), lengths), lengths
+
+    return torch_oracle(
+        SPEECHBRAIN,
+        module,
+        inputs,
+        features=lambda waveform: speechbrain_features(waveform, fbank, norm, "float64"),
+        features_by=f"{SPEECHBRAIN} in float64",
+        sample_rate=int(fbank.get("sample_rate", 16000)),
+        log_probs=lid,
+    )
+
+
+def _embedding(arguments: dict[str, Any]) -> Any:
+    return speechbrain_module("lobes.models.ECAPA_TDNN").ECAPA_TDNN(**arguments)
+
+
+EXAMPLE_SETTINGS = """\
+compute_features: !new:speechbrain.lobes.features.Fbank
+    n_mels: {input_size}
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+    norm_type: sentence
+    std_norm: False
+embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+"""
+
+
+def write_example(config: Any, folder: Path) -> None:
+    """See `Example.write`."""
+    require(TORCH, *SPEECHBRAIN_NEEDS, SPEECHBRAIN)
+    sizes = ("channels", "kernel_sizes", "dilations", "attention_channels", "res2net_scale", "se_channels")
+    arguments = {"input_size": config.feat_dim, "lin_neurons": config.embed_dim}
+    arguments |= {name: getattr(config, name) for name in sizes}
+    text = EXAMPLE_SETTINGS.format(**arguments) + "".join(f"    {name}: {x}\n" for name, x in arguments.items())
+    module = seeded(lambda: _embedding(arguments))
+    save_state(module, folder / "embedding_model.safetensors", {"hyperparams.yaml": text})
+
+
+EXAMPLE = Example(  # speechbrain/spkrec-ecapa-voxceleb
+    "ecapa",
+    ModelConfig(
+        model_type="ecapa_tdnn",
+        embed_dim=192,
+        front_end=SPEECHBRAIN_FEATURES,
+        feat_dim=80,
+        channels=[1024, 1024, 1024, 1024, 3072],
+    ),
+    write_example,
+)

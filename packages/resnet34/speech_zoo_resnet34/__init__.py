@@ -3,9 +3,9 @@
 from speech_zoo_core.registry import ModelSpec
 
 from .model import Model, ModelConfig
-from .oracle import oracle
+from .oracle import EXAMPLE, oracle
 from .source import recognise
 
-SPEC = ModelSpec("resnet34", "speaker-embedding", Model, ModelConfig, recognise, oracle)
+SPEC = ModelSpec("resnet34", "speaker-embedding", Model, ModelConfig, recognise, oracle, EXAMPLE)
 
 __all__ = ["SPEC", "Model", "ModelConfig"]

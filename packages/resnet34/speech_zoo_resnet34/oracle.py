@@ -1,8 +1,10 @@
 """The originals of the ResNet family: wespeaker.models.resnet, and onnxruntime for exported files."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from speech_zoo_core.audio.front_end import WESPEAKER as WESPEAKER_FEATURES
 from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
@@ -15,9 +17,20 @@ from speech_zoo_core.oracle import (
     onnx_oracle,
     read_tensors,
     require,
+    save_state,
+    seeded,
     wespeaker,
     wespeaker_fbank,
 )
+from speech_zoo_core.registry import Example
+
+from .model import ModelConfig
+
+EXAMPLE_SETTINGS = """\
+model: ResNet34
+model_args: {feat_dim: 80, embed_dim: 256, pooling_func: TSTP, two_emb_layer: false}
+dataset_args: {fbank_args: {num_mel_bins: 80, frame_length: 25, frame_shift: 10, dither: 1.0}, resample_rate: 16000}
+"""
 
 
 def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
@@ -26,9 +39,24 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
         require(ONNXRUNTIME, KALDI)
         return onnx_oracle(original().main_file)
     require(TORCH, KALDI, WESPEAKER)
-    source, resnet = original(), wespeaker("resnet")
-    tensors, extra = read_tensors(source.main_file)
-    module = resnet.ResNet(
+    source = original()
+
+    def module() -> Any:
+        tensors, _ = read_tensors(source.main_file)
+        return fill(_resnet(config), tensors, source.main_file.name, dropped=("projection.",))
+
+    return fbank_oracle(WESPEAKER, module, wespeaker_fbank(source, config.feat_dim))
+
+
+def write_example(config: Any, folder: Path) -> None:
+    """See `Example.write`."""
+    require(TORCH, KALDI, WESPEAKER)
+    save_state(seeded(lambda: _resnet(config)), folder / "avg_model.safetensors", {"config.yaml": EXAMPLE_SETTINGS})
+
+
+def _resnet(config: Any) -> Any:
+    resnet = wespeaker("resnet")
+    return resnet.ResNet(
         {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[config.block],
         config.num_blocks,
         config.m_channels,
@@ -37,5 +65,12 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
         pooling_func="TSTP",
         two_emb_layer=config.two_emb_layer,
     )
-    fill(module, tensors, source.main_file.name, dropped=("projection.",))
-    return fbank_oracle(WESPEAKER, module, wespeaker_fbank(source, extra, config.feat_dim))
+
+
+EXAMPLE = Example(  # WeSpeaker's ResNet34-LM
+    "resnet34",
+    ModelConfig(
+        model_type="resnet34", embed_dim=256, front_end=WESPEAKER_FEATURES, block="basic", num_blocks=[3, 4, 6, 3]
+    ),
+    write_example,
+)

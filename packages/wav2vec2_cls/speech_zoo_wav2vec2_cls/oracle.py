@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.source import Source
+from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError
-from speech_zoo_core.oracle import TORCH, NoOracle, Oracle, Package, require
+from speech_zoo_core.oracle import TORCH, NoOracle, Oracle, Package, require, seeded, torch_oracle
+from speech_zoo_core.registry import Example
+
+from .model import ModelConfig
 
 TRANSFORMERS = Package("transformers", "transformers>=5")
 UNUSED = {"wav2vec2.masked_spec_embed"}  # in inference
@@ -17,52 +23,89 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     """See `ModelSpec.oracle`."""
     if config.add_adapter:
         raise NoOracle("Wav2Vec2ForSequenceClassification of transformers refuses checkpoints with add_adapter")
+    _require()
+    source = original()
+    settings = source.settings("config.json") or {}
+    extractor = _extractor(source, settings)
+
+    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        found = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        return np.asarray(found["input_values"][0])[:, None]
+
+    def inputs(clips: "np.ndarray[Any, Any]") -> tuple[Any, ...]:
+        """What the extractor does, which imports torch; the mask is all ones where clips are of one length."""
+        return (np.stack(extractor.zero_mean_unit_var_norm(list(clips), None)) if extractor.do_normalize else clips,)
+
+    return torch_oracle(
+        TRANSFORMERS,
+        lambda: _module(source, _sums_as_transformers_4(settings)),
+        inputs,
+        features=features,
+        features_by=str(TRANSFORMERS),
+        sample_rate=int(extractor.sampling_rate),
+    )
+
+
+def _require() -> None:
+    """Raises NoOracle unless transformers can run the models here."""
     require(TORCH, TRANSFORMERS)
     if int(TRANSFORMERS.version.partition(".")[0]) < 5:
         raise NoOracle(f"transformers {TRANSFORMERS.version} is too old: pip install 'transformers>=5'")
-    source = original()
-    settings = source.settings("config.json") or {}
-    with _quiet():
-        module, extractor = _load(source, settings)
-    early_sum = _sums_as_transformers_4(settings)
-
-    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        inputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
-        return np.asarray(inputs["input_values"][0])[:, None]
-
-    def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        import torch
-
-        inputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt", padding=True)
-        with torch.no_grad():
-            return (_version_4(module, inputs) if early_sum else module(**inputs).logits)[0].numpy()
-
-    name = str(TRANSFORMERS)
-    return Oracle(TRANSFORMERS.name, TRANSFORMERS.version, output, features, name, int(extractor.sampling_rate))
 
 
-def _load(source: Source, settings: dict[str, Any]) -> tuple[Any, Any]:
-    """The module in inference mode and its feature extractor, from local files alone."""
+def _extractor(source: Source, settings: dict[str, Any]) -> Any:
+    """The feature extractor, from local files alone."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    if (source.folder / "preprocessor_config.json").is_file():
+        return Wav2Vec2FeatureExtractor.from_pretrained(source.folder, local_files_only=True)
+    masked = settings.get("feat_extract_norm", "group") == "layer"  # as transformers' documentation asks
+    return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked)
+
+
+def _module(source: Source, early_sum: bool) -> Any:
+    """The module in inference mode, from local files alone; with `early_sum` as in transformers 4."""
     import torch
-    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
+    from transformers import Wav2Vec2ForSequenceClassification
 
-    classifier: Any = Wav2Vec2ForSequenceClassification  # its types know nothing of the pair below
-    module, found = classifier.from_pretrained(
-        source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    class Version4(Wav2Vec2ForSequenceClassification):
+        """The last hidden state enters the weighted sum after the final norm."""
+
+        def forward(self, input_values: Any) -> Any:
+            outputs = self.wav2vec2(input_values, output_hidden_states=True)
+            states = torch.stack([*outputs.hidden_states[:-1], outputs.last_hidden_state], dim=1)
+            weights = torch.softmax(self.layer_weights, dim=-1).view(-1, 1, 1)
+            return self.classifier(self.projector((states * weights).sum(dim=1)).mean(dim=1))
+
+    classifier: Any = Version4 if early_sum else Wav2Vec2ForSequenceClassification  # whose types know no pair
+    with _quiet():
+        module, found = classifier.from_pretrained(
+            source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
     odd = {*found["missing_keys"], *found["unexpected_keys"]} - UNUSED
     odd = {name for name in odd if not name.startswith(("quantizer.", "project_q.", "project_hid."))}
     if odd or found["mismatched_keys"]:
         raise CheckpointError(f"transformers does not take {source.folder}: {', '.join(sorted(odd)[:5])}")
-    if (source.folder / "preprocessor_config.json").is_file():
-        return module.eval(), Wav2Vec2FeatureExtractor.from_pretrained(source.folder, local_files_only=True)
-    masked = settings.get("feat_extract_norm", "group") == "layer"  # as transformers' documentation asks
-    return module.eval(), Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked)
+    return module.eval()
+
+
+def write_example(config: Any, folder: Path) -> None:
+    """See `Example.write`."""
+    _require()
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
+
+    settings = {name: x for name, x in to_dict(config).items() if name in Wav2Vec2Config().to_dict()}
+    labels = {int(i): label for i, label in config.id2label.items()}
+    settings |= {"model_type": "wav2vec2", "id2label": labels, "label2id": {x: i for i, x in labels.items()}}
+    with _quiet():
+        module = seeded(lambda: Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**settings)))
+        module.save_pretrained(folder, max_shard_size="1GB")
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Loading shows a bar and lists every tensor that only training uses; `_load` looks at that itself."""
+    """Loading shows a bar and lists every tensor that only training uses; `_module` looks at that itself."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -83,11 +126,21 @@ def _sums_as_transformers_4(settings: dict[str, Any]) -> bool:
     return bool(settings.get("use_weighted_layer_sum")) and version.isdecimal() and int(version) < 5
 
 
-def _version_4(module: Any, inputs: Any) -> Any:
-    """Logits (1, L) of one clip as in transformers 4: the last hidden state enters the sum after the final norm."""
-    import torch
-
-    outputs = module.wav2vec2(**inputs, output_hidden_states=True)
-    states = torch.stack([*outputs.hidden_states[:-1], outputs.last_hidden_state], dim=1)
-    weights = torch.softmax(module.layer_weights, dim=-1).view(-1, 1, 1)
-    return module.classifier(module.projector((states * weights).sum(dim=1)).mean(dim=1))
+EXAMPLE = Example(  # facebook/mms-lid-256
+    "mms",
+    ModelConfig(
+        model_type="wav2vec2_cls",
+        task="audio-classification",
+        front_end=WaveformFrontEnd(),
+        id2label={str(i): f"l{i:03}" for i in range(256)},
+        hidden_size=1280,
+        num_hidden_layers=48,
+        num_attention_heads=16,
+        intermediate_size=5120,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        conv_bias=True,
+        classifier_proj_size=1024,
+    ),
+    write_example,
+)

@@ -4,13 +4,13 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 RATE = 16000
+FBANK = "fbank"  # what is measured where it is the features alone
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Contender:
     """A loaded model.
 
     Attributes:
-        run: clips (B, N), float32 in [-1, 1] at 16 kHz, to raw outputs (B, …), in memory again.
+        run: clips (B, N), float32 in [-1, 1] at the model's rate, to raw outputs (B, …), in memory again.
         by: what computes, with its version.
         device: "CPU" or the accelerator's name.
         threads: that it computes with; None where nobody tells.
@@ -36,14 +36,14 @@ class Contender:
         return {name: value for name, value in vars(self).items() if name != "run"}
 
 
-def ours(model: str, folder: Path, half: bool = False) -> Contender:
-    """The zoo's model on MLX's default device, computing in float32 or float16."""
+def ours(model: str, half: bool = False) -> Contender:
+    """The zoo's model on MLX's default device, computing in float32 or float16; `model` is for `load`, or `FBANK`."""
     import mlx.core as mx
 
     from ..models import load
     from ..settings import __version__
 
-    if model == "fbank":
+    if model == FBANK:
         from dataclasses import replace
 
         from speech_zoo_core.audio.front_end import WESPEAKER
@@ -53,11 +53,11 @@ def ours(model: str, folder: Path, half: bool = False) -> Contender:
         def run(clips: Array) -> Array:
             return np.stack([np.array(front_end(mx.array(clip))) for clip in clips])
     else:
-        loaded = load(folder, dtype="float16" if half else "float32")
+        loaded = load(model, dtype="float16" if half else "float32")
 
         def run(clips: Array) -> Array:
             # What embed_batch and predict_batch do, up to the raw output.
-            rows = loaded._outputs(list(clips), RATE, "bench")
+            rows = loaded._outputs(list(clips), loaded.sample_rate, "bench")
             return np.array(mx.stack(rows).astype(mx.float32))
 
     return Contender(run, f"mlx-speech-zoo {__version__}", mlx_device(), *blas())

@@ -1,4 +1,4 @@
-"""Peak resident memory: of this process, and of converting and loading MMS-LID for `speech-zoo bench mms`."""
+"""Peak resident memory: of this process, and of converting and loading a large checkpoint."""
 
 import json
 import subprocess
@@ -31,12 +31,12 @@ def peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def memory(folder: Path, scratch: Path) -> list[dict[str, Any]]:
-    """Peak resident memory of converting and of loading, each in a process of its own; writes into `scratch`."""
+def memory(ref: str, scratch: Path) -> list[dict[str, Any]]:
+    """Peak resident memory of converting what `load` takes and of loading that, each in a process; needs a folder."""
     half, eight = scratch / "float16", scratch / "8-bit"
     jobs = {
-        "convert to float16": f"speech_zoo.convert({str(folder)!r}, {str(half)!r}, dtype='float16')",
-        "convert to 8-bit": f"speech_zoo.convert({str(folder)!r}, {str(eight)!r}, bits=8)",
+        "convert to float16": f"speech_zoo.convert({ref!r}, {str(half)!r}, dtype='float16')",
+        "convert to 8-bit": f"speech_zoo.convert({ref!r}, {str(eight)!r}, bits=8)",
         "load 8-bit": f"speech_zoo.load({str(eight)!r})",
     }
     return [{"job": job, **measured(job, work)} for job, work in jobs.items()]

@@ -1,4 +1,4 @@
-"""The originals as contenders of `speech-zoo bench`: torch, onnxruntime, kaldi-native-fbank.
+"""The originals as contenders of `speech-zoo bench`, from the oracles of the families: torch, onnxruntime, Kaldi.
 
 Features are computed as each original does; then all clips go through the original module as one batch.
 """
@@ -6,77 +6,64 @@ Features are computed as each original does; then all clips go through the origi
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_campplus.oracle import SPEAKERLAB
-from speech_zoo_core.audio.front_end import VARIANCE_EPS
-from speech_zoo_core.checkpoint.source import Source
-from speech_zoo_core.oracle import (
-    KALDI,
-    ONNXRUNTIME,
-    TORCH,
-    WESPEAKER,
-    NoOracle,
-    Package,
-    fill,
-    kaldi_features,
-    read_tensors,
-    require,
-    wespeaker,
-)
-from speech_zoo_ecapa_tdnn.oracle import SPEECHBRAIN, SPEECHBRAIN_NEEDS, speechbrain_module
-from speech_zoo_wav2vec2_cls.oracle import TRANSFORMERS
+from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.loader import find, read_model
+from speech_zoo_core.oracle import KALDI, ONNXRUNTIME, NoOracle, Oracle, Package, kaldi_features, output_of, require
 
-from .contender import RATE, Array, Contender
-from .weights import CAMPPLUS, ECAPA, RESNET34
+from ..publish.originals import Converted, Reference
+from .contender import Array, Contender
 
-FBANK: dict[str, dict[str, Any]] = {  # arguments of kaldi_features
-    "fbank": {"window": "hamming", "scale": 32768.0, "cmn": False},
-    "resnet34": {"window": "hamming", "scale": 32768.0},
-    "campplus": {"window": "povey", "scale": 1.0},
-}
-NEEDS = {  # the first one computes
-    "fbank": (KALDI,),
-    "resnet34": (WESPEAKER, TORCH, KALDI),
-    "ecapa": (SPEECHBRAIN, TORCH, *SPEECHBRAIN_NEEDS),
-    "campplus": (SPEAKERLAB, TORCH, KALDI),
-    "mms": (TRANSFORMERS, TORCH),
-}
 EXPORTER = (Package("onnx", "onnx"), Package("onnxscript", "onnxscript"))
 
 
-def check(contender: str, model: str) -> None:
-    """Raises NoOracle, which says why, unless the contender can run that model here."""
-    if contender == "onnxruntime":
-        if model == "fbank":
-            raise NoOracle("there is no network to export")
-        if model == "ecapa":
-            raise NoOracle("SpeechBrain computes its features in torch")
-        require(ONNXRUNTIME, *NEEDS[model], *EXPORTER)
-    elif not contender.startswith(("ours", "stock")):
-        if model == "ecapa" and "float16" in contender:
-            raise NoOracle("SpeechBrain's ECAPA-TDNN mixes float32 into float16 and stops")
-        require(*NEEDS[model])
-
-
-def kaldi(model: str, _: Path) -> Contender:
+def kaldi() -> Contender:
     """kaldi-native-fbank, one clip after another."""
-    return Contender(lambda clips: _fbank(model, clips), str(KALDI), "CPU", 1)
+    require(KALDI)
+
+    def run(clips: Array) -> Array:
+        return np.stack([kaldi_features(clip, "hamming", 32768.0, cmn=False) for clip in clips])
+
+    return Contender(run, str(KALDI), "CPU", 1)
 
 
-def _fbank(model: str, clips: Array) -> Array:
-    """(B, N) to (B, T, 80)."""
-    return np.stack([kaldi_features(clip, **FBANK[model]) for clip in clips])
-
-
-def original(model: str, folder: Path, gpu: bool, half: bool) -> Contender:
-    """The original on torch; on a GPU where torch has one, with `half` in float16 and compiled.
+def oracle_of(ref: str) -> Oracle:
+    """The original of what `load` takes.
 
     Raises:
-        NoOracle: float16 is for a GPU.
+        NoOracle: it cannot be run here, or is not at hand; says why.
     """
+    source = find(ref)
+    spec, config, _, form = read_model(source)
+    if spec.oracle is None:
+        raise NoOracle(f"{spec.model_type} names no original implementation")
+    if form != "converted":
+        source.release()
+        return spec.oracle(replace(config, source={"form": form}), lambda: source)
+    try:
+        converted = Converted(ref)
+        reference = Reference(converted, None)
+        return spec.oracle(converted.config, lambda: reference.source)
+    except (CheckpointError, ConfigError) as error:
+        raise NoOracle(str(error)) from error
+
+
+def original(ref: str, gpu: bool, half: bool) -> Contender:
+    """The original; on a GPU where torch has one, with `half` in float16 and compiled.
+
+    Raises:
+        NoOracle: it cannot be run here; float16 is for a GPU.
+    """
+    oracle = oracle_of(ref)
+    name = f"{oracle.name} {oracle.version}"
+    if oracle.module is None or oracle.inputs is None:
+        if half:
+            raise NoOracle(f"{oracle.name} is no torch module, which could be compiled")
+        return Contender(lambda clips: np.stack([oracle.output(clip) for clip in clips]), name, "CPU", None)
     import torch
 
     device = "cpu"
@@ -84,129 +71,89 @@ def original(model: str, folder: Path, gpu: bool, half: bool) -> Contender:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if half and device == "cpu":
         raise NoOracle("this torch has no GPU")
-    module = _module(model, folder).to(device, torch.float16 if half else torch.float32)
-    inputs = _inputs(model, folder, device)
-    forward = torch.compile(module) if half else module
+    module = oracle.module().to(device, torch.float16 if half else torch.float32)
 
-    def run(clips: Array) -> Array:
-        with torch.inference_mode():
-            tensors = [x.to(device) for x in inputs(clips)]
-            out = _raw(forward(*(x.half() if half and x.is_floating_point() else x for x in tensors)))
+    def through(forward: Callable[..., Any], clips: Array) -> Array:
+        assert oracle.inputs is not None
+        with torch.inference_mode(), torch.device(device):
+            inputs = [torch.as_tensor(x, device=device) for x in oracle.inputs(clips)]
+            out = output_of(forward(*(x.half() if half and x.is_floating_point() else x for x in inputs)))
             return np.asarray(out.float().cpu().numpy())
 
-    name = torch.cuda.get_device_name() if device == "cuda" else device.upper()
-    return Contender(run, f"{NEEDS[model][0]} on {TORCH}", name, torch.get_num_threads())
+    if half:
+        try:
+            through(module, _noise(oracle))
+        except RuntimeError as error:
+            raise NoOracle(f"{oracle.name} does not run in float16: {str(error)[:200]}") from error
+    forward = torch.compile(module) if half else module
+    place = torch.cuda.get_device_name() if device == "cuda" else device.upper()
+    return Contender(
+        lambda clips: through(forward, clips), f"{name} on torch {torch.__version__}", place, torch.get_num_threads()
+    )
 
 
-def _module(model: str, folder: Path) -> Any:
-    """The original module with the weights of the folder, in inference mode."""
-    if model == "mms":
-        from transformers import Wav2Vec2ForSequenceClassification
-
-        return Wav2Vec2ForSequenceClassification.from_pretrained(folder, local_files_only=True).float().eval()
-    file = Source(folder).main_file
-    if model == "resnet34":
-        module = wespeaker("resnet").ResNet34(RESNET34.feat_dim, RESNET34.embed_dim, "TSTP", two_emb_layer=False)
-    elif model == "campplus":
-        from speakerlab.models.campplus.DTDNN import CAMPPlus
-
-        module = CAMPPlus(CAMPPLUS.feat_dim, CAMPPLUS.embed_dim)
-    else:
-        module = speechbrain_module("lobes.models.ECAPA_TDNN").ECAPA_TDNN(
-            ECAPA.feat_dim,
-            channels=ECAPA.channels,
-            kernel_sizes=ECAPA.kernel_sizes,
-            dilations=ECAPA.dilations,
-            attention_channels=ECAPA.attention_channels,
-            lin_neurons=ECAPA.embed_dim,
-        )
-    return fill(module, read_tensors(file)[0], file.name)
+def _noise(oracle: Oracle) -> Array:
+    """A clip of one second, (1, N) float32."""
+    return np.random.default_rng(0).uniform(-0.1, 0.1, (1, oracle.sample_rate)).astype(np.float32)
 
 
-def _inputs(model: str, folder: Path, device: str) -> Callable[[Array], list[Any]]:
-    """Clips (B, N) to what the original module takes."""
-    import torch
+def export(ref: str, path: Path) -> None:
+    """Write the original's module as ONNX: its inputs `in0`, … to its output `out`, for any number and length of clips.
 
-    if model == "mms":
-        from transformers import Wav2Vec2FeatureExtractor
-
-        extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
-
-        def extracted(clips: Array) -> list[Any]:
-            found = extractor(list(clips), sampling_rate=RATE, return_tensors="pt", padding=True)
-            return [found["input_values"], found["attention_mask"]]
-
-        return extracted
-    if model == "ecapa":
-        fbank = speechbrain_module("lobes.features").Fbank(n_mels=ECAPA.feat_dim).to(device)
-        normalise = speechbrain_module("processing.features").InputNormalization(norm_type="sentence", std_norm=False)
-
-        def features(clips: Array) -> list[Any]:
-            lengths = torch.ones(len(clips), device=device)
-            return [normalise(fbank(torch.from_numpy(clips).to(device)), lengths), lengths]
-
-        return features
-    return lambda clips: [torch.from_numpy(_fbank(model, clips))]
-
-
-def _raw(out: Any) -> Any:
-    """The embeddings or logits (B, D) among what an original returns."""
-    out = getattr(out, "logits", out[-1] if isinstance(out, tuple) else out)
-    return out.reshape(len(out), -1)
-
-
-def export(model: str, folder: Path, path: Path) -> None:
-    """Write the original as ONNX: features (B, T, 80), or normalised waveforms (B, N), to raw outputs (B, D)."""
+    Raises:
+        NoOracle: it cannot be exported; says why.
+    """
+    require(ONNXRUNTIME, *EXPORTER)
+    oracle = oracle_of(ref)
+    if oracle.module is None or oracle.inputs is None:
+        raise NoOracle(f"{oracle.name} is no torch module, which could be exported")
+    example = oracle.inputs(_noise(oracle))
+    if "torch" in sys.modules:
+        raise NoOracle(f"{oracle.name} computes its features in torch")
     import torch
 
     class Plain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.module = _module(model, folder)
+            self.module = oracle.module() if oracle.module else None
 
-        def forward(self, x: Any) -> Any:
-            out = self.module(x)
-            return getattr(out, "logits", out[-1] if isinstance(out, tuple) else out)
+        def forward(self, *inputs: Any) -> Any:
+            return output_of(self.module(*inputs)) if self.module else None
 
-    example = torch.zeros(1, RATE) if model == "mms" else torch.zeros(1, 200, 80)
-    axes = {"in": {0: "B", 1: "T"}, "out": {0: "B"}}
-    path.parent.mkdir()
-    with torch.no_grad():
-        torch.onnx.export(
-            Plain().eval(),
-            (example,),
-            str(path),
-            input_names=["in"],
-            output_names=["out"],
-            dynamic_axes=axes,
-            dynamo=False,  # exports these models exactly, and ten times faster
-        )
+    names = [f"in{i}" for i in range(len(example))]
+    axes = {name: dict(enumerate("BT"[: x.ndim])) for name, x in zip(names, example, strict=True)} | {"out": {0: "B"}}
+    try:
+        with torch.no_grad():
+            torch.onnx.export(
+                Plain().eval(),
+                tuple(map(torch.as_tensor, example)),
+                str(path),
+                input_names=names,
+                output_names=["out"],
+                dynamic_axes=axes,
+                dynamo=False,  # exports these models exactly, and ten times faster
+            )
+    except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise NoOracle(f"torch cannot export {oracle.name}'s module: {str(error)[:200]}") from error
 
 
-def onnx(model: str, folder: Path) -> Contender:
-    """onnxruntime on what `export` wrote, with its own default of threads."""
+def onnx(ref: str, path: Path) -> Contender:
+    """onnxruntime on what `export` wrote, with its own default of threads; torch is not in this process."""
     import onnxruntime
 
+    oracle = oracle_of(ref)
     before = _threads()
-    session = onnxruntime.InferenceSession(str(onnx_file(folder)), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     after = _threads()
+    names = [entry.name for entry in session.get_inputs()]
 
     def run(clips: Array) -> Array:
-        if model == "mms":
-            deviation = np.sqrt(clips.var(axis=1, keepdims=True) + VARIANCE_EPS)
-            x = (clips - clips.mean(axis=1, keepdims=True)) / deviation
-        else:
-            x = _fbank(model, clips)
-        return np.asarray(session.run(None, {"in": x})[0])
+        assert oracle.inputs is not None
+        return np.asarray(session.run(None, dict(zip(names, oracle.inputs(clips), strict=True)))[0])
 
     # It starts one thread fewer than it computes with and does not tell how many.
     threads = None if before is None or after is None else after - before + 1
     return Contender(run, str(ONNXRUNTIME), "CPU", threads)
-
-
-def onnx_file(folder: Path) -> Path:
-    """Where the export of a source folder lies: beside it."""
-    return folder.with_name(f"{folder.name}-onnx") / "model.onnx"
 
 
 def _threads() -> int | None:

@@ -21,9 +21,8 @@ from speech_zoo_core import conv
 
 from ..models import load
 from . import report as bench_report
-from . import weights as bench_weights
-from .contender import RATE, Array
 from .run import speech
+from .subjects import subject
 
 WHOLE, NARROW = 2000, 32  # rows, and the width of the narrowest layers' products
 ELEMENTS = 4_000_000
@@ -33,8 +32,7 @@ REST = "everything else"
 def run(models: tuple[str, ...], seconds: float, layers: int, repeats: int, as_json: bool) -> None:
     """Measure and print what this machine can do and the profile of each model, as tables or as one JSON document."""
     result: dict[str, Any] = bench_report.machine() | {"ceilings": ceilings(repeats)}
-    clip = speech(seconds, 1)[0]
-    result["profiles"] = [profile(model, clip, layers, repeats) for model in models]
+    result["profiles"] = [profile(model, seconds, layers, repeats) for model in models]
     if as_json:
         print(json.dumps(result))
         return
@@ -47,24 +45,24 @@ def run(models: tuple[str, ...], seconds: float, layers: int, repeats: int, as_j
         console.print(_table(found))
 
 
-def profile(model: str, clip: Array, layers: int, repeats: int) -> dict[str, Any]:
+def profile(model: str, seconds: float, layers: int, repeats: int) -> dict[str, Any]:
     """Seconds in the convolutions and linear layers of a model, by their shape, medians of some runs.
 
     Each layer's input and output is evaluated around it, so the sum is a little more than the time without a profile.
 
     Args:
-        model: a name of `bench.MODELS`, not fbank.
-        clip: (N,) float32 at 16 kHz.
-        layers: transformer layers of mms.
+        model: as `subject` takes it, not `FBANK`.
+        seconds: of audio.
+        layers: that an example's transformer has at most.
 
     Returns:
         `seconds` of a clip without the profile, and `layers`: name, calls, gflop (of the plain sum of products, however
         it is computed) and seconds; the last is what is left: norms, activations, attention, pooling, features.
     """
     with tempfile.TemporaryDirectory() as directory:
-        bench_weights.write(model, Path(directory, model), layers)
-        loaded = load(Path(directory, model), dtype="float32")
-    run = partial(loaded._outputs, [clip], RATE, "profile")
+        loaded = load(subject(model, layers, Path(directory)).ref, dtype="float32")
+    clip = speech(seconds, 1, loaded.sample_rate)[0]
+    run = partial(loaded._outputs, [clip], loaded.sample_rate, "profile")
     plain = _median(run, repeats)
     runs = []
     for _ in range(repeats):
@@ -78,7 +76,7 @@ def profile(model: str, clip: Array, layers: int, repeats: int) -> dict[str, Any
         {"layer": name, "calls": calls, "gflop": gflop, "seconds": statistics.median(run[name][2] for run in runs)}
         for name, (calls, gflop, _) in runs[0].items()
     ]
-    return {"model": model, "audio_seconds": len(clip) / RATE, "seconds": plain, "layers": rows}
+    return {"model": model, "audio_seconds": len(clip) / loaded.sample_rate, "seconds": plain, "layers": rows}
 
 
 def ceilings(repeats: int) -> dict[str, float]:

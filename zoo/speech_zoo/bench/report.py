@@ -75,9 +75,7 @@ def show(result: dict[str, Any], long: bool) -> None:
     """Print what `bench.measure` found."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     show_machine(console, result)
-    size = ", ".join(f"{model} {count / 1e6:.0f} MB" for model, count in result["weights"].items())
-    layers = f" (MMS-LID-256 with {result['layers']} of its 48 layers)" if "layers" in result else ""
-    console.print(f"Seeded random weights in float32: {size}{layers}" if size else "")
+    console.print(", ".join(_weights(model, result) for model in result["weights"]))
     if long:
         console.print(_long_table(result["rows"]))
         return
@@ -90,8 +88,18 @@ def show(result: dict[str, Any], long: bool) -> None:
     ):
         console.print(f"- {model}, {name}: {reason}", soft_wrap=True)
     console.print("Ratio: theirs / ours in this run; above 1, ours is faster. Peak: resident memory of the process.")
-    for row in result.get("memory", []):
-        console.print(f"mms, {row['job']}: peak {row['peak_bytes'] / 1e9:.2f} GB resident, {row['seconds']:.1f} s")
+    for row in result["memory"]:
+        console.print(
+            f"{row['model']}, {row['job']}: peak {row['peak_bytes'] / 1e9:.2f} GB resident, {row['seconds']:.1f} s"
+        )
+
+
+def _weights(model: str, result: dict[str, Any]) -> str:
+    """A model, its size, and whether it is the real one."""
+    kept, total = result["layers"].get(model, (0, 0))
+    notes = ["seeded weights"] if model in result["seeded"] else []
+    notes += [f"{kept} of its {total} layers"] if kept < total else []
+    return f"{model}: {result['weights'][model] / 1e6:.0f} MB" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _described(contender: dict[str, Any]) -> str:

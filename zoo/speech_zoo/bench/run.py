@@ -1,17 +1,13 @@
 """`speech-zoo bench`: our models next to the originals and to stock MLX, on the same voices and the same weights.
 
-Each contender is a worker process (`bench_worker`); the workers are asked in turn, one timed run each.
+Each contender is a process (`worker.py`); they are asked in turn, one timed run each.
 """
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,35 +17,23 @@ import numpy as np
 from speech_zoo_core.audio.decode import load_audio
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
+from speech_zoo_core.progress import progress
 from speech_zoo_core.tiles import on_cpu
-from tqdm import tqdm
 
 from ..plots import bench as bench_chart
 from ..plots.figure import check_drawable
 from ..settings import VOICES
 from . import report as bench_report
-from . import weights as bench_weights
-from .contender import RATE, Array
+from .contender import FBANK, RATE, Array
 from .memory import memory
-from .originals import check, onnx_file
+from .process import KALDI, Worker
+from .subjects import Subject, examples, subject
 
-MODELS = ("fbank", "resnet34", "ecapa", "campplus", "mms")
 CONTENDERS = ("ours", "stock", "torch", "onnxruntime")
-KALDI = "kaldi-native-fbank"
 FIGURES = ("seconds", "ratio", "runs", "peak_bytes", "agreement")
 LONG = (10.0, 600.0)  # seconds of audio
-SINGLE_PASS = 60.0  # seconds of audio up to which MMS-LID takes a clip whole
+LARGE = 100e6  # bytes of weights, from which the memory of converting is measured, too
 WARM_UP = 0.5  # seconds of audio for what is run only once
-PAUSE = 0.2  # seconds; idle threads of OpenBLAS and onnxruntime spin for up to 0.1 after a run
-# What a worker imports before anything of ours: speech_zoo opens OpenBLAS for every library that is loaded later.
-FIRST = {"stock": "mlx.core", "torch": "torch", "onnxruntime": "onnxruntime", KALDI: "kaldi_native_fbank"}
-WORKER = "from speech_zoo.bench.worker import main; main()"
-EXPORT = """
-import sys, torch
-from pathlib import Path
-from speech_zoo.bench.originals import export, onnx_file
-export(sys.argv[1], Path(sys.argv[2]), onnx_file(Path(sys.argv[2])))
-"""
 
 
 @dataclass(frozen=True)
@@ -57,123 +41,64 @@ class Plan:
     """What to measure.
 
     Attributes:
-        models: of MODELS.
+        models: names that `subjects.known` knows.
         contenders: of CONTENDERS; ours is always among them.
         seconds: lengths of clips.
         batches: clips of one length at a time.
         repeats: runs of each contender in each case.
-        layers: of the transformer of MMS-LID.
+        layers: that the transformer of an example has at most.
     """
 
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...]
     contenders: tuple[str, ...] = CONTENDERS
     seconds: tuple[float, ...] = (10.0,)
     batches: tuple[int, ...] = (1,)
     repeats: int = 7
     layers: int = 4
 
-    def names(self, model: str) -> list[str]:
+    def names(self, model: Subject) -> list[str]:
         """The contenders of a model, ours first; on a GPU in float16, too."""
         names = ["ours", *(name for name in self.contenders if name != "ours")]
-        if model == "fbank":
+        if model.task == FBANK:
             return [KALDI if name == "torch" else name for name in names]
         if on_cpu():
             return names
         also = {"ours": ["ours float16"], "torch": ["torch float16 compiled"]}
         return [each for name in names for each in (name, *also.get(name, ()))]
 
-    def skips(self, contender: str, model: str, case: tuple[float, int]) -> str | None:
+    def skips(self, contender: str, model: Subject, case: tuple[float, int]) -> str | None:
         """Why a contender does not run a case of (seconds, clips); None if it does."""
         if runs_once(contender, model) and case != (self.seconds[0], 1):
             return "so slow that it runs the first length only, one clip"
-        if model == "mms" and case[0] > SINGLE_PASS and not contender.startswith("ours"):
-            return f"ours cuts clips above {SINGLE_PASS:g} s into windows, the others do not"
+        if case[0] > model.single_pass and not contender.startswith("ours"):
+            return f"ours cuts clips above {model.single_pass:g} s into windows, the others do not"
         return None
 
 
-def runs_once(contender: str, model: str) -> bool:
+def names() -> tuple[str, ...]:
+    """What is measured where nobody names a model."""
+    return (FBANK, *examples())
+
+
+def runs_once(contender: str, model: Subject) -> bool:
     """With a network, stock MLX takes up to a minute for a clip on a CPU."""
-    return contender == "stock" and model != "fbank" and on_cpu()
+    return contender == "stock" and model.task != FBANK and on_cpu()
 
 
-class Worker:
-    """A process with one contender of one model.
-
-    Attributes:
-        facts: what it said of itself, and the seconds from its start to the loaded model.
-
-    Raises:
-        NoOracle: the contender cannot run here; says why.
-        SpeechZooError: it failed.
-    """
-
-    def __init__(self, contender: str, model: str, folder: Path) -> None:
-        self.name = f"{contender} of {model}"
-        first = FIRST.get(contender.partition(" ")[0], "sys")
-        arguments = [contender, model, str(folder), "cpu" if on_cpu() else "gpu"]
-        self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        start = time.perf_counter()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"import {first}; {WORKER}", *arguments],
-            # Or mlx-audio would get our models, and OpenBLAS.
-            env=os.environ | ({"SPEECH_ZOO_AUTOLOAD": "0"} if contender == "stock" else {}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            encoding="utf-8",
-        )
-        try:
-            self.facts = self._reply()
-        except BaseException:
-            self.close()
-            raise
-        self.facts["start_seconds"] = time.perf_counter() - start
-
-    def run(self, clips: Path, output: Path | None = None) -> dict[str, Any]:
-        """Seconds of one run and peak resident bytes so far; clips and outputs are `.npy` files."""
-        time.sleep(PAUSE)
-        assert self._process.stdin is not None
-        request = {"clips": str(clips), "output": None if output is None else str(output)}
-        with suppress(BrokenPipeError):  # then there is no reply, either
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        return self._reply()
-
-    def _reply(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._log.seek(0)
-            said = self._log.read().strip().splitlines()
-            raise SpeechZooError(f"bench: {self.name} failed: {said[-1] if said else 'it ended without a word'}")
-        reply: dict[str, Any] = json.loads(line)
-        if "absent" in reply:
-            raise NoOracle(reply["absent"])
-        if "error" in reply:
-            raise SpeechZooError(f"bench: {self.name}: {reply['error']}")
-        return reply
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
-
-def speech(seconds: float, batch: int) -> Array:
+def speech(seconds: float, batch: int, rate: int = RATE) -> Array:
     """Clips (B, N) of the demo's voices, one after the other and over again; each clip starts with another."""
-    voices = np.concatenate([np.array(load_audio(file, RATE)) for file in sorted(VOICES.glob("*.wav"))])
-    return np.stack([np.resize(np.roll(voices, -i * voices.size // batch), int(seconds * RATE)) for i in range(batch)])
+    voices = np.concatenate([np.array(load_audio(file, rate)) for file in sorted(VOICES.glob("*.wav"))])
+    return np.stack([np.resize(np.roll(voices, -i * voices.size // batch), int(seconds * rate)) for i in range(batch)])
 
 
-def saved_speech(scratch: Path, seconds: float, batch: int = 1) -> Path:
+def saved_speech(scratch: Path, model: Subject, seconds: float, batch: int = 1) -> Path:
     path = scratch / f"clips-{seconds:g}-{batch}.npy"
     if not path.exists():
-        np.save(path, speech(seconds, batch))
+        np.save(path, speech(seconds, batch, model.rate))
     return path
 
 
-def agreement(model: str, contender: str, ours: Array, theirs: Array) -> dict[str, Any]:
+def agreement(model: Subject, contender: str, ours: Array, theirs: Array) -> dict[str, Any]:
     """How far a contender's outputs (B, …) are from ours: the measure, its value and its limit.
 
     Raises:
@@ -182,21 +107,24 @@ def agreement(model: str, contender: str, ours: Array, theirs: Array) -> dict[st
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     half = "float16" in contender
     if ours.shape != theirs.shape:
-        raise SpeechZooError(f"bench: {model}: the output of {contender} has shape {theirs.shape}, ours {ours.shape}")
-    if model == "fbank":
+        what = f"the output of {contender} has shape {theirs.shape}, ours {ours.shape}"
+        raise SpeechZooError(f"bench: {model.name}: {what}")
+    if model.task == FBANK:
         measure, value, limit = "largest difference", np.abs(ours - theirs).max(), 1e-3
-    elif model == "mms" and half:
-        measure, value, limit = "clips with another best label", (ours.argmax(1) != theirs.argmax(1)).sum(), 0
-    elif model == "mms":
-        measure, limit = "largest difference relative to the largest logit", 1e-4
-        value = np.abs(ours - theirs).max() / np.abs(ours).max()
-    else:
+    elif model.task == "speaker-embedding":
         measure, limit = "1 - cosine", 1e-4 if half else 1e-6
         norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         value = (1 - (ours * theirs).sum(axis=1) / norms).max()
+    elif half:
+        measure, value, limit = "outputs with another best class", (ours.argmax(-1) != theirs.argmax(-1)).mean(), 0.01
+    else:  # logits, or their log-probabilities, which differ from them by one number for all classes
+        measure, limit = "largest difference relative to the largest output", 1e-4
+        aligned = [x - x.max(axis=-1, keepdims=True) for x in (ours, theirs)]
+        value = np.abs(aligned[0] - aligned[1]).max() / np.abs(ours).max()
     if not value <= limit:
         raise SpeechZooError(
-            f"bench: {model}: {contender} disagrees with ours: {measure} is {value:.3g}, at most {limit:g} is allowed"
+            f"bench: {model.name}: {contender} disagrees with ours: {measure} is {value:.3g}, at most {limit:g} is "
+            "allowed"
         )
     return {"measure": measure, "value": float(value), "limit": limit}
 
@@ -211,7 +139,7 @@ def interleave(workers: Mapping[str, Worker], clips: Path, repeats: int) -> dict
 
 
 def compare(
-    model: str, workers: Mapping[str, Worker], clips: Path, repeats: int, scratch: Path
+    model: Subject, workers: Mapping[str, Worker], clips: Path, repeats: int, scratch: Path
 ) -> dict[str, dict[str, Any]]:
     """Median seconds, runs, peak memory and agreement of each contender, ours first in `workers`, on the same clips.
 
@@ -223,7 +151,7 @@ def compare(
     for name, worker in workers.items():
         output = scratch / f"{name}.npy"
         if runs_once(name, model):
-            worker.run(saved_speech(scratch, WARM_UP))
+            worker.run(saved_speech(scratch, model, WARM_UP))
             replies[name] = [worker.run(clips, output)]
         else:
             worker.run(clips, output)  # warms up, too
@@ -239,55 +167,56 @@ def compare(
     return {name: dict(zip(FIGURES, values, strict=True)) for name, values in figures.items()}
 
 
-def measure_model(model: str, folder: Path, plan: Plan, scratch: Path, bar: Any) -> dict[str, list[dict[str, Any]]]:
-    """The facts of each contender of a model, and a row for each case and contender; `folder` holds the weights."""
+def measure_model(model: Subject, plan: Plan, scratch: Path, bar: Any) -> dict[str, list[dict[str, Any]]]:
+    """The facts of each contender of a model, and a row for each case and contender."""
     contenders, rows = [], []
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         absent: dict[str, str] = {}
         for name in plan.names(model):
             try:
-                workers[name] = worker = started(name, model, folder)
+                workers[name] = worker = started(name, model, scratch)
             except NoOracle as missing:
                 absent[name] = str(missing)
                 continue
             stack.callback(worker.close)
-            contenders.append({"model": model, "contender": name, **worker.facts})
+            contenders.append({"model": model.name, "contender": name, **worker.facts})
         for case in product(plan.seconds, plan.batches):
             why = {name: absent.get(name) or plan.skips(name, model, case) for name in plan.names(model)}
             chosen = {name: worker for name, worker in workers.items() if why[name] is None}
-            found = compare(model, chosen, saved_speech(scratch, *case), plan.repeats, scratch)
+            found = compare(model, chosen, saved_speech(scratch, model, *case), plan.repeats, scratch)
             for name, reason in why.items():
-                row = {"model": model, "audio_seconds": case[0], "batch": case[1], "contender": name, "why": reason}
+                row = {"model": model.name, "audio_seconds": case[0], "batch": case[1]}
+                row |= {"contender": name, "why": reason}
                 rows.append(row | found.get(name, dict.fromkeys(FIGURES)))
             bar.update()
     return {"contenders": contenders, "rows": rows}
 
 
-def started(contender: str, model: str, folder: Path) -> Worker:
+def started(contender: str, model: Subject, scratch: Path) -> Worker:
     """The worker of a contender, loaded.
 
     Raises:
         NoOracle: the contender cannot run here; says why.
     """
-    check(contender, model)
+    if contender == "onnxruntime" and model.task == FBANK:
+        raise NoOracle("there is no network to export")
+    if model.alone is not None and not contender.startswith(("ours", "stock")):
+        raise NoOracle(model.alone)
     if contender == "onnxruntime":  # whose process must not hold torch
-        command = [sys.executable, "-c", EXPORT, model, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not onnx_file(folder).is_file():
-            raise SpeechZooError(f"bench: the export of {model} failed: {''.join(done.stderr.splitlines()[-1:])}")
-    return Worker(contender, model, folder)
+        Worker("export", model.name, model.ref, scratch).close()
+    return Worker(contender, model.name, model.ref, scratch)
 
 
-def measure_long(model: str, folder: Path, plan: Plan, scratch: Path) -> dict[str, Any]:
+def measure_long(model: Subject, plan: Plan, scratch: Path) -> dict[str, Any]:
     """Our seconds of a short and of a long clip, a worker each; memory is the long one's."""
-    found: dict[str, Any] = {"model": model}
+    found: dict[str, Any] = {"model": model.name}
     short, long = LONG
     for length, repeats in ((short, plan.repeats), (long, 1)):
-        worker = Worker("ours", model, folder)
+        worker = started("ours", model, scratch)
         try:
-            worker.run(saved_speech(scratch, short))
-            replies = interleave({"ours": worker}, saved_speech(scratch, length), repeats)["ours"]
+            worker.run(saved_speech(scratch, model, short))
+            replies = interleave({"ours": worker}, saved_speech(scratch, model, length), repeats)["ours"]
         finally:
             worker.close()
         seconds = statistics.median(reply["seconds"] for reply in replies)
@@ -302,27 +231,27 @@ def measure(plan: Plan, long: bool) -> dict[str, Any]:
     Raises:
         SpeechZooError: a contender fails or disagrees.
     """
-    result: dict[str, Any] = {**bench_report.machine(), "weights": {}, "contenders": [], "rows": []}
-    result |= {"layers": plan.layers} if "mms" in plan.models else {}
+    result: dict[str, Any] = {**bench_report.machine(), "weights": {}, "seeded": [], "layers": {}}
+    result |= {"contenders": [], "rows": [], "memory": []}
     cases = 1 if long else len(plan.seconds) * len(plan.batches)
-    total = cases * len(plan.models)
-    with tqdm(total=total, desc="bench", unit="case", disable=None, leave=False) as bar:
-        for model in plan.models:
-            bar.set_description(model)
+    with progress(total=cases * len(plan.models), desc="bench", unit="case") as bar:
+        for name in plan.models:
+            bar.set_description(name)
             with tempfile.TemporaryDirectory() as directory:
                 scratch = Path(directory)
-                folder = scratch / model
-                if model != "fbank":
-                    bench_weights.write(model, folder, plan.layers)
-                    result["weights"][model] = sum(file.stat().st_size for file in folder.iterdir())
+                model = subject(name, plan.layers, scratch)
+                if model.task != FBANK:
+                    result["weights"][name] = model.size
+                    result["seeded"] += [name] if model.seeded else []
+                    result["layers"] |= {name: model.layers} if model.layers else {}
                 if long:
-                    result["rows"].append(measure_long(model, folder, plan, scratch))
+                    result["rows"].append(measure_long(model, plan, scratch))
                     bar.update()
                     continue
-                for key, found in measure_model(model, folder, plan, scratch, bar).items():
+                for key, found in measure_model(model, plan, scratch, bar).items():
                     result[key] += found
-                if model == "mms":
-                    result["memory"] = memory(folder, scratch)
+                if model.size > LARGE:
+                    result["memory"] += [{"model": name, **row} for row in memory(model.ref, scratch)]
     return result
 
 

@@ -1,5 +1,6 @@
 """Stock MLX as a contender of `speech-zoo bench`: the same wheel without our part in its speed."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -11,24 +12,38 @@ import numpy as np
 from .contender import Array, Contender, blas, mlx_device, ours
 
 VARIANCE_EPS = 1e-7  # mlx_audio/lid/models/wav2vec2/wav2vec_lid.py, predict
+SPEECHBRAIN = "embedding_model.safetensors"
 
 
-def stock(model: str, folder: Path) -> Contender:
-    """mlx-audio's model where it has one that loads these weights, else ours on MLX's own layers.
+def stock(ref: str, scratch: Path) -> Contender:
+    """mlx-audio's model where it has one that loads these files, else ours on MLX's own layers.
+
+    Args:
+        ref: what `load` takes.
+        scratch: a folder to write into.
 
     MLX keeps its own BLAS because the worker imports `mlx.core` before speech_zoo.
     """
     os.environ["SPEECH_ZOO_CPU_LAYERS"] = "0"
+    folder = Path(ref)
     try:
-        run = {"ecapa": _speaker, "mms": _languages}[model](folder)
+        run = _speaker(folder, scratch) if (folder / SPEECHBRAIN).is_file() else _languages(folder)
         by = f"mlx-audio {version('mlx-audio')}"
-    except (KeyError, ImportError):  # no such model, in this version
-        found = ours(model, folder)
+    except (LookupError, ImportError):  # no such model, in this version
+        found = ours(ref)
         run, by = found.run, f"{found.by} on MLX's own layers"
     return Contender(run, by, mlx_device(), *blas())
 
 
 def _languages(folder: Path) -> Callable[[Array], Array]:
+    """Classifiers of transformers.
+
+    Raises:
+        LookupError: the folder holds none.
+    """
+    config = folder / "config.json"
+    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "wav2vec2":
+        raise LookupError
     import mlx.core as mx
     from mlx_audio.lid import load
 
@@ -42,17 +57,17 @@ def _languages(folder: Path) -> Callable[[Array], Array]:
     return run
 
 
-def _speaker(folder: Path) -> Callable[[Array], Array]:
+def _speaker(folder: Path, scratch: Path) -> Callable[[Array], Array]:
     """SpeechBrain's tensors are first written in MLX's layout, under the names that mlx-audio reads."""
     import mlx.core as mx
     from mlx_audio.codec.models.ecapa_tdnn.speaker import EcapaSpeakerEmbeddingExtractor
 
     weights = {}
-    for name, value in mx.load(str(folder / "embedding_model.safetensors")).items():  # type: ignore[union-attr]
+    for name, value in mx.load(str(folder / SPEECHBRAIN)).items():  # type: ignore[union-attr]
         new = re.sub(r"\b(conv\d?|norm|asp_bn|fc)\.(?:conv|norm)\.", r"\1.", re.sub(r"^blocks\.", "block", name))
         if not name.endswith("num_batches_tracked"):
             weights[new] = value.swapaxes(1, 2) if value.ndim == 3 else value
-    written = folder.with_name(f"{folder.name}-mlx-audio")
+    written = scratch / "mlx-audio"
     written.mkdir()
     mx.save_safetensors(str(written / "model.safetensors"), weights)
     model = EcapaSpeakerEmbeddingExtractor.from_pretrained(written)

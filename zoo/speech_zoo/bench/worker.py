@@ -1,9 +1,9 @@
-"""What runs in a worker of `speech-zoo bench`: one contender of one model, in a process of its own.
+"""What runs in a process of `speech-zoo bench`: one contender of one model, or what prepares it.
 
-The parent writes requests and reads replies, one line of JSON each: first `Contender.facts`, then for each request
-{"clips": file, "output": file or null} the seconds of one run and the peak resident memory so far, in bytes. Clips
-(B, N) and outputs are `.npy` files. {"error": text} is what a user is told, {"absent": text} why there is no such
-contender here.
+The parent writes requests and reads replies, one line of JSON each: first the facts, of a contender those of
+`Contender.facts`, then for each request {"clips": file, "output": file or null} the seconds of one run and the peak
+resident memory so far, in bytes. Clips (B, N) and outputs are `.npy` files. {"error": text} is what a user is told,
+{"absent": text} why there is no such contender here.
 """
 
 import json
@@ -23,49 +23,78 @@ from .contender import Contender, ours
 from .memory import peak_bytes
 
 
-def maker(contender: str, gpu: bool) -> Callable[[str, Path], Contender]:
-    """What makes the contender of that name; the harness's own imports, which are not part of a load, come with it.
+def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Contender]:
+    """What makes a contender; the harness's own imports, which are not part of a load, come with it.
 
     Args:
-        contender: "ours", "stock", "torch", "onnxruntime" or "kaldi-native-fbank", and " float16…" after it.
+        job: "ours", "stock", "torch", "onnxruntime" or "kaldi-native-fbank", and " float16…" after it.
+        model: what `load` takes, or `FBANK`.
         gpu: whether MLX computes on one, so that torch may, too.
+        scratch: a folder of this model, with the exported file.
     """
-    half = "float16" in contender
-    if contender.startswith("ours"):
-        return partial(ours, half=half)
-    if contender == "stock":
+    half = "float16" in job
+    if job.startswith("ours"):
+        return partial(ours, model, half)
+    if job == "stock":
         from .stock import stock
 
-        return stock
+        return partial(stock, model, Path(scratch))
     from . import originals
 
-    if contender.startswith("torch"):
-        return partial(originals.original, gpu=gpu, half=half)
-    return originals.onnx if contender == "onnxruntime" else originals.kaldi
+    if job.startswith("torch"):
+        return partial(originals.original, model, gpu, half)
+    return partial(originals.onnx, model, onnx_file(scratch)) if job == "onnxruntime" else originals.kaldi
+
+
+def onnx_file(scratch: str) -> Path:
+    """The original as ONNX."""
+    return Path(scratch, "original.onnx")
+
+
+def example(model: str, scratch: str, layers: int, **_: Any) -> dict[str, Any]:
+    """Write the example of that name."""
+    from .subjects import write_example
+
+    return write_example(model, Path(scratch), layers)
+
+
+def export(model: str, scratch: str, **_: Any) -> dict[str, Any]:
+    """Write the original as ONNX."""
+    from . import originals
+
+    originals.export(model, onnx_file(scratch))
+    return {}
+
+
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {"example": example, "export": export}
 
 
 def main() -> None:
     """Serve the parent until it closes stdin."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print, too
-    contender, model, folder, gpu = sys.argv[1:]
+    request = json.loads(sys.argv[1])
 
     def reply(**values: Any) -> None:
         print(json.dumps(values), file=replies, flush=True)
 
     try:
-        make = maker(contender, gpu == "gpu")
+        if (job := JOBS.get(request["job"])) is not None:
+            del request["job"]
+            reply(**job(**request))
+            return
+        make = contender(**request)
         start = time.perf_counter()
-        made = make(model, Path(folder))
+        made = make()
         reply(**made.facts, load_seconds=time.perf_counter() - start)
         for line in sys.stdin:
-            request = json.loads(line)
-            clips = np.load(request["clips"])
+            asked = json.loads(line)
+            clips = np.load(asked["clips"])
             start = time.perf_counter()
             output = made.run(clips)
             seconds = time.perf_counter() - start
-            if request["output"]:
-                np.save(request["output"], output)
+            if asked["output"]:
+                np.save(asked["output"], output)
             reply(seconds=seconds, peak_bytes=peak_bytes())
     except NoOracle as error:
         reply(absent=str(error))

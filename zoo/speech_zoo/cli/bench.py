@@ -10,7 +10,10 @@ import typer
 def bench(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL…]", help="fbank, resnet34, ecapa, campplus, mms; default: all."),
+        typer.Argument(
+            metavar="[MODEL…]",
+            help="fbank, an example (by default all), a model type, or a checkpoint: catalogue name, folder, Hub repo.",
+        ),
     ] = None,
     seconds: Annotated[str, typer.Option(help="Lengths of the clips, as in 3,10,60.")] = "10",
     batch: Annotated[str, typer.Option(help="Clips at a time, as in 1,16.")] = "1",
@@ -18,7 +21,7 @@ def bench(
     contenders: Annotated[
         str, typer.Option(help="Whom to compare with; ours always runs.")
     ] = "ours,stock,torch,onnxruntime",
-    layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers of mms; the real one has 48.")] = 4,
+    layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers of an example; MMS-LID has 48.")] = 4,
     long: Annotated[bool, typer.Option("--long", help="Ours alone: 600 s of audio next to 10 s.")] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Ours alone: where the time goes, and what this machine can do.")
@@ -29,7 +32,7 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Draw a bar chart into this .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure our models on this machine, next to the originals and to stock MLX; mms: memory of converting, too."""
+    """Measure models on this machine, next to their originals and stock MLX; large ones: memory to convert, too."""
     if start:
         from ..bench import startup as start_bench
 
@@ -37,16 +40,15 @@ def bench(
         return
     if plot is not None and (long or plot.suffix != ".png"):
         raise typer.BadParameter("--plot must end in .png, and does not go with --long")
-    from ..bench.run import CONTENDERS, MODELS, Plan, run
+    from ..bench.run import CONTENDERS, Plan, names, run
 
     if profile:
         from ..bench.profile import run as run_profile
 
-        chosen = _chosen(models or list(MODELS[1:]), MODELS[1:], "the models of --profile")
-        run_profile(chosen, _numbers(seconds, 0.1, "--seconds")[0], layers, repeats, as_json)
+        run_profile(_models(models, names()[1:]), _numbers(seconds, 0.1, "--seconds")[0], layers, repeats, as_json)
         return
     plan = Plan(
-        _chosen(models or list(MODELS), MODELS, "the models"),
+        _models(models, names()),
         _chosen(contenders.split(","), CONTENDERS, "--contenders"),
         tuple(_numbers(seconds, 0.1, "--seconds")),
         tuple(int(number) for number in _numbers(batch, 1, "--batch", whole=True)),
@@ -54,6 +56,18 @@ def bench(
         layers,
     )
     run(plan, as_json, plot, long)
+
+
+def _models(given: list[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The models to measure, each once; BadParameter for a name that nothing has."""
+    from ..bench.contender import FBANK
+    from ..bench.subjects import known
+
+    for name in given or ():
+        if not known(name) or (name == FBANK and FBANK not in usual):
+            what = f"{', '.join(usual)}, a model type, or a checkpoint (catalogue name, folder, Hub repo)"
+            raise typer.BadParameter(f"the models are {what}, not {name!r}")
+    return tuple(dict.fromkeys(given or usual))
 
 
 def _chosen(names: list[str], known: tuple[str, ...], where: str) -> tuple[str, ...]:

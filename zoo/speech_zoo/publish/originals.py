@@ -155,14 +155,14 @@ def live(converted: Converted, original: Reference, clips: list[Signal], notes: 
         if converted.spec.oracle is None:
             raise NoOracle(f"{converted.spec.model_type} names no original implementation")
         oracle = converted.spec.oracle(converted.config, lambda: original.source)
+        results = {}
+        for clip in progress(clips, desc=oracle.name, unit="clip"):
+            waveform = clip.at(oracle.sample_rate)
+            features = None if oracle.features is None else np.asarray(oracle.features(waveform))
+            results[clip.name] = Expected(features, np.asarray(oracle.output(waveform), np.float64))
     except NoOracle as error:
         notes.append(str(error))
         return None
-    results = {}
-    for clip in progress(clips, desc=oracle.name, unit="clip"):
-        waveform = clip.at(oracle.sample_rate)
-        features = None if oracle.features is None else np.asarray(oracle.features(waveform))
-        results[clip.name] = Expected(features, np.asarray(oracle.output(waveform), np.float64))
     if oracle.features is None:
         notes.append(f"features: {oracle.name} shows none")
     if oracle.sample_rate != RATE:

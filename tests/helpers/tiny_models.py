@@ -10,8 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import yaml
-from random_weights import wespeaker_ecapa
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights, wespeaker_ecapa
 from speech_zoo_campplus import ModelConfig as CamPlusConfig
 from speech_zoo_core import registry
 from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER

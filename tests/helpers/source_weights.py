@@ -1,79 +1,31 @@
-"""Seeded random weights in the form that the originals have: what `speech-zoo bench` and the tests convert and load.
+"""Seeded random weights in the form that the originals have, and their ECAPA-TDNN under WeSpeaker's names.
 
-Names and shapes are those of WeSpeaker's ResNet, of CAM++ (3D-Speaker and WeSpeaker agree on them), of SpeechBrain's
-ECAPA-TDNN and of transformers' Wav2Vec2; BatchNorm statistics are random too. Written without PyTorch.
+Names and shapes are those of WeSpeaker's ResNet, of CAM++ (3D-Speaker and WeSpeaker agree on them) and of SpeechBrain's
+ECAPA-TDNN; BatchNorm statistics are random too. Written without PyTorch.
 """
 
-import json
 import re
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
-RESNET34 = SimpleNamespace(  # WeSpeaker's ResNet34-LM
-    model_type="resnet34",
-    block="basic",
-    num_blocks=[3, 4, 6, 3],
-    m_channels=32,
-    feat_dim=80,
-    embed_dim=256,
-    two_emb_layer=False,
-)
-CAMPPLUS = SimpleNamespace(  # 3D-Speaker's zh-en
-    model_type="campplus", feat_dim=80, embed_dim=192, growth_rate=32, bn_size=4, init_channels=128
-)
-ECAPA = SimpleNamespace(  # speechbrain/spkrec-ecapa-voxceleb
-    model_type="ecapa_tdnn",
-    feat_dim=80,
-    embed_dim=192,
-    channels=[1024, 1024, 1024, 1024, 3072],
-    kernel_sizes=[5, 3, 3, 3, 1],
-    dilations=[1, 2, 3, 4, 1],
-    attention_channels=128,
-    res2net_scale=8,
-    se_channels=128,
-    global_context=True,
-    aggregation_norm=True,
-    id2label=None,
-)
-MMS = {  # of facebook/mms-lid-256, but for the number of layers
-    "hidden_size": 1280,
-    "num_attention_heads": 16,
-    "intermediate_size": 5120,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-    "classifier_proj_size": 1024,
-}
-MMS_LAYERS, MMS_CLASSES = 48, 256
-# The last BatchNorm of a residual branch.
-BRANCH_END = re.compile(r"(layer\d\.\d+\.bn2|blocks\.\d\.tdnn2\.norm\.norm)\.(weight|bias)$")
-SHARD_BYTES = 1e9
-POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv.weight"
-WESPEAKER_CONFIG = """\
-model: ResNet34
-model_args: {feat_dim: 80, embed_dim: 256, pooling_func: TSTP, two_emb_layer: false}
-dataset_args: {fbank_args: {num_mel_bins: 80, frame_length: 25, frame_shift: 10, dither: 1.0}, resample_rate: 16000}
-"""
-SPEECHBRAIN_HYPERPARAMS = f"""\
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: {ECAPA.feat_dim}
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: {ECAPA.feat_dim}
-    channels: {ECAPA.channels}
-    kernel_sizes: {ECAPA.kernel_sizes}
-    dilations: {ECAPA.dilations}
-    attention_channels: {ECAPA.attention_channels}
-    lin_neurons: {ECAPA.embed_dim}
-"""
 CAMPPLUS_LAYERS = (12, 24, 16)
 HEAD_CHANNELS = 32
+WESPEAKER_NAMES = (  # what turns SpeechBrain's names into WeSpeaker's, one after the other
+    (r"\b(conv\d?|norm|asp_bn|fc)\.(?:conv|norm)\.", r"\1."),
+    (r"^blocks\.0\.", "layer1."),
+    *((rf"^blocks\.{i}\.", f"layer{i + 1}.se_res2block.") for i in (1, 2, 3)),
+    (r"\.tdnn1\.", ".0."),
+    (r"\.res2net_block\.blocks\.(\d+)\.(conv|norm)\.", r".1.\2s.\1."),
+    (r"\.tdnn2\.", ".2."),
+    (r"\.se_block\.conv", ".3.linear"),
+    (r"\.norm(s?)\.", r".bn\1."),
+    (r"^mfa\.", ""),
+    (r"^asp\.tdnn\.conv\.", "pool.linear1."),
+    (r"^asp\.conv\.", "pool.linear2."),
+    (r"^asp_bn\.", "bn."),
+    (r"^fc\.", "linear."),
+)
 
 
 class _Weights(dict[str, "np.ndarray[Any, Any]"]):
@@ -221,81 +173,13 @@ def _tdnn(weights: _Weights, name: str, out: int, inner: int, kernel: int, norm:
         weights.norm(f"{name}.norm.norm", out)
 
 
-def write(model: str, folder: Path, layers: int = MMS_LAYERS) -> Path:
-    """The folder of a model of `speech-zoo bench` with seeded weights, as its original is published; made here.
-
-    Args:
-        model: "resnet34", "ecapa", "campplus" or "mms".
-        folder: does not exist yet.
-        layers: of the transformer, for "mms".
-    """
-    if model == "mms":
-        return _write_mms(folder, layers)
-    config, file, settings = {
-        "resnet34": (RESNET34, "avg_model.safetensors", {"config.yaml": WESPEAKER_CONFIG}),
-        "campplus": (CAMPPLUS, "campplus_cn_en_common.safetensors", {}),
-        "ecapa": (ECAPA, "embedding_model.safetensors", {"hyperparams.yaml": SPEECHBRAIN_HYPERPARAMS}),
-    }[model]
-    weights = source_weights(config)
-    for name in filter(BRANCH_END.search, weights):  # else activations grow from block to block, beyond float16
-        weights[name] *= np.float32(0.25)
-    folder.mkdir(parents=True)
-    save_file(weights, folder / file, metadata={"format": "pt"})
-    for name, text in settings.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
-
-
-def _write_mms(folder: Path, layers: int) -> Path:
-    """A folder as transformers writes it, in shards, with the shapes of MMS-LID-256 and seeded weights."""
-    from speech_zoo_core.audio.front_end import WaveformFrontEnd
-    from speech_zoo_core.layers import parameters
-    from speech_zoo_wav2vec2_cls import Model, ModelConfig
-
-    labels = {str(i): f"l{i:03}" for i in range(MMS_CLASSES)}
-    architecture: dict[str, Any] = {**MMS, "num_hidden_layers": layers}
-    config = ModelConfig(
-        model_type="wav2vec2_cls",
-        task="audio-classification",
-        front_end=WaveformFrontEnd(),
-        id2label=labels,
-        **architecture,
-    )
-    shapes = {name: value.shape for name, value in parameters(Model(config)).items()}
-    out, taps, width = shapes.pop(POS_CONV)
-    shapes |= {f"{POS_CONV}_g": (1, 1, taps), f"{POS_CONV}_v": (out, width, taps)}
-    shapes["wav2vec2.masked_spec_embed"] = (config.hidden_size,)
-    rng = np.random.default_rng(0)
-    shard: dict[str, Any] = {}
-    weight_map: dict[str, str] = {}
-    folder.mkdir(parents=True)
-
-    def flush() -> None:
-        file = f"model-{len(set(weight_map.values())) + 1:05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
-        shard.clear()
-
-    for name, shape in sorted(shapes.items()):
-        if ".conv_layers." in name and len(shape) == 3:
-            shape = (shape[0], shape[2], shape[1])  # noqa: PLW2901 (PyTorch's layout)
-        values = rng.standard_normal(shape, dtype=np.float32)
-        if name.endswith("_g") or ("norm" in name and name.endswith("weight")):
-            shard[name] = 1 + 0.2 * values
-        else:
-            shard[name] = values * np.float32(0.05 if values.ndim == 1 else 1 / np.sqrt(np.prod(shape[1:])))
-        if sum(part.nbytes for part in shard.values()) > SHARD_BYTES:
-            flush()
-    flush()
-    settings = {
-        "architectures": ["Wav2Vec2ForSequenceClassification"],
-        "model_type": "wav2vec2",
-        "id2label": labels,
-        **architecture,
-    }
-    preprocessor = {"do_normalize": True, "return_attention_mask": True, "sampling_rate": 16000}
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return folder
+def wespeaker_ecapa(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of an ECAPA-TDNN as WeSpeaker has them: its names, and two axes where it has a linear layer."""
+    found = {}
+    for name, x in weights.items():
+        new = name
+        for pattern, replacement in WESPEAKER_NAMES:
+            new = re.sub(pattern, replacement, new)
+        linear = new.startswith("linear.") or ".3.linear" in new
+        found[new] = x[..., 0] if linear and x.ndim == 3 else x
+    return found
