@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import torch_files
 from safetensors.numpy import load_file, save_file
+from speech_zoo_core import registry
 
 Run = Callable[..., Any]
 Unchanged = Callable[[], None]
 
 # The second second of libri_01_spk1089.wav, samples [16000:32000] read as int16, written by soundfile 0.14.
+
+KNOWN = ", ".join(registry.model_types())
 VOICE_FLAC = Path(__file__).parent / "data" / "voice.flac"
 
 
@@ -184,7 +187,7 @@ CONVERTED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "empty folder": (lambda f: [path.unlink() for path in f.iterdir()], ["broken holds no checkpoint"]),
     "no config": (
         lambda f: (f / "config.json").unlink(),
-        ["no config.json says what it is", "campplus, ecapa_tdnn, resnet34"],
+        ["no config.json says what it is", KNOWN],
     ),
     "no tensors": (lambda f: (f / "model.safetensors").unlink(), ["broken holds no checkpoint"]),
     "missing tensor": (
@@ -209,7 +212,7 @@ CONVERTED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "text": (lambda f: (f / "model.safetensors").write_text("Not a checkpoint.\n" * 9), ["model.safetensors"]),
     "unknown model_type": (
         lambda f: edit_config(f, model_type="resnet35"),
-        ["unknown model_type 'resnet35'; known: campplus, ecapa_tdnn, resnet34"],
+        [f"unknown model_type 'resnet35'; known: {KNOWN}"],
     ),
     "model_type of another type": (lambda f: edit_config(f, model_type=["resnet34"]), ["model_type must be a string"]),
     "text for a number": (lambda f: edit_config(f, embed_dim="16"), ["config.json", "embed_dim"]),

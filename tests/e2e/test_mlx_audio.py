@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from loopback_hub import LoopbackHub
 from speech_zoo.plugin import patches as plugin
+from speech_zoo_core import registry
 from wav2vec2_files import hf_folder
 
 Run = Callable[..., Any]
@@ -320,7 +321,7 @@ for load, ref in [
     assert result.status == 0, result.err
     unknown, liar, bare, not_lid, not_spk, nowhere = result.out.splitlines()
     assert "SpeechZooError" in unknown and "ValueError" in unknown
-    assert "unknown model_type 'nobody'; known: campplus, ecapa_tdnn, resnet34, wav2vec2_cls" in unknown
+    assert f"unknown model_type 'nobody'; known: {', '.join(registry.model_types())}" in unknown
     assert "known to mlx-audio: " in unknown and "whisper" in unknown
     assert "CheckpointError" in liar and "missing" in liar
     assert "SpeechZooError" in bare and "embed_dim" in bare
