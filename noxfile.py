@@ -48,6 +48,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """`speech_zoo.Embedder` in Ray Data, on two local workers."""
+    install(session, "parquet", *group("test"), *group("ray"))
+    session.run("pytest", "tests/e2e/test_ray.py", *session.posargs)
+
+
+@nox.session
 def parity(session: nox.Session) -> None:
     """Compare with the original implementations, live; needs PyTorch."""
     install(session, "onnx", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"), *group("oracles"))

@@ -1,4 +1,4 @@
-"""Corpora as people embed them: the command, kill -9 at any moment, and the ranks of mlx.launch on loopback."""
+"""Corpora as people embed them: the command, kill -9 at any moment, shards at once, and mlx.launch on loopback."""
 
 import fcntl
 import json
@@ -23,17 +23,17 @@ Run = Callable[..., Any]
 Rows = dict[str, "np.ndarray[Any, Any]"]
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
-LAUNCH = Path(sys.executable).with_name("mlx.launch")
+LAUNCH = (sys.executable, "-c", "from mlx._distributed_utils.launch import main; main()")  # mlx.launch
 CLIPS = 40
-# Small shards, so that a kill finds some written and some not.
+# Small parts, so that a kill finds some written and some not.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
 
 import speech_zoo
-from speech_zoo import corpus_folder
+from speech_zoo.corpus import parquet
 
-corpus_folder.SHARD_ROWS = 3
+parquet.PART_ROWS = 3
 moment = int(os.environ.get("DIE_AT", -1))  # counted in events
 
 
@@ -58,8 +58,9 @@ def deadly(function, torn):
 if moment > 0:
     os.fsync = deadly(os.fsync, False)
     Path.replace = deadly(Path.replace, False)
-    corpus_folder.pq.write_table = deadly(corpus_folder.pq.write_table, True)
-print(speech_zoo.embed_manifest(*sys.argv[1:]))
+    parquet.pq.write_table = deadly(parquet.pq.write_table, True)
+shard = tuple(map(int, sys.argv[4].split("/"))) if sys.argv[4:] else None
+print(speech_zoo.embed_manifest(*sys.argv[1:4], shard))
 """
 
 
@@ -100,8 +101,8 @@ def expected(corpus: Path, converted: Path) -> Rows:
 
 
 def rows(out: Path) -> Rows:
-    """The embeddings of all shards by id, which must be unique."""
-    tables = [pq.ParquetFile(shard).read() for shard in sorted(out.glob("*.parquet"))]
+    """The embeddings of all parts by id, which must be unique."""
+    tables = [pq.ParquetFile(part).read() for part in sorted(out.glob("*.parquet"))]
     ids = [id for table in tables for id in table["id"].to_pylist()]
     assert len(set(ids)) == len(ids)
     return dict(
@@ -151,6 +152,32 @@ def test_the_command(cli: Run, tmp_path: Path, corpus: Path, converted: Path, ex
 )
 def test_wrong_usage(cli: Run, arguments: str) -> None:
     assert "--manifest takes the place of FILE… and needs --output FOLDER" in cli("embed", *arguments.split()).failed(2)
+
+
+def test_shards_that_do_not_exist(cli: Run) -> None:
+    """They are numbered from 0, as Slurm's arrays and indexed jobs of Kubernetes are."""
+    for shard in ("16/16", ""):
+        said = cli("embed", "--manifest", "a.jsonl", "--output", "out", "--shard", shard).failed(2)
+        assert f"--shard takes I/N with I from 0 to N-1, as in 0/16 to 15/16, not {shard!r}" in said
+    assert "--shard goes with --manifest" in cli("embed", "a.wav", "--shard", "0/2").failed(2)
+
+
+def test_the_shards_of_an_array_job(cli: Run, tmp_path: Path, corpus: Path, converted: Path, expected: Rows) -> None:
+    arguments = ("embed", "--manifest", corpus, "--output", "out", "--model", converted)
+    said = [cli(*arguments, "--shard", f"{rank}/3").succeeded().out for rank in (2, 0, 1)]
+    assert [line.partition(" already done")[0] for line in said] == [
+        "out, shard 2/3: 14 embedded, 0 skipped, 0",
+        "out, shard 0/3: 13 embedded, 1 skipped (out/errors.jsonl says why), 0",
+        "out, shard 1/3: 13 embedded, 1 skipped (out/errors.jsonl says why), 0",
+    ]
+    check(tmp_path / "out", expected)
+    (corpus.parent / "bad.jsonl").write_text('{"audio": "00.wav"}\n{"audio": "none.wav"}')
+    bad = ("embed", "--manifest", corpus.parent / "bad.jsonl", "--output", "bad", "--model", converted)
+    says = "bad, shard 1/2: none of the 1 files could be read; bad/errors.jsonl says why"
+    assert cli(*bad, "--shard", "1/2").failed() == says
+    result = cli(*bad, "--shard", "0/2", "--json").succeeded().json
+    assert (result["rank"], result["ranks"], result["embedded"]) == (0, 2, 1)
+    assert "0 embedded, 0 skipped, 0 already done" in cli(*bad, "--shard", "2/3").succeeded().out
 
 
 def test_errors_are_one_line(cli: Run, tmp_path: Path, unchanged: Callable[[], None]) -> None:
@@ -212,7 +239,7 @@ def test_killed_at_random(
     arguments = [sys.executable, child, corpus, out, converted]
     chance = random.Random(8)
     killed, sizes = 0, []
-    for _ in range(20):
+    for _ in range(12):
         process = start(arguments, environment)
         waited = time.monotonic() + 60
         while not locked(out) and process.poll() is None and time.monotonic() < waited:
@@ -222,8 +249,35 @@ def test_killed_at_random(
         killed += process.wait() == -signal.SIGKILL
         sizes.append(len(rows(out)))
     assert sizes == sorted(sizes)  # nothing is lost
-    assert killed >= 5
+    assert killed >= 4
     assert start(arguments, environment).wait(60) == 0
+    check(out, expected)
+
+
+def test_shards_killed_at_random(
+    tmp_path: Path, environment: dict[str, str], child: Path, corpus: Path, converted: Path, expected: Rows
+) -> None:
+    """All shards of a run at once, and each time another number of them."""
+    out = tmp_path / "out"
+    chance = random.Random(10)
+    killed, sizes = 0, []
+    for count in (3, 2, 4, 3):
+        shards = [
+            start([sys.executable, child, corpus, out, converted, f"{rank}/{count}"], environment)
+            for rank in range(count)
+        ]
+        waited = time.monotonic() + 60
+        while not locked(out) and shards[0].poll() is None and time.monotonic() < waited:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.3))
+        for shard in shards:
+            shard.kill()
+            killed += shard.wait() == -signal.SIGKILL
+        sizes.append(len(rows(out)))
+    assert sizes == sorted(sizes)  # nothing is lost
+    assert killed >= 4
+    last = [start([sys.executable, child, corpus, out, converted, f"{rank}/3"], environment) for rank in range(3)]
+    assert [shard.wait(60) for shard in last] == [0, 0, 0]
     check(out, expected)
 
 
@@ -258,7 +312,7 @@ def test_the_command_killed_at_random(
         np.testing.assert_allclose(vector, np.array(model.embed(id)), atol=1e-6)
 
 
-# The ranks of mlx.launch
+# mlx.launch
 
 
 def free_ports(count: int) -> int:
@@ -277,99 +331,31 @@ def free_ports(count: int) -> int:
                 each.close()
 
 
-@pytest.fixture
-def launch(tmp_path: Path, environment: dict[str, str]) -> Run:
-    """`launch(2, "command", "argument")` runs two ranks of it; returns stdout and stderr."""
-
-    def run(ranks: int, *command: Any) -> tuple[str, str]:
-        ports = ["-n", ranks, "--backend", "ring", "--starting-port", free_ports(ranks)]
-        read, write = os.pipe()  # an open stdin: at its end, the launcher does not sleep
-        try:
-            done = subprocess.run(
-                [str(argument) for argument in [LAUNCH, *ports, "--", *command]],
-                cwd=tmp_path,
-                env=environment,
-                stdin=read,
-                capture_output=True,
-                encoding="utf-8",
-                timeout=120,
-                check=False,
-            )
-        finally:
-            os.close(read)
-            os.close(write)
-        return done.stdout, done.stderr
-
-    return run
-
-
-def test_two_and_four_ranks(launch: Run, tmp_path: Path, corpus: Path, converted: Path, expected: Rows) -> None:
-    for ranks in (2, 4):
-        out = tmp_path / f"out{ranks}"
-        arguments = (COMMAND, "embed", "--manifest", corpus, "--output", out, "--model", converted, "--json")
-        stdout, stderr = launch(ranks, *arguments)
-        result = json.loads(stdout)  # of one rank
-        assert stderr == ""
-        assert (result["embedded"], result["skipped"], result["already_done"]) == (CLIPS, 2, 0)
-        assert result["ranks"] == ranks
-        assert result["audio_seconds"] == pytest.approx(sum(4800 + 240 * i for i in range(CLIPS)) / 16000, abs=0.01)
-        check(out, expected)
-        sizes = [pq.ParquetFile(shard).metadata.num_rows for shard in sorted(out.glob("*.parquet"))]
-        assert len(sizes) == ranks
-        assert sum(sizes) == CLIPS
-        assert max(sizes) - min(sizes) <= 2  # two of a share may be the files that cannot be read
-
-
-def test_a_rank_dies_and_others_go_on(
-    launch: Run, tmp_path: Path, corpus: Path, child: Path, converted: Path, expected: Rows
+def test_ranks_of_mlx_launch(
+    tmp_path: Path, environment: dict[str, str], corpus: Path, converted: Path, expected: Rows
 ) -> None:
-    """Of three ranks one is killed in its first write; the run ends, and one with two ranks does the rest."""
-    out = tmp_path / "out"
-    deadly = tmp_path / "deadly.sh"
-    deadly.write_text(f'[ "$MLX_RANK" = 1 ] && export DIE_AT=3\nexec {sys.executable} {child} "$@"\n')
-    stdout, stderr = launch(3, "bash", deadly, corpus, out, converted)
-    assert "rank=" not in stdout
-    assert "Node with rank 1 exited with code -9" in stderr
-    before = rows(out)
-    assert before.keys() < expected.keys()
-    stdout, stderr = launch(2, sys.executable, child, corpus, out, converted)
-    assert stderr == ""
-    assert f"embedded={CLIPS - len(before)}, skipped=2, already_done={len(before)}" in stdout
-    check(out, expected)
-
-
-def test_an_error_of_every_rank_is_said_once(launch: Run, tmp_path: Path, corpus: Path, converted: Path) -> None:
-    arguments = ("--output", tmp_path / "out", "--model", converted)
-    stdout, stderr = launch(2, COMMAND, "embed", "--manifest", "none.jsonl", *arguments)
-    assert (stdout, stderr.count("error: ")) == ("", 1)
-    assert "error: none.jsonl cannot be read: No such file or directory\n" in stderr
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        stdout, stderr = launch(2, COMMAND, "embed", "--manifest", corpus, *arguments)
-    assert (stdout, stderr.count("error: ")) == ("", 1)
-    assert "another process is writing to" in stderr
-
-
-@pytest.mark.parametrize("differs", ["manifest", "out"])
-def test_ranks_that_do_not_see_the_same(
-    launch: Run, tmp_path: Path, corpus: Path, converted: Path, differs: str
-) -> None:
-    """As on machines that do not share a folder: of the two arguments, one is another for each rank."""
-    arguments = {"manifest": corpus, "out": tmp_path / "out"}
-    if differs == "manifest":
-        for rank in (0, 1):
-            lines = corpus.read_text(encoding="utf-8").splitlines()[rank:]
-            (corpus.parent / f"files{rank}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        arguments["manifest"] = corpus.parent / "files$MLX_RANK.jsonl"
-        says = f"{corpus.parent / 'files0.jsonl'} differs between them"
-    else:
-        one = corpus.parent / "one.jsonl"
-        one.write_text('{"audio": "00.wav", "id": "clip 00"}', encoding="utf-8")
-        speech_zoo.embed_manifest(one, tmp_path / "out1", converted)
-        arguments["out"] = tmp_path / "out$MLX_RANK"
-        says = f"{tmp_path / 'out0'} (it must be one shared folder) differs between them"
-    script = f"{COMMAND} embed --manifest {arguments['manifest']} --output {arguments['out']} --model {converted}"
-    stdout, stderr = launch(2, "bash", "-c", script)
-    assert (stdout, stderr.count("error: ")) == ("", 1)
-    assert f"error: the ranks do not see the same: {says}\n" in stderr
+    """Each takes its share, without a word to the others."""
+    ports = ["-n", 2, "--backend", "ring", "--starting-port", free_ports(2)]
+    command = [COMMAND, "embed", "--manifest", corpus, "--output", tmp_path / "out", "--model", converted, "--json"]
+    read, write = os.pipe()  # an open stdin: at its end, the launcher does not sleep
+    try:
+        done = subprocess.run(
+            [str(argument) for argument in [*LAUNCH, *ports, "--", *command]],
+            env=environment,
+            stdin=read,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+    finally:
+        os.close(read)
+        os.close(write)
+    assert done.stderr == ""
+    results = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda result: result["rank"])
+    assert [(result["rank"], result["ranks"]) for result in results] == [(0, 2), (1, 2)]
+    assert [(result["embedded"], result["skipped"], result["already_done"]) for result in results] == [
+        (20, 1, 0),
+        (20, 1, 0),
+    ]
+    check(tmp_path / "out", expected)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from speech_zoo_core.tasks.speaker import Verification as Verification
 
     from .calibration.thresholds import threshold_of as threshold_of
+    from .corpus.embedder import Embedder as Embedder
     from .corpus.manifest import ManifestRun as ManifestRun
     from .corpus.run import embed_manifest as embed_manifest
     from .models import convert as convert
@@ -43,6 +44,7 @@ _MODULES = {
     "AudioError": "speech_zoo_core.errors",
     "CheckpointError": "speech_zoo_core.errors",
     "ConfigError": "speech_zoo_core.errors",
+    "Embedder": ".corpus.embedder",
     "HubError": "speech_zoo_core.errors",
     "InputError": "speech_zoo_core.errors",
     "ManifestRun": ".corpus.manifest",

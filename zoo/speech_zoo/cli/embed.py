@@ -1,6 +1,7 @@
 """`speech-zoo embed`: the speaker embeddings of files, of their windows, or of a manifest of files."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ def embed(
     manifest: Annotated[
         Path | None, typer.Option(help="Embed the files of these JSON Lines into a folder of Parquet; resumable.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="With --manifest: embed line I, counted from 0, and every N-th after it; I from 0 to N-1, as in "
+            "$SLURM_ARRAY_TASK_ID/16 or $JOB_COMPLETION_INDEX/16. All shards share one --output.",
+        ),
+    ] = None,
     windows: WindowsOption = None,
     vad: VadOption = None,
 ) -> None:
@@ -52,8 +61,9 @@ def embed(
         only_for("FILE…, not with --manifest", windows=windows)
         if given or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
-        embed_corpus(manifest, output, model, as_json)
+        embed_corpus(manifest, output, model, as_json, shard)
         return
+    only_for("--manifest", shard=shard)
     if not given:
         raise typer.BadParameter("missing argument 'FILE…', or --manifest")
     if output is not None and output.suffix != ".safetensors":
@@ -96,30 +106,39 @@ def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None
         typer.echo(f"{output}: {len(kept)} vectors of {len(next(iter(kept.values())))} values")
 
 
-def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool) -> None:
-    """Embed a manifest; rank 0 reports for all.
+def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool, shard: str | None) -> None:
+    """Embed a manifest or a shard of it, and report.
 
     Raises:
-        SpeechZooError: as `embed_manifest`; or the folder holds no embedding in the end.
+        SpeechZooError: as `embed_manifest`; or no clip of the shard is in the folder in the end.
     """
+    chosen = None if shard is None else _shard(shard)
     from ..corpus.run import embed_manifest
 
-    result = embed_manifest(manifest, output, model)
-    if result.rank > 0:
-        return
-    if not result.embedded + result.already_done:
-        raise SpeechZooError(f"none of the {result.skipped} files could be read; {output / 'errors.jsonl'} says why")
+    result = embed_manifest(manifest, output, model, chosen)
+    name = f"{output}, shard {result.rank}/{result.ranks}: " if result.ranks > 1 else ""
+    if result.skipped and not result.embedded + result.already_done:
+        why = f"{output / 'errors.jsonl'} says why"
+        raise SpeechZooError(f"{name}none of the {result.skipped} files could be read; {why}")
     if as_json:
         facts = {"output": str(output), "model": model} | vars(result)
-        del facts["rank"]
+        if result.ranks == 1:
+            del facts["rank"]
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return
     why = f" ({output / 'errors.jsonl'} says why)" if result.skipped else ""
-    line = f"{output}: {result.embedded} embedded, {result.skipped} skipped{why}, {result.already_done} already done"
+    line = f"{result.embedded} embedded, {result.skipped} skipped{why}, {result.already_done} already done"
     if result.embedded:
         speed = result.audio_seconds / result.seconds
         line += f"; {result.audio_seconds:.1f} s of audio in {result.seconds:.1f} s, {speed:.1f} s a second"
-    typer.echo(line)
+    typer.echo((name or f"{output}: ") + line)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise typer.BadParameter(f"--shard takes I/N with I from 0 to N-1, as in 0/16 to 15/16, not {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def embed_windows(

@@ -1,25 +1,30 @@
-"""A manifest: JSON Lines that name audio files, read as a stream; and what came of it."""
+"""A manifest: JSON Lines that name audio files or segments of them, read as a stream; and what came of it."""
 
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.errors import ConfigError, SpeechZooError
 
 AUDIO_KEYS = ("audio", "audio_filepath", "file_name")  # ours; NeMo's; that of Hugging Face's metadata.jsonl
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can name halves of the pairs that UTF-16 has
 
 
-class Entry(NamedTuple):
-    """One file: its id, and its path as the manifest gives it."""
+class Line(NamedTuple):
+    """One clip: its id, the path of its file as the manifest gives it, and in seconds where in the file it lies.
+
+    `offset` None is the start of the file, `duration` None its end.
+    """
 
     id: str
     audio: str
+    offset: float | None = None
+    duration: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,31 +33,31 @@ class Manifest:
 
     Attributes:
         path: of the file.
-        count: of entries.
-        checksum: of ids and paths, in order.
+        count: of lines that are not blank.
+        checksum: of these, in order.
     """
 
     path: Path
     count: int
     checksum: int
 
-    def share(self, pending: set[str], rank: int, size: int) -> Iterator[Entry]:
-        """Every `size`-th of the pending entries, from the one at `rank` on."""
-        listed = islice(_entries(self.path), self.count)  # not what was added since
-        return islice((entry for _, entry in listed if entry.id in pending), rank, None, size)
+    def share(self, rank: int, ranks: int) -> Iterator[Line]:
+        """Every `ranks`-th line, from the one at `rank` on."""
+        listed = islice(_lines(self.path), self.count)  # not what was added since
+        return (line for _, line in islice(listed, rank, None, ranks))
 
 
 @dataclass(frozen=True)
 class ManifestRun:
-    """What a run did, all ranks together.
+    """What a run did, or one rank of it with its share.
 
     Attributes:
-        embedded: files whose embeddings were written.
-        skipped: files that could not be read; `errors.jsonl` says why.
-        already_done: files whose embeddings the folder held before.
+        embedded: clips whose embeddings were written.
+        skipped: clips that could not be read; `errors.jsonl` says why.
+        already_done: clips whose embeddings the folder held before.
         audio_seconds: length of the audio that was embedded.
         seconds: time that reading and embedding took.
-        rank, ranks: this process, of how many.
+        rank, ranks: which share of how many.
     """
 
     embedded: int
@@ -64,39 +69,39 @@ class ManifestRun:
     ranks: int
 
 
-def read(path: Path) -> tuple[Manifest, set[str]]:
-    """Read a manifest and check every line; returns its ids, too.
+def read(path: Path) -> Manifest:
+    """Read a manifest and check every line.
 
     Raises:
-        SpeechZooError: it cannot be read, is empty, has a line that is no entry, or an id twice; names the line.
+        SpeechZooError: it cannot be read, is empty, has a line that is wrong, or an id twice; names the line.
     """
     if path.exists() and not path.is_file():
         raise SpeechZooError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a manifest file")
     ids: set[str] = set()
     checksum = 0
-    for where, entry in _entries(path):
-        if entry.id in ids:
-            raise SpeechZooError(f'{where}: the id {entry.id!r} was used before; give each line an "id" of its own')
-        ids.add(entry.id)
-        checksum = zlib.crc32(f"{entry.id}\0{entry.audio}\n".encode(), checksum)
+    for where, line in _lines(path):
+        if line.id in ids:
+            raise SpeechZooError(f'{where}: the id {line.id!r} was used before; give each line an "id" of its own')
+        ids.add(line.id)
+        checksum = zlib.crc32(repr(line).encode(), checksum)
     if not ids:
         raise SpeechZooError(f'{path} is empty: it needs a line {{"audio": "path"}} for each file')
-    return Manifest(path, len(ids), checksum), ids
+    return Manifest(path, len(ids), checksum)
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Entry]]:
-    """Every entry, and how errors name its line; blank lines are passed over."""
+def _lines(path: Path) -> Iterator[tuple[str, Line]]:
+    """Every line, and how errors name it; blank ones are passed over."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     where = f"{path}, line {number}"
-                    yield where, _entry(line.removeprefix(b"\xef\xbb\xbf"), where)
+                    yield where, _line(line.removeprefix(b"\xef\xbb\xbf"), where)
     except OSError as error:
         raise SpeechZooError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _entry(line: bytes, where: str) -> Entry:
+def _line(line: bytes, where: str) -> Line:
     try:
         fields = json.loads(line.decode())
     except (ValueError, RecursionError):
@@ -106,11 +111,34 @@ def _entry(line: bytes, where: str) -> Entry:
     key = next((key for key in AUDIO_KEYS if key in fields), None)
     if key is None:
         raise SpeechZooError(f"{where}: names no audio file; its path goes under {', '.join(AUDIO_KEYS)}")
-    if fields.get("offset"):
-        raise SpeechZooError(f"{where}: offset is not supported; cut the segments into files of their own")
     audio = _text(fields[key], f"{where}: {key}")
-    id = fields.get("id", audio)
-    return Entry(str(id) if type(id) is int else _text(id, f"{where}: id"), audio)
+    offset, duration = segment(fields, f"{where}: ")
+    id = fields.get("id", default_id(audio, offset, duration))
+    return Line(str(id) if type(id) is int else _text(id, f"{where}: id"), audio, offset, duration)
+
+
+def segment(fields: Mapping[str, Any], where: str) -> tuple[float | None, float | None]:
+    """The `offset` and `duration` of a line, in seconds; None for what is missing or null.
+
+    Raises:
+        ConfigError: one of them is no time.
+    """
+    found = []
+    for name, least in (("offset", "0 or more"), ("duration", "more than 0")):
+        value = fields.get(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9  # a NaN is not
+        if value is not None and (not number or (value == 0 and name == "duration")):
+            raise ConfigError(f"{where}{name} is a number of seconds, {least}, not {value!a}")
+        found.append(None if value is None else float(value))
+    return found[0], found[1]
+
+
+def default_id(audio: str, offset: float | None, duration: float | None) -> str:
+    """The path; with an offset as a media fragment, `a.wav#t=2.5,4` from 2.5 to 4 s."""
+    if offset is None:
+        return audio
+    ends = [offset] if duration is None else [offset, offset + duration]
+    return f"{audio}#t={','.join(f'{round(end, 6):.15g}' for end in ends)}"
 
 
 def _text(value: Any, what: str) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a corpus: shards of embeddings in Parquet and a list of what could not be read."""
+"""The folder of a corpus: embeddings in Parquet, part by part, and a list of what could not be read."""
 
 import fcntl
 import json
@@ -6,9 +6,9 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from speech_zoo_core.errors import SpeechZooError
@@ -21,73 +21,75 @@ except ImportError as error:
 
 from speech_zoo_core.atomic import written_beside
 
-from .manifest import Entry
+from .manifest import Line
 
-SHARD_ROWS = 16384  # 13 MB of 192 values each
-SHARD_SECONDS = 120.0  # of work, so that a run that is killed loses no more
-SHARD = re.compile(r"part-(\d{5,})-(\d{5,})\.parquet")  # rank, number
+PART_ROWS = 16384  # 13 MB of 192 values each
+PART_SECONDS = 120.0  # of work, so that a run that is killed loses no more
+PART = re.compile(r"part-(\d{5,})-(\d{5,})\.parquet")  # rank, number
 ERRORS = "errors.jsonl"
-LOCK = ".lock"
-METADATA = b"speech_zoo"  # the key in a shard's schema
+BESIDE = re.compile(r"\.part-(\d{5,})-")  # a part that is being written
+LOCK, LOCK_SECONDS = ".lock", 2.0
+METADATA = b"speech_zoo"  # the key in a part's schema
 
 
 class CorpusFolder:
     """The output folder as one rank sees it.
 
-    The rank's finished rows are held until `flush` writes them as a shard, which appears whole or not at all.
+    The rank's finished rows are held until `flush` writes them as a part, which appears whole or not at all.
 
     Args:
         path: of the folder; it may not exist yet.
-        facts: what is said about the embeddings in each shard: identity, model, dimension, version.
-        rank: of this process; rank 0 opens the folder first.
+        facts: what is said about the embeddings in each part: identity, model, dimension, version.
+        manifest: checksum of the manifest.
+        rank, ranks: which share of the manifest this is, and of how many.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any], rank: int) -> None:
-        self.path, self.facts, self.rank = path, facts, rank
+    def __init__(self, path: Path, facts: dict[str, Any], manifest: int, rank: int, ranks: int) -> None:
+        self.path, self.facts, self.rank, self.ranks = path, facts, rank, ranks
         self.embedded = self.skipped = 0
         self.seconds = 0.0
+        self._run = f"{manifest} {facts['identity']} {ranks}".encode()  # what all ranks of a run have in common
+        self._pending: set[str] = set()
         self._rows: list[tuple[str, str, float, np.ndarray[Any, Any]]] = []
         self._errors: list[str] = []
-        self._number = 0  # of the next shard
+        self._number = 0  # of the next part
         self._flushed = time.monotonic()
-        self._held: int | None = None  # the descriptor of the lock
+        self._locks = ExitStack()
 
     def __enter__(self) -> "CorpusFolder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._held is not None:
-            os.close(self._held)
+        self._locks.close()
 
     def open(self, pending: set[str]) -> None:
-        """Lock the folder for this run's ranks, clear away what a killed run left, take finished ids from `pending`.
+        """Claim the rank's part of the folder, clear away what a killed run left, take finished ids from `pending`.
 
         Raises:
             SpeechZooError: another run writes there; it is no corpus, is damaged, or is of another checkpoint.
         """
         with _written(self.path):
-            if self.rank == 0:
-                self._check_ours()
-                self.path.mkdir(parents=True, exist_ok=True)
-            self._held = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            self._lock(fcntl.LOCK_EX if self.rank == 0 else fcntl.LOCK_SH)
+            self._check_ours()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._claim()
             self._take_finished(pending)
-            if self.rank == 0:
-                for left in self.path.glob(".part-*.part"):
+            self._pending = pending
+            for left in self.path.glob(".part-*.part"):
+                match = BESIDE.match(left.name)
+                if match and int(match[1]) % self.ranks == self.rank:  # no other rank of this run writes or clears it
                     left.unlink()
-                self._forget_errors(pending)
-                self._lock(fcntl.LOCK_SH)  # every rank holds it to its end, so no new run begins while one is alive
+            self._list_errors()
 
-    def add(self, entry: Entry, seconds: float, vector: "np.ndarray[Any, Any]") -> None:
+    def add(self, line: Line, seconds: float, vector: "np.ndarray[Any, Any]") -> None:
         """Take the embedding (D,) float32 of a clip."""
-        self._rows.append((entry.id, entry.audio, seconds, vector))
+        self._rows.append((line.id, line.audio, seconds, vector))
         self.embedded += 1
         self.seconds += seconds
         self._flush_if_due()
 
-    def skip(self, entry: Entry, reason: str) -> None:
+    def skip(self, line: Line, reason: str) -> None:
         """Take note of a file that cannot be used."""
-        self._errors.append(json.dumps({"id": entry.id, "audio": entry.audio, "error": reason}, ensure_ascii=False))
+        self._errors.append(json.dumps({"id": line.id, "audio": line.audio, "error": reason}, ensure_ascii=False))
         self.skipped += 1
         self._flush_if_due()
 
@@ -98,12 +100,8 @@ class CorpusFolder:
             SpeechZooError: it cannot be written.
         """
         if self._errors:
-            with _written(self.path / ERRORS), (self.path / ERRORS).open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                # A path that is not Unicode has half surrogates, which JSON escapes as Python's backslashes do.
-                file.write("".join(f"{line}\n" for line in self._errors).encode(errors="backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
+            with _written(self.path / ERRORS):
+                self._list_errors()
         if self._rows:
             with written_beside(self.path / f"part-{self.rank:05}-{self._number:05}.parquet") as beside:
                 pq.write_table(self._table(), beside, use_dictionary=False, write_page_checksum=True)
@@ -111,11 +109,11 @@ class CorpusFolder:
             self._number += 1
         with _written(self.path):
             _sync(self.path)
-        self._rows, self._errors = [], []
+        self._rows = []
         self._flushed = time.monotonic()
 
     def _flush_if_due(self) -> None:
-        if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._flushed >= SHARD_SECONDS:
+        if len(self._rows) >= PART_ROWS or time.monotonic() - self._flushed >= PART_SECONDS:
             self.flush()
 
     def _table(self) -> Any:
@@ -138,36 +136,52 @@ class CorpusFolder:
         if not self.path.exists():
             return
         found = sorted(item.name for item in self.path.iterdir() if not item.name.startswith("."))
-        if found and not any(name == ERRORS or SHARD.fullmatch(name) for name in found):
+        if found and not any(name == ERRORS or PART.fullmatch(name) for name in found):
             raise SpeechZooError(f"{self.path} holds other files ({', '.join(found[:3])}); give a new or empty folder")
 
-    def _lock(self, how: int) -> None:
-        """Take the lock, or turn it into one that is shared."""
-        assert self._held is not None
-        try:
-            fcntl.flock(self._held, how | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SpeechZooError(f"another process is writing to {self.path}; wait until it has finished") from error
+    def _claim(self) -> None:
+        """Take two locks that die with the process: one that all ranks of a run share, and one of this rank alone.
+
+        Whoever finds nobody else at work writes into the first which run it is; all others must be of that run.
+        """
+        busy = SpeechZooError(f"another process is writing to {self.path}; wait until it has finished")
+        mine, run = (
+            self._locks.enter_context((self.path / name).open("a+b")) for name in (f"{LOCK}-{self.rank}", LOCK)
+        )
+        if not _try_lock(mine, fcntl.LOCK_EX):
+            raise busy
+        if _try_lock(run, fcntl.LOCK_EX):
+            run.truncate(0)
+            run.write(self._run)
+            run.flush()
+        until = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(run, fcntl.LOCK_SH):  # another rank writes into it
+            if time.monotonic() > until:
+                raise busy
+            time.sleep(0.01)
+        run.seek(0)
+        if run.read() != self._run:
+            raise busy
 
     def _take_finished(self, pending: set[str]) -> None:
-        """Take the ids of all shards from `pending`, and the number after the last of this rank's shards."""
+        """Take the ids of all parts from `pending`, and the number after the last of this rank's parts."""
         for path in sorted(self.path.iterdir()):
-            if match := SHARD.fullmatch(path.name):
+            if match := PART.fullmatch(path.name):
                 pending.difference_update(self._ids(path))
                 if int(match[1]) == self.rank:
                     self._number = max(self._number, int(match[2]) + 1)
 
-    def _ids(self, shard: Path) -> list[str]:
+    def _ids(self, part: Path) -> list[str]:
         try:
-            with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+            with pq.ParquetFile(part, page_checksum_verification=True) as file:
                 facts = json.loads((file.schema_arrow.metadata or {}).get(METADATA, b"{}"))
                 ids: list[str] = file.read(columns=["id"])["id"].to_pylist() if "identity" in facts else []
         except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
             raise SpeechZooError(
-                f"{shard} is damaged ({error}); delete it and run again, and its files are embedded anew"
+                f"{part} is damaged ({error}); delete it and run again, and its files are embedded anew"
             ) from error
         if "identity" not in facts:
-            raise SpeechZooError(f"{shard} was not written by speech-zoo; give a new or empty folder")
+            raise SpeechZooError(f"{part} was not written by speech-zoo; give a new or empty folder")
         if facts["identity"] != self.facts["identity"]:
             raise SpeechZooError(
                 f"{self.path} holds embeddings of another checkpoint ({facts['model']}), which cannot be compared "
@@ -175,21 +189,31 @@ class CorpusFolder:
             )
         return ids
 
-    def _forget_errors(self, pending: set[str]) -> None:
-        """Take out of errors.jsonl what is tried again now, and a last line that a killed run did not finish."""
+    def _list_errors(self) -> None:
+        """Put this run's errors in errors.jsonl, in place of all that it said about the rank's pending clips."""
         path = self.path / ERRORS
-        if not path.exists():
-            return
-        text = path.read_bytes()
-        lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-        try:
-            kept = b"".join(line for line in lines if json.loads(line)["id"] not in pending)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SpeechZooError(f"{path} is damaged; delete it and run again") from error
-        if kept != text:
-            with written_beside(path) as beside:
-                beside.write_bytes(kept)
-                _sync(beside)
+        with (self.path / f"{LOCK}-errors").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text = path.read_bytes() if path.exists() else b""
+            lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+            try:
+                kept = [line for line in lines if json.loads(line)["id"] not in self._pending]
+            except (ValueError, KeyError, TypeError) as error:
+                raise SpeechZooError(f"{path} is damaged; delete it and run again") from error
+            # A path that is not Unicode has half surrogates, which JSON escapes as Python's backslashes do.
+            new = b"".join(kept) + "".join(f"{line}\n" for line in self._errors).encode(errors="backslashreplace")
+            if new != text:
+                with written_beside(path) as beside:
+                    beside.write_bytes(new)
+                    _sync(beside)
+
+
+def _try_lock(file: IO[bytes], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

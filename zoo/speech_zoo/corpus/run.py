@@ -1,26 +1,24 @@
-"""A manifest of audio files to a folder of embeddings: resumable, on one process or on every rank of `mlx.launch`."""
+"""A manifest of audio files to a folder of embeddings: resumable, in one process or in many that know nothing of each
+other but their shares.
+"""
 
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from speech_zoo_core.errors import AudioError, SpeechZooError
+from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.identity import identity
+from speech_zoo_core.progress import progress
 from speech_zoo_core.tasks.audio_model import CHUNK_CLIPS
 from speech_zoo_core.tiles import on_cpu
-from tqdm import tqdm
 
-from ..models import load_for
 from ..settings import DEFAULT_MODEL, __version__
-from .manifest import Entry, Manifest, ManifestRun, read
+from .embedder import Embedder
+from .manifest import Line, ManifestRun, read
 from .parquet import CorpusFolder
-from .ranks import Ranks
 
 WINDOW_CLIPS = 512  # sorted by length on a GPU, so that batches need little padding
 WINDOW_SECONDS = 3600.0  # of audio held at once: 230 MB at 16 kHz
@@ -28,121 +26,109 @@ WINDOW_SECONDS = 3600.0  # of audio held at once: 230 MB at 16 kHz
 
 @dataclass(frozen=True)
 class _Clip:
-    entry: Entry
+    line: Line
     waveform: mx.array
 
 
 def embed_manifest(
-    manifest: str | os.PathLike[str], output: str | os.PathLike[str], model: str | os.PathLike[str] = DEFAULT_MODEL
+    manifest: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    shard: tuple[int, int] | None = None,
 ) -> ManifestRun:
     """Embed the files of a manifest into a folder of Parquet; needs the extra `[parquet]`.
 
-    Killed and called again, it goes on where it was: a file is in the folder once. Under `mlx.launch` each rank embeds
-    its share and writes shards of its own.
+    Killed and called again, it goes on where it was, with any number of shards: a clip is in the folder once. Shards
+    of one run may work at the same time, on one machine or on many that share the folder, and do not wait for each
+    other.
 
     Args:
         manifest: JSON Lines; each has the path of a file under "audio" ("audio_filepath", "file_name"), relative to the
-            manifest, and may have an "id", by default the path.
+            manifest. "offset" and "duration", in seconds, make it a segment of the file. "id" is by default the path;
+            with an offset, `path#t=2.5,4` from 2.5 to 4 s.
         output: a folder, made if need be: `part-RRRRR-NNNNN.parquet` with id, audio, seconds and embedding (D,)
-            float32 of unit length, and `errors.jsonl` with the files that could not be read.
+            float32 of unit length, and `errors.jsonl` with the clips that could not be read.
         model: what `load` takes, for speaker embeddings.
+        shard: (i, n) embeds line i of the manifest, counted from 0, and every n-th after it. Default: the rank of
+            `mlx.launch` or `mpirun` and their number, (0, 1) without these.
 
     Returns:
-        How many files were embedded, skipped and done before, all ranks together.
+        How many clips of the share were embedded, skipped and done before.
 
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
-    manifest, output, model = Path(manifest), Path(output), os.fspath(model)
-    ranks = Ranks()
-    ranks.share_cores()
-    with ranks.together():
-        listed, pending = read(manifest)
-        loaded = load_for(model, "speaker-embedding")
-        _ = loaded.sample_rate  # raises ConfigError where the model takes no audio
+    manifest, output = Path(manifest), Path(output)
+    rank, ranks = _of_launcher() if shard is None else _checked(shard)
+    listed = read(manifest)
+    embedder = Embedder(model)
     facts = {
-        "identity": identity(loaded),
-        "model": model,
-        "dimension": loaded.config.embed_dim,
+        "identity": identity(embedder.model),
+        "model": os.fspath(model),
+        "dimension": embedder.model.config.embed_dim,
         "version": __version__,
     }
-    with CorpusFolder(output, facts, ranks.rank) as folder:
-        for turn in (ranks.rank == 0, ranks.rank > 0):  # rank 0 claims the folder, then the others join
-            with ranks.together():
-                if turn:
-                    folder.open(pending)
-        _check_same(ranks, listed, pending, facts["identity"], output)
+    pending = {line.id for line in listed.share(rank, ranks)}
+    count = len(pending)
+    with CorpusFolder(output, facts, listed.checksum, rank, ranks) as folder:
+        folder.open(pending)
+        lines = (line for line in listed.share(rank, ranks) if line.id in pending)
         start = time.perf_counter()
-        _embed(loaded, listed, pending, folder, ranks)
-        done = ranks.gather(folder.embedded, folder.skipped, round(1000 * folder.seconds)).sum(axis=0).tolist()
+        _embed(embedder, lines, len(pending), manifest.parent, folder)
         seconds = time.perf_counter() - start
-    already = listed.count - len(pending)
-    return ManifestRun(done[0], done[1], already, done[2] / 1000, seconds, ranks.rank, ranks.size)
+    return ManifestRun(folder.embedded, folder.skipped, count - len(pending), folder.seconds, seconds, rank, ranks)
 
 
-def _check_same(ranks: Ranks, listed: Manifest, pending: set[str], identity: str, output: Path) -> None:
-    """Raises SpeechZooError, on every rank, unless all have the same manifest, checkpoint and finished files."""
-    finished = sum(zlib.crc32(id.encode()) for id in pending)  # in any order
-    seen = ranks.gather(listed.checksum, finished, int(identity[:15], 16))
-    names = (f"{listed.path}", f"{output} (it must be one shared folder)", "the checkpoint")
-    for name, column in zip(names, seen.T, strict=True):
-        with ranks.together():
-            if len(set(column.tolist())) > 1:
-                raise SpeechZooError(f"the ranks do not see the same: {name} differs between them")
+def _of_launcher() -> tuple[int, int]:
+    """This process's rank and the number of ranks, from whatever launcher MLX knows; (0, 1) without one."""
+    group = mx.distributed.init()
+    return group.rank(), group.size()
 
 
-def _embed(model: Any, listed: Manifest, pending: set[str], folder: CorpusFolder, ranks: Ranks) -> None:
-    """Embed this rank's share of what is pending."""
-    count = len(range(ranks.rank, len(pending), ranks.size))
-    with tqdm(total=count, desc="embedding", unit="file", disable=True if ranks.rank else None, leave=False) as bar:
+def _checked(shard: tuple[int, int]) -> tuple[int, int]:
+    rank, ranks = shard
+    if not 0 <= rank < ranks:
+        raise ConfigError(f"shard {rank}/{ranks} does not exist: of {ranks}, they are numbered from 0 to {ranks - 1}")
+    return rank, ranks
 
-        def skip(entry: Entry, reason: str) -> None:
-            folder.skip(entry, reason)
+
+def _embed(embedder: Embedder, lines: Iterator[Line], count: int, base: Path, folder: CorpusFolder) -> None:
+    """Embed lines, `count` of them, whose paths start at `base`."""
+    with progress(total=count, desc="embedding", unit="file") as bar:
+
+        def skip(line: Line, reason: AudioError) -> None:
+            folder.skip(line, str(reason))
             bar.update()
 
-        for window in _windows(model, listed.path.parent, listed.share(pending, ranks.rank, ranks.size), skip):
+        for window in _windows(embedder, base, lines, skip):
             for start in range(0, len(window), CHUNK_CLIPS):
                 chunk = window[start : start + CHUNK_CLIPS]
-                for clip, vector in zip(chunk, _vectors(model, chunk), strict=True):
+                vectors = embedder.embeddings([clip.waveform for clip in chunk])
+                for clip, vector in zip(chunk, vectors, strict=True):
                     if isinstance(vector, AudioError):
-                        skip(clip.entry, str(vector))
+                        skip(clip.line, vector)
                     else:
-                        folder.add(clip.entry, clip.waveform.size / model.sample_rate, vector)
+                        folder.add(clip.line, clip.waveform.size / embedder.sample_rate, vector)
                         bar.update()
         folder.flush()
 
 
 def _windows(
-    model: Any, base: Path, entries: Iterator[Entry], skip: Callable[[Entry, str], None]
+    embedder: Embedder, base: Path, lines: Iterator[Line], skip: Callable[[Line, AudioError], None]
 ) -> Iterator[list[_Clip]]:
     """Clips that can be used, decoded, some hundreds at a time, the short ones first; one at a time on a CPU."""
     most = 1 if on_cpu() else WINDOW_CLIPS
     clips: list[_Clip] = []
     seconds = 0.0
-    for entry in entries:
-        path = base / entry.audio
+    for line in lines:
         try:
-            waveform = model._waveform(path, None)
+            waveform = embedder.waveform(base / line.audio, line.offset, line.duration)
         except AudioError as error:
-            skip(entry, str(error))
+            skip(line, error)
             continue
-        except MemoryError:
-            skip(entry, f"{path} does not fit in memory; cut it into shorter files")
-            continue
-        clips.append(_Clip(entry, waveform))
-        seconds += waveform.size / model.sample_rate
+        clips.append(_Clip(line, waveform))
+        seconds += waveform.size / embedder.sample_rate
         if len(clips) >= most or seconds >= WINDOW_SECONDS:
             yield sorted(clips, key=lambda clip: clip.waveform.size)
             clips, seconds = [], 0.0
     yield sorted(clips, key=lambda clip: clip.waveform.size)
-
-
-def _vectors(model: Any, clips: list[_Clip]) -> "list[np.ndarray[Any, Any] | AudioError]":
-    """The embedding (D,) of each clip, or why it has none."""
-    pairs = [(clip.waveform, model.sample_rate) for clip in clips]
-    try:
-        return list(np.array(model.embed_batch(pairs) if len(pairs) > 1 else model.embed(pairs[0])[None]))
-    except AudioError as error:
-        if len(clips) == 1:
-            return [error]
-        return [vector for clip in clips for vector in _vectors(model, [clip])]
