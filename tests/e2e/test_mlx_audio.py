@@ -157,6 +157,55 @@ print(json.dumps([type(m).__module__.partition(".")[0] for m in models] + [
     assert result.json == ["speech_zoo_wav2vec2_cls", "speech_zoo_wav2vec2_cls", "speech_zoo_resnet34", False]
 
 
+def test_a_repo_of_ours_is_fetched_for_us_alone_and_then_from_the_cache(
+    hub: LoopbackHub, hub_env: dict[str, str], python: Run, converted: Path
+) -> None:
+    hub.add("org/tiny-mlx", {file.name: file.read_bytes() for file in converted.iterdir()} | {"extra.py": b"1"})
+    code = "import mlx_audio; print(type(mlx_audio.load('org/tiny-mlx')).__module__)"
+    for _ in range(2):
+        assert python(code, env=hub_env).succeeded().out == "speech_zoo_resnet34.model\n"
+        assert hub.downloads() == {"config.json", "model.safetensors"}
+    hub.requests.clear()
+    code = "import mlx_audio; mlx_audio.spk.load('org/tiny-mlx', force_download=True)"
+    python(code, env=hub_env)
+    assert hub.downloads() >= {"config.json", "model.safetensors"}
+    hub.stop()
+    code = "import mlx_audio; print(type(mlx_audio.load('org/tiny-mlx')).__module__)"
+    assert python(code, env=hub_env).out == "speech_zoo_resnet34.model\n"
+
+
+def test_errors_of_the_hub_are_those_of_mlx_audio(hub: LoopbackHub, hub_env: dict[str, str], python: Run) -> None:
+    """No such repo or revision, no access, offline, a config that is damaged, no weights."""
+    hub.add("org/whisper-gated", {"config.json": b'{"model_type": "whisper"}'})
+    hub.add("org/whisper-bad", {"config.json": b"{", "model.safetensors": b""})
+    hub.add("org/whisper-empty", {"config.json": b'{"model_type": "whisper"}'})
+    hub.gated.add("org/whisper-gated")
+    code = """
+import json, os, sys
+import mlx_audio.utils, mlx_audio.lid
+found = []
+for load, ref, options in [
+    (mlx_audio.utils.load_model, "org/whisper-none", {}), (mlx_audio.utils.load_model, "org/whisper-gated", {}),
+    (mlx_audio.utils.load_model, "org/whisper-bad", {}), (mlx_audio.utils.load_model, "org/whisper-empty", {}),
+    (mlx_audio.lid.load, "org/whisper-empty", {"revision": "v9"}), (mlx_audio.lid.load, "org/whisper-gated", {}),
+    (mlx_audio.utils.load_model, "whisper", {}), (mlx_audio.utils.load_model, "./whisper", {}),
+]:
+    try:
+        load(ref, **options)
+    except Exception as error:
+        said = str(error).splitlines()[0].partition(" (Req")[0]
+        found.append([kind.__name__ for kind in type(error).__mro__] + [said])
+print(json.dumps(found))
+"""
+    for more in ({}, {"HF_HUB_OFFLINE": "1"}):
+        runs = []
+        for switch in (OFF, {}):
+            env = hub_env | {"HF_HOME": f"{hub_env['HF_HOME']}/{len(more)}{len(switch)}"} | switch | more
+            runs.append(json.loads(python(code, env=env).out.splitlines()[-1]))
+        assert len(runs[0]) == 8
+        assert runs[1] == runs[0]
+
+
 def test_what_mlx_audio_knows_stays_with_it(python: Run, lid_source: Path, original: Path) -> None:
     """Its own checkpoints, also of a type that we have too, and its own errors; what it cannot place is for us."""
     code = """
@@ -227,12 +276,13 @@ speech_zoo.register()
 speech_zoo.register()
 wrapped = mlx_audio.lid.utils.load_model
 model = mlx_audio.lid.load(sys.argv[1])
+again = mlx_audio.lid.load_model(sys.argv[1])
 print(json.dumps([before, type(model).__module__, hasattr(wrapped.__wrapped__, "__wrapped__"),
-                  mlx_audio.lid.load_model is wrapped, hasattr(mlx_audio, "nothing")]))
+                  type(again).__module__, hasattr(mlx_audio, "nothing")]))
 """
     result = python(code, lid, env=OFF)
     assert result.status == 0, result.err
-    assert result.json == [[False, False], "speech_zoo_wav2vec2_cls.model", False, True, False]
+    assert result.json == [[False, False], *["speech_zoo_wav2vec2_cls.model", False] * 2]
 
 
 def test_an_interpreter_without_mlx_audio_imports_one_module(python: Run) -> None:

@@ -6,7 +6,7 @@
 import sys
 import warnings
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import speech_zoo_autoload
-import speech_zoo_hooks
 from speech_zoo.plugin import convert as plugin_convert
 from speech_zoo.plugin import load as plugin_load
 from speech_zoo.plugin import patches as plugin
@@ -36,8 +35,6 @@ def test_every_converted_config_bears_our_marks(name: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        None,
-        [],
         {},
         {"model_type": "resnet34"},
         {"model_type": "ecapa_tdnn", "n_mels": 60, "channels": 1024},
@@ -55,23 +52,37 @@ def test_other_configs_do_not(config: Any) -> None:
 
 def test_a_path_wins_over_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert plugin_load.here("campplus-zh-en") == registry.bundled()["campplus-zh-en"]
-    assert plugin_load.here("mms-lid-256") == "mms-lid-256"
-    assert plugin_load.here("org/campplus-zh-en") is None
-    assert plugin_load.here("whisper-tiny") is None
-    assert plugin_load.here(None) is None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert plugin_load.ours("campplus-zh-en") == registry.bundled()["campplus-zh-en"]
+    assert plugin_load.ours("mms-lid-256") == "mms-lid-256"
+    for other in (
+        "org/campplus-zh-en",
+        "whisper-tiny",
+        "/nowhere",
+        "~nobody/x",
+        "",
+        "a/b/c",
+        Path("mms-lid-256/x"),
+        None,
+    ):
+        assert plugin_load.ours(other) is None
+    assert plugin_load.ours("org/x", "../../x") is None
     (tmp_path / "campplus-zh-en").mkdir()
-    assert plugin_load.here("campplus-zh-en") is None
-    (tmp_path / "campplus-zh-en" / "config.json").write_text("{")
-    assert plugin_load.here("campplus-zh-en") is None
+    assert plugin_load.ours("campplus-zh-en") is None
+    for text in ("{", "[]", '""', '{"model_type": "resnet34"}'):
+        (tmp_path / "campplus-zh-en" / "config.json").write_text(text)
+        assert plugin_load.ours("campplus-zh-en") is None
 
 
 # The import hook
 
 
 @pytest.fixture
-def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech_zoo_hooks, "_warned", False)
+def patched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the plugin does with a module is to note what had happened until then."""
+    seen: list[Any] = []
+    monkeypatch.setattr(speech_zoo_autoload, "_patch", lambda module: seen.append(list(module.happened)))
+    return seen
 
 
 @pytest.fixture
@@ -87,43 +98,54 @@ def run(spec: Any) -> ModuleType:
     return module
 
 
-def test_hooks_run_around_one_import_and_leave_nothing(spec: Any) -> None:
-    order: list[Any] = []
-    hooked = speech_zoo_hooks.after_import(spec, lambda: order.append("before"), lambda m: order.append(m.happened))
-    assert hooked is spec
-    assert speech_zoo_hooks.after_import(spec, lambda: order.append("twice"), order.append) is spec
+def test_a_module_is_patched_after_one_import_and_nothing_is_left(spec: Any, patched: list[Any]) -> None:
+    assert speech_zoo_autoload.patched_after_import(spec) is spec
+    assert speech_zoo_autoload.patched_after_import(spec) is spec
     module = run(spec)
-    assert order == ["before", ["executed"]]
+    assert patched == [["executed"]]
     assert type(module.__spec__.loader) is SourceFileLoader  # type: ignore[union-attr]
-    assert "exec_module" not in vars(spec.loader)
+    assert not {"exec_module", "get_code"} & vars(spec.loader).keys()
     run(spec)
-    assert len(order) == 2
+    assert len(patched) == 1
 
 
-@pytest.mark.usefixtures("unwarned")
-def test_errors_of_hooks_are_one_warning(spec: Any) -> None:
-    def fail(*_: Any) -> None:
+def test_python_m_runs_the_patched_module(spec: Any, patched: list[Any]) -> None:
+    """As runpy does it: it asks for the code, and an import of the module is another one."""
+    spec.name = speech_zoo_autoload.CONVERT
+    speech_zoo_autoload.patched_after_import(spec)
+    assert "main" in spec.loader.get_code("mlx_audio.convert").co_names
+    spec.loader.name = spec.name
+    assert run(spec).happened == ["executed"]
+    assert patched == [["executed"]]
+    assert "main" not in spec.loader.get_code("mlx_audio.convert").co_names
+
+
+def test_an_error_of_the_plugin_is_a_warning(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> None:
         raise ValueError("of\ntwo lines")
 
-    speech_zoo_hooks.after_import(spec, fail, fail)
+    monkeypatch.setattr(speech_zoo_autoload, "_patch", fail)
+    speech_zoo_autoload.patched_after_import(spec)
     with pytest.warns(RuntimeWarning, match="does not work here: of two lines; use speech_zoo.load") as caught:
         assert run(spec).happened == ["executed"]
     assert len(caught) == 1
+    with pytest.warns(RuntimeWarning, match="does not work here"):
+        assert speech_zoo_autoload.patched_after_import(ModuleSpec("no_loader", None)).loader is None
 
 
-@pytest.mark.usefixtures("unwarned")
 def test_where_warnings_are_errors_it_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        speech_zoo_hooks.warn(KeyError())
-    assert "does not work here: KeyError; use speech_zoo.load" in capsys.readouterr().err
+        speech_zoo_autoload.attempt({}.__getitem__, "")
+    assert "does not work here: ''; use speech_zoo.load" in capsys.readouterr().err
 
 
-def test_an_error_of_the_module_itself_is_its_own(spec: Any) -> None:
+def test_an_error_of_the_module_itself_is_its_own(spec: Any, patched: list[Any]) -> None:
     Path(spec.origin).write_text("raise LookupError('mine')\n")
-    speech_zoo_hooks.after_import(spec, lambda: None, lambda module: None)
+    speech_zoo_autoload.patched_after_import(spec)
     with pytest.raises(LookupError, match="mine"):
         run(spec)
+    assert patched == []
 
 
 def test_it_is_installed_once_and_never_when_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +156,9 @@ def test_it_is_installed_once_and_never_when_switched_off(monkeypatch: pytest.Mo
     monkeypatch.delenv("SPEECH_ZOO_AUTOLOAD")
     speech_zoo_autoload.install()
     speech_zoo_autoload.install()  # as site does it in some virtual environments
-    assert [type(finder).__name__ for finder in sys.meta_path] == ["Watcher"]
-    assert sys.meta_path[0].find_spec("json") is None
-    assert sys.meta_path[0].find_spec("mlx_audio") is None  # nobody else finds it
+    assert [type(finder).__name__ for finder in sys.meta_path] == ["Finder"]
+    for name in ("json", "mlx_audio", "mlx_audio.utils", "mlx_audio_x"):  # nobody else finds it
+        assert sys.meta_path[0].find_spec(name) is None
 
 
 def test_what_is_missing_is_named() -> None:
@@ -152,8 +174,9 @@ def test_loaders_get_what_they_were_called_with(monkeypatch: pytest.MonkeyPatch)
         calls.append((model_path, lazy, kwargs))
         return "theirs"
 
-    monkeypatch.setattr(plugin_load, "load_ours", lambda ref, tasks, **options: (ref, tasks, options))
+    monkeypatch.setattr(plugin_load, "load_ours", lambda tasks, ref, **options: (ref, tasks, options))
     loader = plugin_load.taking_ours(load_model, plugin_load.CLASSIFIERS)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert loader("org/whisper", True, revision="x") == "theirs"
     assert calls == [("org/whisper", True, {"revision": "x"})]
     ours = loader(model_path="mms-lid-256", revision="x")
@@ -170,7 +193,7 @@ def test_samples_without_a_rate_are_at_the_rate_of_the_model_only_for_mlx_audio(
     samples = mx.array(voice(16000))
     with pytest.raises(AudioError, match="samples need their rate"):
         model.encode(samples)
-    model.assumes_rate = True
+    model.default_sample_rate = 16000
     expected = np.array(model.embed(samples, 16000))
     for given in (samples, np.array(samples), samples[None], (samples, 16000)):
         np.testing.assert_array_equal(np.array(model.encode(given)), expected)
@@ -199,7 +222,7 @@ def test_options_that_our_conversion_has_not(options: dict[str, Any], message: s
         return "theirs"
 
     with pytest.raises(ConfigError, match=message):
-        plugin_convert._convert("campplus-zh-en", None, **options)
+        plugin_convert._convert("campplus-zh-en", None, options)
     assert plugin_convert.converting_ours(theirs)("campplus-zh-en", model_domain="stt", **options) == "theirs"
 
 
@@ -216,6 +239,7 @@ def test_what_is_for_our_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     classifier = '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForSequenceClassification"]}'
     assert plugin_convert.is_ours(folder("classifier", classifier))
     assert not plugin_convert.is_ours(folder("ctc", '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}'))
+    assert not plugin_convert.is_ours(folder("strange", '{"model_type": "wav2vec2", "architectures": 5}'))
     assert not plugin_convert.is_ours(folder("theirs", '{"model_type": "ecapa_tdnn", "n_mels": 60}'))
     assert not plugin_convert.is_ours(folder("nobody", '{"model_type": "nobody"}'))
     assert not plugin_convert.is_ours(tmp_path / "nowhere")

@@ -1,13 +1,12 @@
 """What mlx_audio's functions do where `patches.py` wraps them: tell which checkpoints are ours, and load these.
 
-Ours are checkpoints whose config bears the marks of our conversion, names of the catalogue that are no paths, and what
-mlx-audio itself cannot place. Everything else goes to mlx-audio, untouched.
+Ours are names of the catalogue that are no paths, checkpoints whose config bears the marks of our conversion, and what
+mlx-audio has tried and cannot place. Everything else goes to mlx-audio, untouched.
 """
 
 import functools
 import os
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +14,42 @@ from speech_zoo_core.errors import ConfigError, HubError, RegistryError, SpeechZ
 
 SPEAKERS = ("speaker-embedding",)
 CLASSIFIERS = ("language-identification", "audio-classification")
+ALL = SPEAKERS + CLASSIFIERS
 CONVERTER = "mlx-speech-zoo"
+CONFIG = "config.json"
 
 
 class UnknownModelError(SpeechZooError, ValueError, FileNotFoundError):
     """Neither mlx-audio nor mlx-speech-zoo can load it; also an error of the kinds that mlx-audio itself raises."""
 
 
-class _OursError(BaseException):
-    """Leaves mlx-audio's loader when the config that it has read is one of ours."""
+def bears_our_marks(config: dict[str, Any]) -> bool:
+    """Whether a `config.json` comes from our conversion: a type, a task of ours, and our front end or our provenance.
 
-
-class _Attempt:
-    """One call of a loader of mlx-audio, and the config that it read."""
-
-    config: dict[str, Any] | None = None
-
-
-_attempt: ContextVar[_Attempt | None] = ContextVar("speech_zoo_attempt", default=None)
-
-
-def bears_our_marks(config: Any) -> bool:
-    """Whether a parsed `config.json` comes from our conversion: a task of ours, and our front end or our provenance.
-
-    The model type alone does not tell: mlx-audio has an `ecapa_tdnn` of its own.
+    The type alone does not tell: mlx-audio has an `ecapa_tdnn` of its own.
     """
-    if not isinstance(config, dict) or config.get("task") not in SPEAKERS + CLASSIFIERS:
-        return False
-    front_end, source = config.get("front_end"), config.get("source")
-    return isinstance(config.get("model_type"), str) and (
-        (isinstance(front_end, dict) and "kind" in front_end)
-        or (isinstance(source, dict) and str(source.get("converter")).startswith(CONVERTER))
-    )
+    front_end, source = (value if isinstance(value, dict) else {} for value in map(config.get, ("front_end", "source")))
+    ours = "kind" in front_end or str(source.get("converter")).startswith(CONVERTER)
+    return config.get("task") in ALL and isinstance(config.get("model_type"), str) and ours
 
 
-def here(ref: Any) -> str | Path | None:
-    """What `speech_zoo.load` is to load, if `ref` is a folder of ours or a catalogue name; a path wins over a name."""
+def ours(ref: Any, revision: str | None = None) -> str | Path | None:
+    """What `speech_zoo.load` is to load, if `ref` is converted by us or a catalogue name; a path wins over a name."""
     if not isinstance(ref, (str, os.PathLike)):
         return None
     path = located(ref)
-    if isinstance(path, Path):
-        return path if bears_our_marks(local_config(path)) else None
-    if not isinstance(ref, str) or set(ref) & {"/", "\\"}:
-        return None
+    if isinstance(path, Path) or "/" in path:
+        return path if bears_our_marks(config_of(path, revision)) else None
     from speech_zoo_core import registry
 
     try:
-        if folder := registry.bundled().get(ref):
+        if folder := registry.bundled().get(path):
             return folder
     except RegistryError:  # two packages with one model type; said where it is about one of ours
         return None
     from ..catalogue.entries import entries
 
-    return ref if ref in entries() else None
+    return path if path in entries() else None
 
 
 def located(ref: str | os.PathLike[str]) -> str | Path:
@@ -76,19 +58,30 @@ def located(ref: str | os.PathLike[str]) -> str | Path:
     return Path(path).absolute() if os.path.exists(path) else os.fspath(ref)  # noqa: PTH110 (as above)
 
 
-def local_config(folder: Path) -> dict[str, Any] | None:
-    """The parsed `config.json` of a folder; None if there is none that can be read."""
+def config_of(path: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """The `config.json` of a folder, or of a Hub repo, from the cache where it is; {} if there is none within reach.
+
+    Why there is none, mlx-audio says, which then loads the checkpoint itself.
+    """
+    from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
     from speech_zoo_core.config import read_json
+    from speech_zoo_core.hub import REPO_ID
 
     try:
-        return read_json(folder / "config.json")
-    except ConfigError:
-        return None
+        if isinstance(path, Path):
+            return read_json(path / CONFIG)
+        if not REPO_ID.fullmatch(path) or ".." in str(revision):  # which would leave the cache
+            return {}
+        known = try_to_load_from_cache(path, CONFIG, revision=revision)  # a path, None, or that there is no such file
+        file = hf_hub_download(path, CONFIG, revision=revision) if known is None else known
+        return read_json(Path(file)) if isinstance(file, str) else {}
+    except (ConfigError, OSError, ValueError, errors.HTTPError):  # type: ignore[attr-defined]  # httpx's or httpx2's
+        return {}
 
 
 def load_ours(
-    ref: str | os.PathLike[str],
     tasks: Sequence[str],
+    ref: str | os.PathLike[str],
     lazy: bool = False,
     strict: bool = True,
     *,
@@ -96,10 +89,9 @@ def load_ours(
     force_download: bool = False,
     dtype: str | None = None,
 ) -> Any:
-    """`speech_zoo.load`, for the given tasks, with mlx-audio's conventions for audio: arrays are at 16 kHz.
+    """`speech_zoo.load`, for the given tasks, with mlx-audio's convention for audio: arrays are at the model's rate.
 
-    `lazy` and `strict` are there because mlx-audio has them: loading is always strict, and never lazy. A download that
-    was forced has been done by mlx-audio already.
+    `lazy` and `strict` are there because mlx-audio has them: loading is always strict, and never lazy.
 
     Raises:
         ConfigError: the checkpoint is for another task.
@@ -107,87 +99,52 @@ def load_ours(
     """
     from ..models import load
 
+    if force_download and "/" in str(ref) and not os.path.exists(ref):  # noqa: PTH110 (Path raises for long names)
+        from mlx_audio.utils import get_model_path
+
+        get_model_path(ref, revision=revision, force_download=True)
     model = load(ref, revision=revision, dtype=dtype)
     if model.config.task not in tasks:
         category = "spk" if model.config.task in SPEAKERS else "lid"
         raise ConfigError(f"{ref} is for {model.config.task}: load it with mlx_audio.{category}.load or mlx_audio.load")
-    model.assumes_rate = True
+    if model.config.front_end is not None:
+        model.default_sample_rate = model.sample_rate
     return model
 
 
-def load_speaker(
-    model_path: str | os.PathLike[str],
-    lazy: bool = False,
-    strict: bool = True,
-    *,
-    revision: str | None = None,
-    dtype: str | None = None,
-) -> Any:
-    """Load a speaker-embedding model: `mlx_audio.spk.load`.
-
-    Args:
-        model_path: what `speech_zoo.load` takes: a catalogue name, a folder, a checkpoint file or a Hub repo.
-        lazy, strict: as the other loaders of mlx-audio have them; loading is always strict, and never lazy.
-        revision: branch, tag or commit of a Hub repo.
-        dtype: "float32", "float16" or "bfloat16" to compute in.
-
-    Returns:
-        The model: `encode(audio, sample_rate)`, `embed_batch`, `verify`; arrays without a rate are at 16 kHz.
-
-    Raises:
-        SpeechZooError: one line that says what is wrong and what to do.
-    """
-    return load_ours(model_path, SPEAKERS, lazy, strict, revision=revision, dtype=dtype)
-
-
 def load_any(model_name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-    """Load a model of any kind: `mlx_audio.load`.
-
-    Args:
-        model_name: a model of mlx-speech-zoo (folder, Hub repo, catalogue name), or whatever
-            `mlx_audio.utils.load_model` takes, which gets all other models.
-    """
-    ours = here(model_name)
-    if ours is not None:
-        return load_ours(ours, SPEAKERS + CLASSIFIERS, *args, **kwargs)
+    """Load a model of mlx-speech-zoo by folder, Hub repo or catalogue name, or else as `mlx_audio.utils.load_model`."""
+    found = ours(model_name, kwargs.get("revision"))
+    if found is not None:
+        return load_ours(ALL, found, *args, **kwargs)
     from mlx_audio.utils import load_model
 
     return load_model(model_name, *args, **kwargs)
 
 
-def taking_ours(original: Callable[..., Any], tasks: Sequence[str]) -> Callable[..., Any]:
+def taking_ours(original: Callable[..., Any], tasks: Sequence[str] = ALL) -> Callable[..., Any]:
     """A loader of mlx-audio that leaves the checkpoints of `tasks` that are ours to us."""
     import inspect  # here, as below, so that `import mlx_audio` alone stays quick
 
-    signature = inspect.signature(original)
-    names = list(signature.parameters)
+    first = next(iter(inspect.signature(original).parameters))
 
     @functools.wraps(original)
     def load_model(*args: Any, **kwargs: Any) -> Any:
-        options = dict(signature.bind(*args, **kwargs).arguments)
-        ref = options.pop(names[0])
-        if signature.parameters[names[-1]].kind is inspect.Parameter.VAR_KEYWORD:
-            options |= options.pop(names[-1], {})
-        ours = here(ref)
-        if ours is not None:
-            return load_ours(ours, tasks, **options)
-        attempt = _Attempt()
-        token = _attempt.set(attempt)
+        options = dict(kwargs)
+        ref, *rest = args or [options.pop(first, None)]
+        found = ours(ref, options.get("revision"))
+        if found is not None:
+            return load_ours(tasks, found, *rest, **options)
         try:
             return original(*args, **kwargs)
-        except _OursError:
-            pass
         except (ValueError, FileNotFoundError) as error:
-            return _what_nobody_placed(error, attempt.config or {}, ref, tasks, options)
-        finally:
-            _attempt.reset(token)
-        return load_ours(ref, tasks, **options)
+            return _what_nobody_placed(error, ref, tasks, options.get("revision"), options.get("dtype"))
 
     return load_model
 
 
 def _what_nobody_placed(
-    error: Exception, config: dict[str, Any], ref: Any, tasks: Sequence[str], options: dict[str, Any]
+    error: Exception, ref: Any, tasks: Sequence[str], revision: str | None, dtype: str | None
 ) -> Any:
     """Load an original checkpoint that only we know; mlx-audio's error stands where it knows the type.
 
@@ -197,42 +154,36 @@ def _what_nobody_placed(
     from mlx_audio import utils
     from speech_zoo_core.hub import REPO_ID
 
-    model_type = config.get("model_type") or config.get("architecture")
-    if utils.get_model_category(model_type, utils.get_model_name_parts(ref)) is not None:
-        raise error
     source = located(ref)
-    if isinstance(source, str) and not REPO_ID.fullmatch(source):
+    config = config_of(source, revision)  # which mlx-audio may have just downloaded
+    model_type = config.get("model_type") or config.get("architecture")
+    known = utils.get_model_category(model_type, utils.get_model_name_parts(ref)) is not None
+    if (known and not bears_our_marks(config)) or (isinstance(source, str) and not REPO_ID.fullmatch(source)):
         raise error
     try:
-        return load_ours(source, tasks, **options)
+        return load_ours(tasks, source, revision=revision, dtype=dtype)
     except HubError:
         raise error from None
-    except RegistryError as ours:
+    except SpeechZooError as refusal:
         from mlx_audio.registry import SUPPORTED_MODEL_TYPES
 
-        theirs = sorted(set().union(*SUPPORTED_MODEL_TYPES.values()))
-        raise UnknownModelError(f"{ours}; known to mlx-audio: {', '.join(theirs)}") from error
-    except SpeechZooError as ours:
-        raise UnknownModelError(str(ours)) from error
+        types = f"; known to mlx-audio: {', '.join(sorted(set().union(*SUPPORTED_MODEL_TYPES.values())))}"
+        raise UnknownModelError(f"{refusal}{types if isinstance(refusal, RegistryError) else ''}") from error
 
 
-def telling(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`load_config`, which says so when the config of the checkpoint that is being loaded is one of ours."""
+def classifying_ours(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`classify_model`, which knows our types too; mlx-audio's own answer to a type comes first."""
 
     @functools.wraps(original)
-    def load_config(*args: Any, **kwargs: Any) -> Any:
-        config = original(*args, **kwargs)
-        attempt = _attempt.get()
-        if attempt is not None and attempt.config is None and isinstance(config, dict):
-            attempt.config = config
-            if bears_our_marks(config):
-                raise _OursError
-        return config
+    def classify_model(model_type: str, model_name: str = "") -> str | None:
+        kind = None if original(model_type) else _kind_of((model_type or "").strip().lower())
+        answer: str | None = kind or original(model_type, model_name)
+        return answer
 
-    return load_config
+    return classify_model
 
 
-def kind_of(model_type: str) -> str | None:
+def _kind_of(model_type: str) -> str | None:
     """ "lid" or "spk" for a model type that is registered with us, without importing its package where possible."""
     from importlib.metadata import entry_points
 
@@ -244,15 +195,3 @@ def kind_of(model_type: str) -> str | None:
 
     tasks = {entry.task for entry in entries().values() if entry.model_type == model_type}
     return "spk" if (tasks or {registry.get(model_type).task}) <= set(SPEAKERS) else "lid"
-
-
-def classifying_ours(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`classify_model`, which knows our types too; mlx-audio's own answer to a type comes first."""
-
-    @functools.wraps(original)
-    def classify_model(model_type: str, model_name: str = "") -> str | None:
-        ours = None if original(model_type) else kind_of((model_type or "").strip().lower())
-        answer: str | None = ours or original(model_type, model_name)
-        return answer
-
-    return classify_model

@@ -1,30 +1,22 @@
 """mlx_audio's own entry points load the models of mlx-speech-zoo.
 
-`register()` is called when mlx_audio is imported (`speech_zoo_autoload.py`), or by hand. It wraps a few functions of
-mlx_audio as their modules are imported, and copies nothing of it:
-
-==========================  ==================================================================================
-`mlx_audio`                 gets `load`; its submodules `lid`, `registry`, `spk` and `utils` are there when asked for
-`mlx_audio.utils`           `load_model`, and `load_config`, with which mlx-audio reads the config of a checkpoint
-`mlx_audio.lid.utils`       `load_model`
-`mlx_audio.registry`        `classify_model`
-`mlx_audio.convert`         `convert` and `main` (`convert.py`)
-`mlx_audio.spk`             is `spk.py`, unless mlx-audio brings one
-==========================  ==================================================================================
+`speech_zoo_autoload.py` applies these patches as the modules of mlx_audio are imported. `mlx_audio` gets `load`, and
+has its submodules when asked for them; its loaders leave our models to us; `mlx_audio.registry` knows our types;
+`mlx_audio.convert` converts with us what it cannot. `mlx_audio.spk` is `spk.py`, unless mlx-audio brings one.
 """
 
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
-from pathlib import Path
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-import speech_zoo_hooks
+import speech_zoo_autoload
 from speech_zoo_core.errors import RegistryError
 
-from .load import CLASSIFIERS, SPEAKERS, classifying_ours, load_any, taking_ours, telling
+from .load import CLASSIFIERS, classifying_ours, load_any, taking_ours
 
 OLDEST, NEWEST = "0.4.8", "0.6.2"  # versions of mlx-audio that the tests run with
 SUBMODULES = ("lid", "registry", "spk", "utils")
@@ -51,107 +43,48 @@ def wrap(module: ModuleType, name: str, wrapper: Callable[[Callable[..., Any]], 
 
 
 def _patch_package(package: ModuleType) -> None:
-    def load_first(original: Callable[..., Any]) -> Callable[..., Any]:  # of a newer mlx-audio
-        return taking_ours(original, SPEAKERS + CLASSIFIERS)
-
-    own = vars(package).get("__getattr__")
-    if "load" in vars(package):
-        wrap(package, "load", load_first)
-    else:
+    if not hasattr(package, "load"):
         package.load = load_any  # type: ignore[attr-defined]
-        load_any._speech_zoo = True  # type: ignore[attr-defined]
-    if hasattr(own, "_speech_zoo"):
-        return
+    elif package.load is not load_any:  # of a newer mlx-audio
+        wrap(package, "load", taking_ours)
+    if find_spec("mlx_audio.spk") is None:
+        sys.modules["mlx_audio.spk"] = import_module(".spk", __package__)
+    own = vars(package).get("__getattr__", partial(_missing, package))
+    if not hasattr(own, "_speech_zoo"):
 
-    def __getattr__(name: str) -> Any:
-        if name in SUBMODULES:
-            from importlib import import_module
+        def __getattr__(name: str) -> Any:
+            return import_module(f"mlx_audio.{name}") if name in SUBMODULES else own(name)
 
-            return import_module(f"mlx_audio.{name}")
-        if own is not None:
-            return own(name)
-        raise AttributeError(f"module 'mlx_audio' has no attribute {name!r}")
-
-    __getattr__._speech_zoo = True  # type: ignore[attr-defined]
-    package.__getattr__ = __getattr__  # type: ignore[method-assign]
+        __getattr__._speech_zoo = True  # type: ignore[attr-defined]
+        package.__getattr__ = __getattr__  # type: ignore[method-assign]
 
 
-def _patch_utils(module: ModuleType) -> None:
-    wrap(module, "load_config", telling)
-    wrap(module, "load_model", lambda original: taking_ours(original, SPEAKERS + CLASSIFIERS))
-
-
-def _patch_lid_utils(module: ModuleType) -> None:
-    wrap(module, "load_model", lambda original: taking_ours(original, CLASSIFIERS))
-    package = sys.modules.get("mlx_audio.lid")
-    if package is not None and "load_model" in vars(package):  # imported before we were registered
-        package.load_model = module.load_model  # type: ignore[attr-defined]
+def _missing(package: ModuleType, name: str) -> Any:
+    raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
 
 
 def _patch_lid(package: ModuleType) -> None:
-    """Its `load` is that of `lid.utils`, as long as that is where it comes from."""
-    if "load" in vars(package) and getattr(package.load, "__module__", "") != "mlx_audio.lid.utils":
-        wrap(package, "load", lambda original: taking_ours(original, CLASSIFIERS))
-
-
-def _patch_registry(module: ModuleType) -> None:
-    wrap(module, "classify_model", classifying_ours)
+    """What it has from `lid.utils` is patched, unless it was imported before we were registered."""
+    for name in {"load", "load_model"} & vars(package).keys():
+        wrap(package, name, taking_classifiers)
 
 
 def _patch_convert(module: ModuleType) -> None:
-    from . import convert as plugin_convert
+    from . import convert
 
-    wrap(module, "convert", plugin_convert.converting_ours)
-    wrap(module, "main", plugin_convert.with_one_line_errors)
+    wrap(module, "convert", convert.converting_ours)
+    wrap(module, "main", convert.with_one_line_errors)
 
 
+taking_classifiers = partial(taking_ours, tasks=CLASSIFIERS)
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "mlx_audio": _patch_package,
-    "mlx_audio.utils": _patch_utils,
-    "mlx_audio.lid.utils": _patch_lid_utils,
+    "mlx_audio.utils": partial(wrap, name="load_model", wrapper=taking_ours),
+    "mlx_audio.lid.utils": partial(wrap, name="load_model", wrapper=taking_classifiers),
     "mlx_audio.lid": _patch_lid,
-    "mlx_audio.registry": _patch_registry,
+    "mlx_audio.registry": partial(wrap, name="classify_model", wrapper=classifying_ours),
     "mlx_audio.convert": _patch_convert,
 }
-
-
-class Finder:
-    """Patches modules of mlx_audio after their import, and finds `mlx_audio.spk`."""
-
-    speech_zoo = True
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if not name.startswith("mlx_audio") or (name not in PATCHES and name != "mlx_audio.spk"):
-            return None
-        spec = speech_zoo_hooks.spec_of_others(name, path, target)
-        if name == "mlx_audio.spk":
-            return spec or spec_from_file_location(name, Path(__file__).with_name("spk.py"))
-        try:
-            if name == "mlx_audio.convert" and spec is not None:
-                _run_as_imported(spec)
-            return speech_zoo_hooks.after_import(spec, lambda: None, PATCHES[name])
-        except Exception as error:
-            speech_zoo_hooks.warn(error)
-            return spec
-
-
-def _run_as_imported(spec: ModuleSpec) -> None:
-    """`python -m mlx_audio.convert` runs the code of the module, not the module: let it run the patched one."""
-    loader: Any = spec.loader
-    code = loader.get_code
-
-    def get_code(name: str) -> Any:
-        if sys._getframe(1).f_globals.get("__name__") != "runpy":
-            return code(name)
-        return compile(
-            "from mlx_audio import convert as _module\n"
-            "globals().update({k: v for k, v in vars(_module).items() if not k.startswith('__')})\n"
-            "if __name__ == '__main__':\n    main()\n",
-            spec.origin or name,
-            "exec",
-        )
-
-    loader.get_code = get_code
 
 
 def register() -> None:
@@ -161,9 +94,7 @@ def register() -> None:
     the environment says `SPEECH_ZOO_AUTOLOAD=0`. Idempotent, before or after mlx_audio is imported; what was imported
     from its modules by name before stays as it was.
     """
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Finder())
+    speech_zoo_autoload.install(always=True)
     for name, patch in PATCHES.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            speech_zoo_hooks.attempt(patch, module)
+        if name in sys.modules:
+            speech_zoo_autoload.attempt(patch, sys.modules[name])

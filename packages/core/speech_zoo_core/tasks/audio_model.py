@@ -32,7 +32,7 @@ class AudioModel:
     pads = True  # whether clips of different length may share a batch
     masks = True  # whether zeros after a clip, with its length given, leave its result as it is
     half = True  # whether float16 stays within the limits of parity
-    assumes_rate = False  # whether samples without a rate are taken to be at the model's own, as mlx-audio does
+    default_sample_rate: int | None = None  # in Hz, of samples that come without one; None refuses them
 
     @property
     def sample_rate(self) -> int:
@@ -54,8 +54,8 @@ class AudioModel:
         """One clip at the front end's rate, (N,) float32; errors as `features`."""
         check_process()
         front_end = self._front_end()
-        if self.assumes_rate and isinstance(audio, (np.ndarray, mx.array)):
-            sample_rate = sample_rate or front_end.sample_rate
+        if self.default_sample_rate is not None and isinstance(audio, (np.ndarray, mx.array)):  # as mlx-audio has them
+            sample_rate = sample_rate or self.default_sample_rate
             if audio.ndim == 2 and audio.shape[0] == 1:
                 audio = audio[0]
         waveform = load_audio(audio, front_end.sample_rate, sample_rate)
