@@ -94,7 +94,7 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest.write_text("".join(f'{{"audio": "{name}"}}\n' for name in names), encoding="utf-8")
     out = tmp_path / "out"
     out.mkdir()
-    monkeypatch.setattr("speech_zoo.corpus.parquet.SHARD_ROWS", 1)
+    monkeypatch.setattr("speech_zoo.corpus.parquet.PART_ROWS", 1)
     disk = Disk(out, monkeypatch)
     embed_manifest(manifest, out, "basic")
     monkeypatch.undo()

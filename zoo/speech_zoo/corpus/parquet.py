@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -105,10 +104,7 @@ class CorpusFolder:
         if self._rows:
             with written_beside(self.path / f"part-{self.rank:05}-{self._number:05}.parquet") as beside:
                 pq.write_table(self._table(), beside, use_dictionary=False, write_page_checksum=True)
-                _sync(beside)
             self._number += 1
-        with _written(self.path):
-            _sync(self.path)
         self._rows = []
         self._flushed = time.monotonic()
 
@@ -205,7 +201,6 @@ class CorpusFolder:
             if new != text:
                 with written_beside(path) as beside:
                     beside.write_bytes(new)
-                    _sync(beside)
 
 
 def _try_lock(file: IO[bytes], how: int) -> bool:
@@ -223,12 +218,3 @@ def _written(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SpeechZooError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
