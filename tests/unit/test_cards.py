@@ -26,7 +26,7 @@ from tiny_models import CAMPPLUS, LID, RESNET, proxy_file, speechbrain_folder, w
 
 HUB_CARDS = Path(__file__).parents[2] / "hub_cards"
 # https://huggingface.co/docs/hub/model-cards: values that the Hub accepts, of those that could fit.
-PIPELINE_TAGS = {"feature-extraction", "audio-classification"}
+PIPELINE_TAGS = {"feature-extraction", "audio-classification", "voice-activity-detection"}
 MEASURED = re.compile(r"\de-\d|[Cc]ompared clip|[Ww]ithin limits|Measured on|faster|\d ?m?s\b|times as|cosine of 0\.9")
 SPEAKER_CLIPS = [
     {"clip": "a|b", "seconds": 10.4, "computed": "float32", "features": 3.2e-4, "cosine": 1 - 4e-9, "passed": True},

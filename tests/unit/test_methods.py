@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import speech_zoo
+from pyannet_files import lightning
 from speech_zoo_core import AudioModel, TaskError
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 from speech_zoo_core.tasks.methods import TASKS, with_methods
@@ -25,6 +26,8 @@ CALLS = {
     "logits": (voice(RATE), RATE),
     "log_probs": (voice(RATE), RATE),
     "choose": (None,),
+    "speakers": (np.zeros((5, 7)),),
+    "frame_time": (0,),
     "labels": None,
 }
 SPEAKER = {"embed", "encode", "embed_batch", "verify"}
@@ -33,7 +36,9 @@ OFFERED = {
     "speaker-embedding": SPEAKER,
     "language-identification": CLASSES | {"choose"},
     "audio-classification": CLASSES,
+    "speaker-segmentation": {"log_probs", "speakers", "frame_time"},
 }
+FRAMES = {"audio-classification": 400, "speaker-segmentation": 1300}  # that their models need
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "speaker-embedding": tiny_model("ecapa_speechbrain"),
         "language-identification": tiny_model("ecapa_lid"),
         "audio-classification": speech_zoo.load(hf_folder(folder / "emotions", **emotions)),
+        "speaker-segmentation": speech_zoo.load(lightning(folder / "pytorch_model.bin")),
         "languages of another family": speech_zoo.load(hf_folder(folder / "languages")),
     }
 
@@ -83,7 +89,7 @@ def test_another_name_is_a_plain_attribute_error(models: dict[str, Any]) -> None
 @pytest.mark.parametrize("task", OFFERED)
 def test_a_model_is_copied_and_pickled_as_it_is(models: dict[str, Any], task: str) -> None:
     model = models[task]
-    x = mx.array(np.random.default_rng(0).standard_normal((1, 400 if task == "audio-classification" else 40, 1)))
+    x = mx.array(np.random.default_rng(0).standard_normal((1, FRAMES.get(task, 40), 1)))
     x = mx.broadcast_to(x, (1, x.shape[1], getattr(model.config, "feat_dim", 1))).astype(mx.float32)
     expected = model(x)
     for other in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

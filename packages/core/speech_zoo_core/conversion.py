@@ -25,7 +25,7 @@ class Expected:
     Attributes:
         files: it must be made of, each with its SHA-256; None where that is not known.
         parameters: how many numbers its conversion holds, before quantization; None: any.
-        outputs: size of the embedding, or number of labels; None: any.
+        outputs: size of the embedding, number of labels, or of sets of speakers; None: any.
     """
 
     files: Mapping[str, str | None]
@@ -128,8 +128,12 @@ def _check_expected(expected: Expected, config: Any, parameters: int, source: st
     for file, digest in expected.files.items():
         if digest not in (None, found[file]):
             raise CheckpointError(f"{file} of {source} has SHA-256 {found[file]}, {digest} was expected")
-    labels = getattr(config, "id2label", None)
-    outputs, what = (len(labels), "labels") if labels else (config.embed_dim, "values in an embedding")
+    if labels := getattr(config, "id2label", None):
+        outputs, what = len(labels), "labels"
+    elif config.task == "speaker-segmentation":
+        outputs, what = config.sets, "sets of speakers"
+    else:
+        outputs, what = config.embed_dim, "values in an embedding"
     for count, wanted, unit in ((outputs, expected.outputs, what), (parameters, expected.parameters, "parameters")):
         if wanted not in (None, count):
             raise CheckpointError(f"{source} has {count} {unit}, {wanted} were expected: it is another checkpoint")

@@ -52,7 +52,7 @@ class Entry:
         licence: the Hub's id of it, as in `licences.yaml`.
         files: what the original must hold, each with its SHA-256; None where that was never seen.
         parameters: how many numbers a conversion holds, before quantization.
-        outputs: size of the embedding, or number of labels.
+        outputs: size of the embedding, number of labels, or of sets of speakers.
         target: what the names of the published conversions begin with.
         variants: in which precisions it is published, keys of `VARIANTS`.
         threshold: cosine from which two clips count as the same speaker, as conversion writes it.

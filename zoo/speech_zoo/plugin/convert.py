@@ -14,7 +14,7 @@ from .load import CONFIG, config_of, located, ours
 
 # Known to mlx-audio, whose conversion stops, or gives a folder that mlx-audio cannot load.
 UNCONVERTED = "Wav2Vec2ForSequenceClassification"
-DOMAINS = (None, "lid", "spk")
+DOMAINS = (None, "lid", "spk", "vad")
 DEFAULT_BITS = 4  # of mlx-audio's --quantize
 GROUP_SIZE = 32
 

@@ -14,7 +14,9 @@ from speech_zoo_core.errors import ConfigError, HubError, RegistryError, SpeechZ
 
 SPEAKERS = ("speaker-embedding",)
 CLASSIFIERS = ("language-identification", "audio-classification")
-ALL = SPEAKERS + CLASSIFIERS
+SEGMENTERS = ("speaker-segmentation",)
+KINDS = {"spk": SPEAKERS, "lid": CLASSIFIERS, "vad": SEGMENTERS}  # of mlx-audio
+ALL = SPEAKERS + CLASSIFIERS + SEGMENTERS
 CONVERTER = "mlx-speech-zoo"
 CONFIG = "config.json"
 
@@ -105,7 +107,7 @@ def load_ours(
         get_model_path(ref, revision=revision, force_download=True)
     model = load(ref, revision=revision, dtype=dtype)
     if model.config.task not in tasks:
-        category = "spk" if model.config.task in SPEAKERS else "lid"
+        category = next(kind for kind, mine in KINDS.items() if model.config.task in mine)
         raise ConfigError(f"{ref} is for {model.config.task}: load it with mlx_audio.{category}.load or mlx_audio.load")
     if model.config.front_end is not None:
         model.default_sample_rate = model.sample_rate
@@ -184,7 +186,7 @@ def classifying_ours(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kind_of(model_type: str) -> str | None:
-    """ "lid" or "spk" for a model type that is registered with us, without importing its package where possible."""
+    """The kind of `KINDS` for a model type that is registered with us, without importing its package where possible."""
     from importlib.metadata import entry_points
 
     if model_type not in {point.name for point in entry_points(group="speech_zoo.models")}:
@@ -194,4 +196,5 @@ def _kind_of(model_type: str) -> str | None:
     from ..catalogue.entries import entries
 
     tasks = {entry.task for entry in entries().values() if entry.model_type == model_type}
-    return "spk" if (tasks or {registry.get(model_type).task}) <= set(SPEAKERS) else "lid"
+    tasks = tasks or {registry.get(model_type).task}
+    return next((kind for kind, mine in KINDS.items() if tasks <= set(mine)), "lid")

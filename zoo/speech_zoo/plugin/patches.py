@@ -16,7 +16,7 @@ from typing import Any
 import speech_zoo_autoload
 from speech_zoo_core.errors import RegistryError
 
-from .load import CLASSIFIERS, classifying_ours, load_any, taking_ours
+from .load import CLASSIFIERS, SEGMENTERS, classifying_ours, load_any, taking_ours
 
 OLDEST, NEWEST = "0.4.8", "0.6.2"  # versions of mlx-audio that the tests run with
 SUBMODULES = ("lid", "registry", "spk", "utils")
@@ -63,10 +63,10 @@ def _missing(package: ModuleType, name: str) -> Any:
     raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
 
 
-def _patch_lid(package: ModuleType) -> None:
-    """What it has from `lid.utils` is patched, unless it was imported before we were registered."""
+def _patch_kind(package: ModuleType, taking: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """What it has from its `utils` is patched, unless it was imported before we were registered."""
     for name in {"load", "load_model"} & vars(package).keys():
-        wrap(package, name, taking_classifiers)
+        wrap(package, name, taking)
 
 
 def _patch_convert(module: ModuleType) -> None:
@@ -77,11 +77,14 @@ def _patch_convert(module: ModuleType) -> None:
 
 
 taking_classifiers = partial(taking_ours, tasks=CLASSIFIERS)
+taking_segmenters = partial(taking_ours, tasks=SEGMENTERS)
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "mlx_audio": _patch_package,
     "mlx_audio.utils": partial(wrap, name="load_model", wrapper=taking_ours),
     "mlx_audio.lid.utils": partial(wrap, name="load_model", wrapper=taking_classifiers),
-    "mlx_audio.lid": _patch_lid,
+    "mlx_audio.lid": partial(_patch_kind, taking=taking_classifiers),
+    "mlx_audio.vad.utils": partial(wrap, name="load_model", wrapper=taking_segmenters),
+    "mlx_audio.vad": partial(_patch_kind, taking=taking_segmenters),
     "mlx_audio.registry": partial(wrap, name="classify_model", wrapper=classifying_ours),
     "mlx_audio.convert": _patch_convert,
 }

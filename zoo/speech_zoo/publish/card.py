@@ -27,11 +27,13 @@ PIPELINES = {  # the Hub has no tag for speaker embeddings
     "speaker-embedding": "feature-extraction",
     "language-identification": "audio-classification",
     "audio-classification": "audio-classification",
+    "speaker-segmentation": "voice-activity-detection",
 }
 TAGS = {
     "speaker-embedding": ["speaker-embedding", "speaker-verification", "speaker-recognition"],
     "language-identification": ["language-identification", "spoken-language-identification"],
     "audio-classification": [],
+    "speaker-segmentation": ["speaker-segmentation", "speaker-diarization", "overlapped-speech-detection"],
 }
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -349,6 +351,8 @@ def _usage(task: str, takes_audio: bool, width: int) -> str:
         return f"x = mx.random.normal((1, 50, {width}))  # yours: sums of codebook embeddings\nprint(model(x))"
     if task == "speaker-embedding":
         return 'print(model.embed("a.wav"))\nprint(model.verify("a.wav", "b.wav"))'
+    if task == "speaker-segmentation":
+        return 'print(model.speakers(model.log_probs("a.wav")))'
     return 'print(model.predict("a.wav", top_k=3))'
 
 
@@ -370,7 +374,7 @@ def _limits(found: Checkpoint, task: str, takes_audio: bool, entry: Entry | None
             f'`verify` says "same speaker" from a cosine of {threshold} on. {how} Choose your own on pairs of your own '
             "recordings before you rely on it."
         )
-    if takes_audio:
+    if takes_audio and task != "speaker-segmentation":
         limits.append("Silence and clips that are too short are errors, never an answer.")
     if found.parity is None:
         limits.append("Not compared with the original: see above.")

@@ -22,6 +22,7 @@ from .signals import RATE, Array, Signal, signals
 
 FEW = ("1 s", "0.5 s", "noise")  # also in half precision on a CPU, which computes in float32 by default
 FEATURE_UNITS = {"kaldi_fbank": "natural log", "speechbrain_fbank": "dB", "waveform": "of unit variance"}
+NO_LABELS = ("speaker-embedding", "speaker-segmentation")
 TIE = 1e-6  # of the largest logit: below, float32 has no say in the order
 
 
@@ -99,7 +100,7 @@ def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: 
     for computed, chosen in runs:
         model = load(converted.source.folder, dtype=computed)
         front_end = model.config.front_end
-        labels = None if model.config.task == "speaker-embedding" else model.labels
+        labels = None if model.config.task in NO_LABELS else model.labels
         for clip in progress(chosen, desc=f"this checkpoint, {computed}", unit="clip"):
             waveform = mx.array(clip.at(front_end.sample_rate))
             if front_end.num_frames(waveform.size) < model.min_frames:
@@ -117,7 +118,10 @@ def _output(model: Any, clip: Signal, waveform: mx.array) -> Array | str:
         if clip.name == "silence":
             found = model(model.config.front_end(waveform)[None])[0].astype(mx.float32)
         else:
-            found = model.embed(audio) if model.config.task == "speaker-embedding" else model.logits(audio)
+            method = {"speaker-embedding": "embed", "speaker-segmentation": "log_probs"}.get(
+                model.config.task, "logits"
+            )
+            found = getattr(model, method)(audio)
     except AudioError as error:
         return str(error)
     return np.array(found, np.float64)
@@ -149,15 +153,21 @@ def _row(
         error = float(np.abs(features - theirs.features).max())
         facts["features"] = float(f"{error:.3g}")
         passed.append(error <= limits["features"])
-    if labels is None:
+    if output.ndim == 2:  # frame by frame
+        error, same = _difference(output, theirs.output), float((output.argmax(1) == theirs.output.argmax(1)).mean())
+        facts |= {"logits": float(f"{error:.3g}"), "frames": round(same, 6)}
+        if "logits" in limits:
+            passed.append(error <= limits["logits"])
+        elif clip.speech:
+            passed.append(same >= limits["frames"])
+    elif labels is None:
         cosine = _cosine(output, theirs.output)
         facts["cosine"] = round(cosine, 10)
         if "cosine" in limits:
             passed.append(cosine >= limits["cosine"])
     else:
         ours = output - _log_sum(output) if expected.log_probs else output
-        scale = float(np.abs(theirs.output).max())
-        error = float(np.abs(ours - theirs.output).max()) / scale if scale else float(np.abs(ours).max())
+        error = _difference(ours, theirs.output)
         top1, top5 = _same_order(ours, theirs.output, 1), _same_order(ours, theirs.output, 5)
         first = labels[int(theirs.output.argmax())] if len(labels) == ours.size else ""
         facts |= {"logits": float(f"{error:.3g}"), "top1": first, "same_top1": top1, "same_top5": top5}
@@ -171,6 +181,12 @@ def _row(
 def _cosine(a: Array, b: Array) -> float:
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / size if size else float(np.array_equal(a, b))
+
+
+def _difference(ours: Array, theirs: Array) -> float:
+    """The largest, relative to the largest of theirs."""
+    scale = float(np.abs(theirs).max())
+    return float(np.abs(ours - theirs).max()) / (scale or 1.0)
 
 
 def _log_sum(logits: Array) -> float:

@@ -14,6 +14,9 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 FEATURES = 1e-3  # the most that a feature may differ: log-mel, dB, or samples of a normalised waveform
 COSINE = {"float32": 0.999999, "float16": 0.9999, "bfloat16": 0.9999, "8-bit": 0.999}  # the least
 LOGITS = 1e-4  # the most that a logit may differ in float32, relative to the largest
+FRAMES = 0.98  # the least share of a segmentation's frames with the same set of speakers
+FIGURES = ("features", "cosine", "logits", "frames")
+LEAST = ("cosine", "frames")  # of them, those of which more is better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Clip:
         cosine: of the embeddings.
         logits: largest difference of logits or log-probabilities, relative to the original's largest.
         top1: the original's first label.
+        frames: of a segmentation, the share in which the same set of speakers comes first.
         same_top1, same_top5: whether the checkpoint's first label, first five in their order, are the original's.
         problem: what kept it from being compared.
         passed: None where nothing that was compared has a limit.
@@ -39,6 +43,7 @@ class Clip:
     features: float | None = None
     cosine: float | None = None
     logits: float | None = None
+    frames: float | None = None
     top1: str | None = None
     same_top1: bool | None = None
     same_top5: bool | None = None
@@ -57,7 +62,7 @@ class Parity:
         oracle: name, version, features (who computed them, or None) and from ("live" or "goldens"); None if nothing
             was compared.
         reference: repo, revision and the files' sha256 of the original that was compared with.
-        limits: features, cosine, logits, top (how many labels must be the same).
+        limits: features, cosine, logits, frames, top (how many labels must be the same).
         clips: one for each clip and precision that it was computed in.
         not_compared: sentences.
         passed: None if nothing was compared.
@@ -82,9 +87,9 @@ class Parity:
         return self.checkpoint != hashes(Path(folder))
 
     def worst(self) -> dict[str, float]:
-        """The worst of each figure: the largest difference of features and logits, the lowest cosine."""
+        """The worst of each figure: the largest difference of features and logits, the lowest cosine and share."""
         found = {}
-        for key, of in (("features", max), ("cosine", min), ("logits", max)):
+        for key, of in (("features", max), ("cosine", min), ("logits", max), ("frames", min)):
             if figures := [value for clip in self.clips if (value := getattr(clip, key)) is not None]:
                 found[key] = of(figures)
         return found
@@ -118,9 +123,9 @@ class Parity:
 
     def _misses(self, clip: Clip) -> Iterator[tuple[str, str]]:
         """The figures of a clip that miss their limits: name, and both in words."""
-        for key in ("features", "cosine", "logits"):
+        for key in FIGURES:
             value, limit = getattr(clip, key), self.limits.get(key)
-            if value is not None and limit is not None and (value < limit if key == "cosine" else value > limit):
+            if value is not None and limit is not None and (value < limit if key in LEAST else value > limit):
                 yield key, f"{key} {_figure(key, value)} (limit {limit:g})"
         for count in (1, 5):
             if self.limits.get("top", 0) >= count and getattr(clip, f"same_top{count}") is False:
@@ -128,7 +133,7 @@ class Parity:
 
 
 def _figure(key: str, value: float) -> str:
-    return f"{value:.9f}" if key == "cosine" else f"{value:.1e}"
+    return {"cosine": f"{value:.9f}", "frames": f"{value:.4f}"}.get(key, f"{value:.1e}")
 
 
 def read(folder: str | os.PathLike[str]) -> Parity | None:
@@ -169,6 +174,8 @@ def limits_of(task: str, precision: str) -> dict[str, float]:
     found: dict[str, float] = {"features": FEATURES}
     if task == "speaker-embedding":
         return found | ({"cosine": COSINE[precision]} if precision in COSINE else {})
+    if task == "speaker-segmentation":
+        return found | ({"logits": LOGITS} if precision == "float32" else {"frames": FRAMES})
     return found | ({"logits": LOGITS, "top": 5} if precision == "float32" else {"top": 1})
 
 
@@ -178,7 +185,7 @@ def show(parity: Parity) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    keys = [key for key in ("features", "cosine", "logits") if key in parity.worst()]
+    keys = [key for key in FIGURES if key in parity.worst()]
     labels = any(clip.top1 is not None for clip in parity.clips)
     if parity.clips:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

@@ -19,6 +19,7 @@ COLUMNS: list[Column] = [
     ("largest difference of the features", "features", max, lambda x: f"{x:.1e}" if x else "0"),
     ("1 - cosine", "cosine", min, lambda x: f"{1 - x:.1e}" if 1 - x >= KEPT else f"< {KEPT:.0e}"),
     ("largest difference of the logits, relative", "logits", max, lambda x: f"{x:.1e}"),
+    ("frames with the same speakers", "frames", min, lambda x: f"{x:.2%}"),
     ("same top 1", "same_top1", _every, lambda x: x if isinstance(x, str) else "yes" if x else "no"),
     ("same top 5", "same_top5", _every, lambda x: x if isinstance(x, str) else "yes" if x else "no"),
 ]
@@ -27,6 +28,7 @@ LIMITS: dict[str, Callable[[float], str]] = {
     "cosine": lambda x: f"cosine at least {x:.10g}",
     "logits": lambda x: f"logits within {x:g} of the largest",
     "top": lambda x: f"the same top {x:g} in the same order" if x > 1 else "the same top label",
+    "frames": lambda x: f"the same speakers in at least {x:.0%} of the frames",
 }
 
 

@@ -1,1 +1,1 @@
-"""What people do with a model: speaker embeddings and verification, language identification."""
+"""What people do with a model: speaker embeddings and verification, language identification, segmentation."""

@@ -7,12 +7,14 @@ from ..errors import TaskError
 from ..processes import check_process, evaluated
 from .audio_model import AudioModel
 from .language import AudioClassification, LanguageIdentification
+from .segmentation import SpeakerSegmentation
 from .speaker import SpeakerEmbedding
 
 TASKS: dict[str, type[AudioModel]] = {
     "speaker-embedding": SpeakerEmbedding,
     "language-identification": LanguageIdentification,
     "audio-classification": AudioClassification,
+    "speaker-segmentation": SpeakerSegmentation,
 }
 
 
