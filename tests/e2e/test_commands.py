@@ -87,7 +87,11 @@ def test_wrong_usage(cli: Run, tmp_path: Path, arguments: str, message: str) -> 
 
 
 def test_list(cli: Run) -> None:
-    lines = cli("list").succeeded().out.splitlines()
+    title, *lines = cli("list").succeeded().out.splitlines()
+    assert title.split() == ["NAME", "WHERE", "PARAMETERS", "LICENCE", "WHAT"]
+    languages = cli("list", "--task", "language-identification").succeeded().out.splitlines()[1:]
+    assert len(languages) == 7 and set(languages) < set(lines)
+    assert "--task is audio-classification, " in cli("list", "--task", "singing").failed(2)
     entries = cli("list", "--json").succeeded().json
     assert [line.split()[:2] for line in lines] == [
         [name, "bundled" if entry["bundled"] else "Hub" if entry["repo"] else "file"] for name, entry in entries.items()
@@ -113,16 +117,20 @@ def test_info_of_a_bundled_name(cli: Run) -> None:
     assert 0 < facts["threshold"] < 1
     assert 6e6 < facts["parameters"] < 8e6
     assert facts["shortest_clip_seconds"] < 0.1
-    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in cli("info", "campplus-zh-en").out.splitlines())
+    first, *rows, usage, more = cli("info", "campplus-zh-en").out.splitlines()
+    lines = dict(re.split(r"\s{2,}", row.strip(), maxsplit=1) for row in rows)
+    assert first == "campplus-zh-en: CAM++, 192-d, Mandarin and English"
     assert lines["licence"] == "apache-2.0"
-    assert lines["front end window"] == "povey"
-    assert lines["threshold"] == str(facts["threshold"])
+    assert lines["size"] == "6.8 million parameters"
+    assert lines["threshold"].startswith(f"{facts['threshold']} (")
+    assert usage == "Try: speech-zoo verify A.wav B.wav --model campplus-zh-en"
+    assert more == "All of it: --json"
 
 
 def test_info_of_a_name_on_the_hub_fetches_nothing(cli: Run) -> None:
     facts = cli("info", "wespeaker-resnet34-lm", "--json").succeeded().json
     assert facts["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
-    assert "parameters" not in facts
+    assert "embed_dim" not in facts
 
 
 def test_info_of_a_folder_and_a_file(cli: Run, original: Path, converted: Path) -> None:
@@ -399,17 +407,14 @@ def read_png(content: bytes) -> dict[bytes, bytes]:
     return chunks
 
 
-def test_the_commands_that_the_demo_suggests_work(demo: Demo, run_process: Run, clip: Path) -> None:
-    """As they stand, where the demo ran; YOUR.wav and OTHER.wav are there. The third needs the Hub: see test_hub.py."""
+def test_the_commands_that_the_demo_suggests_work(demo: Demo, run_process: Run) -> None:
+    """As they stand, where the demo ran."""
     assert demo.lines[-4] == "Try next:"
-    verify, embed, convert = (line.strip() for line in demo.lines[-3:])
-    assert [line.split()[:2] for line in (verify, embed)] == [["speech-zoo", "verify"], ["speech-zoo", "embed"]]
-    assert convert == "speech-zoo convert wespeaker-resnet34-lm wespeaker-resnet34-lm-mlx"
-    for name in ("YOUR.wav", "OTHER.wav"):
-        (demo.folder / name).write_bytes(clip.read_bytes())
-    results = [run_process(["sh", "-c", line], demo.folder, ON_PATH).succeeded() for line in (verify, embed)]
+    lines = [line.strip() for line in demo.lines[-3:]]
+    assert [line.split()[:2] for line in lines] == [["speech-zoo", name] for name in ("verify", "embed", "info")]
+    results = [run_process(["sh", "-c", line], demo.folder, ON_PATH).succeeded() for line in lines]
     assert results[0].out.endswith("different speakers\n")
-    assert results[1].out == "vectors.safetensors: 2 vectors of 192 values\n"
+    assert results[1].out == "vectors.safetensors: 9 vectors of 192 values\n"
 
 
 # The progress bar

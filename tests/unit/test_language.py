@@ -265,26 +265,25 @@ def test_languages_that_are_no_list_of_codes(lid: Any, languages: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "nearest"),
+    ("code", "said"),
     [
-        ("engl", "is no ISO 639 code", "'en' (English)"),
-        ("English", "is no ISO 639 code", "'en' (English)"),
-        ("swahilli", "is no ISO 639 code", "'sw' (Swahili)"),
-        ("", "is no ISO 639 code", ""),
-        ("e\nn", "is no ISO 639 code", ""),
-        ("x" * 400, "is no ISO 639 code", ""),
-        ("es", "is Spanish, which this checkpoint does not know", ""),
-        ("nob", "is Norwegian Bokmål, which this checkpoint does not know", "'nn' (Norwegian Nynorsk)"),
-        ("qaa", "is no ISO 639 code", ""),
+        ("engl", "is no ISO 639 code; did you mean 'en' (English)?"),
+        ("English", "is no ISO 639 code; did you mean 'en' (English)?"),
+        ("swahilli", "is no ISO 639 code; did you mean 'sw' (Swahili)?"),
+        ("", "is no ISO 639 code; this checkpoint knows "),
+        ("e\nn", "is no ISO 639 code; "),
+        ("x" * 400, "is no ISO 639 code; this checkpoint knows "),
+        ("es", "is Spanish, which this checkpoint does not know; it knows "),
+        ("nob", "is Norwegian Bokmål, which this checkpoint does not know; it knows "),
+        ("qaa", "is no ISO 639 code; "),
     ],
 )
-def test_an_unknown_language_suggests_the_nearest(lid: Any, code: str, said: str, nearest: str) -> None:
+def test_an_unknown_language_is_told_with_what_there_is(lid: Any, code: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         lid.predict(clip(), languages=["en", code], sample_rate=RATE)
     message = str(caught.value)
     assert said in message
-    assert f"the nearest that it knows is {nearest}" in message
-    assert any(repr(label) in message for label in CODES)
+    assert "did you mean" in message or ", ".join(CODES[:3]) in message
     assert "\n" not in message
 
 
@@ -358,7 +357,7 @@ def test_any_text_is_matched_or_refused(code: str, labels: list[str]) -> None:
     try:
         found = match_language(code, labels)
     except InputError as error:
-        assert any(repr(label) in str(error) for label in labels)
+        assert any(label in str(error) for label in labels)
     else:
         assert found == sorted(set(found))
         assert set(found) <= set(range(len(labels)))

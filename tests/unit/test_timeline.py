@@ -218,7 +218,7 @@ def test_what_a_timeline_refuses(tmp_path: Path) -> None:
     model, path = tiny_model("ecapa_lid"), write(tmp_path / "a.wav", voice(12 * RATE))
     with pytest.raises(ConfigError, match="not for speaker-embedding"):
         timeline(tiny_model("ecapa_speechbrain"), path)
-    with pytest.raises(InputError, match="the nearest"):
+    with pytest.raises(InputError, match="is French, which this checkpoint does not know; it knows"):
         timeline(model, path, languages=["fra"])
     with pytest.raises(InputError, match="min_score"):
         timeline(model, path, min_score=2.0)

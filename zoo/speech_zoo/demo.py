@@ -61,8 +61,8 @@ def run(output: Path) -> None:
     console.print("\nTry next:", style="bold")
     for line in (
         f"{command} verify {_shown(files[0])} {_shown(files[1])}",
-        f"{command} embed YOUR.wav OTHER.wav --output vectors.safetensors",
-        f"{command} convert wespeaker-resnet34-lm wespeaker-resnet34-lm-mlx",
+        f"{command} embed {_shown(files[0].parent)} --output vectors.safetensors",
+        f"{command} info {DEFAULT_MODEL}",
     ):
         console.print(f"  {line}", soft_wrap=True)
 

@@ -89,7 +89,9 @@ def convert(
         config = replace(config, quantization=Quantization(bits))
     config = with_source(config, origin, form, f"{CONVERTER} {version('mlx-speech-zoo-core')}", name)
     if expected is not None:
-        _check_expected(expected, config, size_before, os.fspath(source))
+        _check_files(expected, config.source, os.fspath(source))
+        if origin.repo is None:
+            _check_counts(expected, config, size_before, os.fspath(source))
     tensors = parameters(model)
     del model  # so that each tensor is freed once it is written
     try:
@@ -117,8 +119,8 @@ def _check_apart(out: Path, origin: Source, called: str) -> None:
         raise CheckpointError(f"{called} is, holds or lies in what is converted; give another folder")
 
 
-def _check_expected(expected: Expected, config: Any, parameters: int, source: str) -> None:
-    hashes = config.source.get("sha256")
+def _check_files(expected: Expected, provenance: dict[str, Any], source: str) -> None:
+    hashes = provenance.get("sha256")
     found = hashes if isinstance(hashes, dict) else {}
     if missing := sorted(expected.files.keys() - found.keys()):
         raise CheckpointError(
@@ -128,6 +130,10 @@ def _check_expected(expected: Expected, config: Any, parameters: int, source: st
     for file, digest in expected.files.items():
         if digest not in (None, found[file]):
             raise CheckpointError(f"{file} of {source} has SHA-256 {found[file]}, {digest} was expected")
+
+
+def _check_counts(expected: Expected, config: Any, parameters: int, source: str) -> None:
+    """Raises CheckpointError where a local copy cannot be what its name says."""
     if labels := getattr(config, "id2label", None):
         outputs, what = len(labels), "labels"
     elif config.task == "speaker-segmentation":

@@ -1,5 +1,6 @@
 """`speech-zoo list` and `speech-zoo info`."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -7,19 +8,29 @@ import typer
 from .options import JsonOption, print_json
 
 
-def list_models(as_json: JsonOption = False) -> None:
+def list_models(
+    task: Annotated[
+        str | None, typer.Option(help="Only those for this: speaker-embedding, language-identification, …")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the checkpoints that are known by name."""
     from speech_zoo_core import registry
 
     from ..catalogue.entries import entries, facts
 
+    tasks = sorted({entry.task for entry in entries().values()})
+    if task not in (None, *tasks):
+        raise typer.BadParameter(f"--task is {', '.join(tasks)}")
     bundled = registry.bundled()
+    known = {name: entry for name, entry in entries().items() if task in (None, entry.task)}
     if as_json:
-        print_json({name: {**facts(entry), "bundled": name in bundled} for name, entry in entries().items()})
+        print_json({name: {**facts(entry), "bundled": name in bundled} for name, entry in known.items()})
         return
-    for name, entry in entries().items():
+    typer.echo(f"{'NAME':30} {'WHERE':8} {'PARAMETERS':>10}  {'LICENCE':13} WHAT")
+    for name, entry in known.items():
         where = "bundled" if name in bundled else "Hub" if entry.repo else "file"
-        typer.echo(f"{name:30} {where:8} {entry.licence:13} {entry.summary}")
+        typer.echo(f"{name:30} {where:8} {entry.parameters / 1e6:8.1f} M  {entry.licence:13} {entry.summary}")
 
 
 def info(
@@ -40,25 +51,43 @@ def info(
     if as_json:
         print_json(facts)
         return
-    for key, value in facts.items():
-        title = key.replace("_", " ")
-        for name, part in _lines(key, value):
-            typer.echo(f"{f'{title} {name}'.strip():23}  {part}")
+    typer.echo("\n".join(_shown(model, facts)))
 
 
-def _lines(key: str, value: Any) -> list[tuple[str, Any]]:
-    """What `info` prints of a fact: a name within it, and the text."""
-    if key == "languages":
-        return [("", f"{len(value)}: {', '.join(value)}")] if value else []
-    if key == "metrics":
-        return [(f"{m['dataset']} {m['split']}", f"{m['value']:g} {m['metric']} ({m['source']})") for m in value]
-    if key == "files":
-        return [(name, "SHA-256 not known" if digest is None else digest) for name, digest in value.items()]
-    if isinstance(value, dict):
-        return [(name.replace("_", " "), part) for name, part in value.items()]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return [("", ", ".join(value))] if value else []
-    return [("", value)]
+def _shown(model: str, facts: dict[str, Any]) -> Iterator[str]:
+    """What `info` prints for people: what it is, where from, how good, and what to type."""
+    yield f"{model}: {facts.get('summary') or facts['task'].replace('-', ' ') + ' with ' + facts['model_type']}"
+    labels, source = facts.get("languages") or [], facts.get("source") or {}
+    threshold, calibrated = facts.get("threshold"), facts.get("calibrated")
+    speaker, outputs = facts["task"] == "speaker-embedding", facts.get("outputs", len(labels))
+    chosen = f" ({facts['threshold_from']})" if facts.get("threshold_from") else ""
+    rows = {
+        "task": facts["task"],
+        "model type": facts["model_type"],
+        "size": f"{facts['parameters'] / 1e6:.1f} million parameters",
+        "gives": f"{facts.get('embed_dim', outputs)} values" if speaker else f"{outputs} labels",
+        "languages": ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else ""),
+        "threshold": f"{threshold}{chosen}" if threshold is not None else "",
+        "calibrated": f"{calibrated['threshold']:.4f} on {calibrated['date']}" if calibrated else "",
+        "shortest clip": f"{facts['shortest_clip_seconds']:.3f} s" if "shortest_clip_seconds" in facts else "",
+        "trained on": facts.get("training_data"),
+        "licence": facts.get("licence"),
+        "from": facts.get("origin") or source.get("repo") or source.get("form"),
+        "published": "; ".join(_figures(facts)),
+        "limits": facts.get("limits"),
+    }
+    for title, text in rows.items():
+        if text:
+            yield f"  {title:14} {text}"
+    usage = {"speaker-embedding": "verify A.wav B.wav", "language-identification": "lid A.wav"}.get(facts["task"])
+    if usage:
+        yield f"Try: speech-zoo {usage} --model {model}"
+    yield "All of it: --json"
+
+
+def _figures(facts: dict[str, Any]) -> Iterator[str]:
+    for metric in facts.get("metrics", []):
+        yield f"{metric['value']:g} {metric['metric']}, {metric['dataset']} {metric['split']}"
 
 
 def _checkpoint_facts(model: str) -> dict[str, Any]:

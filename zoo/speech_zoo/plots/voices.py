@@ -42,6 +42,7 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
     known = sorted(set(names))
     figure = new_figure(8, 6.5)
     axes = figure.subplots()
+    labels: list[tuple[str, Any]] = []
     for i, name in enumerate(known):
         own = points[[other == name for other in names]]
         colour = colormaps["viridis"](0.9 * i / max(1, len(known) - 1))  # from dark to light: differs in grey, too
@@ -49,8 +50,7 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
             own[:, 0], own[:, 1], marker=MARKERS[i % len(MARKERS)], s=55, color=colour, edgecolor="black", linewidth=0.6
         )
         if len(known) <= LABELLED:
-            text = no_formula(name)
-            axes.annotate(text, own.mean(axis=0), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+            labels.append((no_formula(name), own.mean(axis=0)))
     for axis, share, which in ((axes.xaxis, shares[0], "first"), (axes.yaxis, shares[1], "second")):
         axis.set_label_text(f"{which} principal component (no unit), {share:.0%} of the variance")
     axes.margins(0.12)
@@ -58,4 +58,24 @@ def draw(names: list[str], vectors: "np.ndarray[Any, Any]", path: Path) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.set_title(f"{len(names)} clips of {len(known)} voices; a colour and a marker for each name", fontsize=10)
+    _write_apart(figure, axes, labels)
     save(figure, path)
+
+
+def _write_apart(figure: Any, axes: Any, labels: list[tuple[str, Any]]) -> None:
+    """Write each text above its point, or a little farther above or below where another one stands already."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # fixes the scale
+    placed: list[Any] = []
+    for text, point in sorted(labels, key=lambda label: float(label[1][1])):
+        note = axes.annotate(text, point, (0, 0), textcoords="offset points", ha="center", fontsize=8)
+        for height in (7, -15, 17, -25, 27, -35):
+            note.set_position((0, height))
+            note.update_positions(canvas.get_renderer())
+            box = Text.get_window_extent(note)
+            if not any(box.overlaps(other) for other in placed):
+                break
+        placed.append(box)

@@ -10,6 +10,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from iso639 import Lang
 
+LISTED = 20  # labels in an error
 SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
 
 
@@ -48,7 +49,7 @@ def match_language(code: str, labels: Sequence[str]) -> list[int]:
     """Indices of the labels that a code of ISO 639 stands for.
 
     Raises:
-        InputError: there is none; suggests the nearest label.
+        InputError: there is none; says which labels there are, or which one is spelled nearly so.
     """
     code = code.strip()
     if code in labels:
@@ -63,11 +64,16 @@ def match_language(code: str, labels: Sequence[str]) -> list[int]:
         ):
             if found := [i for i, other in enumerate(known) if other is not None and same(other)]:
                 return found
+    listed = ", ".join(labels[:LISTED]) + (f" and {len(labels) - LISTED} more" if len(labels) > LISTED else "")
+    if wanted is not None:
+        raise InputError(f"language {code!r} is {wanted.name}, which this checkpoint does not know; it knows {listed}")
     spellings = {label.lower(): label for label in labels}
     for label, other in zip(labels, known, strict=True):
         if other is not None:
-            spellings |= {spelling.lower(): label for spelling in (other.pt1, other.pt3, other.name) if spelling}
-    near = difflib.get_close_matches((wanted.name if wanted else code).lower(), spellings, n=1, cutoff=0.0)
-    nearest = spellings[near[0]]
-    what = f"is {wanted.name}, which this checkpoint does not know" if wanted else "is no ISO 639 code"
-    raise InputError(f"language {code!r} {what}; the nearest that it knows is {nearest!r} ({language_name(nearest)})")
+            names = (other.pt1, other.pt3, language_name(label))
+            spellings |= {name.lower(): label for name in names if name}
+    near = difflib.get_close_matches(code.lower(), spellings, n=1, cutoff=0.6)
+    if not near:
+        raise InputError(f"language {code!r} is no ISO 639 code; this checkpoint knows {listed}")
+    meant = spellings[near[0]]
+    raise InputError(f"language {code!r} is no ISO 639 code; did you mean {meant!r} ({language_name(meant)})?")
