@@ -1,0 +1,83 @@
+"""The originals against the graphs that are traced from the zoo's models, in ONNX Runtime; one graph for all clips."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import onnxruntime
+import pytest
+import speech_zoo
+from export_sessions import BATCH, run, session
+from parity_oracles import REAL_CAMPPLUS, real_campplus, resnet, save_wespeaker, wespeaker_ecapa
+from signals import COSINE, cosines, waveforms
+from speech_zoo_export import Axis, trace
+from speechbrain_oracles import save_speechbrain, speechbrain_speaker
+from transformers_oracles import MMS, Classifier
+
+FRAMES, SAMPLES = Axis("frames", 20, 3000), Axis("samples", 4000, 200000)
+SIGNALS = ("voice 01", "voice 02", "voice 03", "1 s", "0.5 s", "noise")
+LOGITS = 1e-4  # relative to the largest
+
+
+@pytest.fixture(autouse=True)
+def plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECH_ZOO_CPU_LAYERS", "0")
+
+
+def ready(model: Any, width: int, axis: Axis) -> onnxruntime.InferenceSession:
+    mx.eval(model.parameters())
+    return session(trace(model, mx.zeros((1, axis.least, width)), axes=[{0: BATCH, 1: axis}]))
+
+
+SPEAKERS: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], Any]]] = {
+    "ResNet34": (
+        lambda: resnet("ResNet34", seed=1),
+        lambda folder, oracle: save_wespeaker(folder, oracle, "ResNet34", embed_dim=256, two_emb_layer=False),
+    ),
+    "ECAPA-TDNN, SpeechBrain": (lambda: speechbrain_speaker(seed=1), save_speechbrain),
+    "ECAPA-TDNN, WeSpeaker": (
+        lambda: wespeaker_ecapa("GLOB_c512", 4),
+        lambda folder, oracle: save_wespeaker(
+            folder, oracle, "ECAPA_TDNN_GLOB_c512", embed_dim=192, pooling_func="ASTP", emb_bn=False
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPEAKERS)
+def test_speakers(name: str, tmp_path: Path, record: Callable[..., None]) -> None:
+    make, save = SPEAKERS[name]
+    oracle = make()
+    compare(name, speech_zoo.load(save(tmp_path / "source", oracle)), oracle, record)
+
+
+@pytest.mark.skipif(not REAL_CAMPPLUS.is_file(), reason="SPEECH_ZOO_CAMPPLUS_PT names no file")
+def test_real_weights(record: Callable[..., None]) -> None:
+    compare("CAM++, 3D-Speaker", speech_zoo.load(REAL_CAMPPLUS), real_campplus(), record)
+
+
+def compare(name: str, model: Any, oracle: Any, record: Callable[..., None]) -> None:
+    graph = ready(model, 80, FRAMES)
+    features = {s: np.array(model.config.front_end(mx.array(waveforms()[s]))) for s in SIGNALS}
+    ours = {signal: run(graph, x[None])[0][0] for signal, x in features.items()}
+    plain, _ = cosines(ours, {signal: oracle.embed(signal) for signal in SIGNALS})
+    worst = min(plain, key=plain.__getitem__)
+    figures = (worst, f"{max(0.0, 1 - plain[worst]):.1e}", "", str(COSINE["float32"]), oracle.name)
+    record(name, "traced graph", "float32", f"{len(SIGNALS)} signals", *figures)
+    assert plain[worst] >= COSINE["float32"]
+
+
+def test_mms(tmp_path: Path, record: Callable[..., None]) -> None:
+    oracle = Classifier(True, **MMS)
+    model = speech_zoo.load(oracle.save(tmp_path / "hf"))
+    graph = ready(model, 1, SAMPLES)
+    errors = []
+    for signal in ("voice 01", "1 s", "0.5 s"):
+        x, expected = np.array(model.config.front_end(mx.array(waveforms()[signal]))), oracle.logits(signal)
+        errors.append(float(np.abs(run(graph, x[None])[0][0] - expected).max() / np.abs(expected).max()))
+    record(
+        "Wav2Vec2, MMS width", "traced graph", "float32", "3 signals", f"{max(errors):.1e}", "", "", "1e-4", oracle.name
+    )
+    assert max(errors) <= LOGITS
