@@ -189,7 +189,23 @@ def test_a_front_end_with_an_impossible_number(key: str, value: float) -> None:
 
 @pytest.mark.parametrize("values", [{"frame_length": 0.01}, {"frame_shift": 0.01}, {"sample_rate": 10}])
 def test_a_frame_shorter_than_a_sample(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="shorter than a sample"):
+    with pytest.raises(ConfigError, match="out of range"):
+        FrontEnd(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sample_rate": 10**9},
+        {"n_mels": 10**7},
+        {"frame_length": 1e7},
+        {"frame_shift": 1e9},
+        {"sample_rate": 300_000, "frame_length": 1000.0},
+        {"scale": 1e30},
+    ],
+)
+def test_a_front_end_that_would_take_all_memory(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"out of range|too long"):
         FrontEnd(**values)
 
 

@@ -28,14 +28,14 @@ def checkpoint() -> dict[str, Any]:
 
 def outcome(path: Path) -> str:
     """ "read" or the refusal; anything else is an error of the test."""
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         read_checkpoint(path)
         found = "read"
     except CheckpointError as error:
         found = str(error)
     assert "\n" not in found
-    assert time.perf_counter() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
     return found
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import mlx.core as mx
 
 from . import blas, hub, registry
+from .checkpoint.reader import in_memory
 from .checkpoint.source import Source
-from .config import from_dict
-from .errors import CheckpointError, ConfigError, RegistryError
+from .config import from_dict, to_dict
+from .errors import CheckpointError, ConfigError, RegistryError, shown
 from .layers import load_strict, parameters, quantize
-from .processes import check_process, evaluated
+from .processes import check_process
 from .registry import ModelSpec
 from .tasks.methods import with_methods
 from .tiles import on_cpu
@@ -50,8 +51,8 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     del weights
     source.release()
     model.set_dtype(_fastest(model, stored) if dtype is None else parse_dtype(dtype))
-    for tensor in parameters(model).values():  # one by one: a source's tensor is freed before the next is read
-        evaluated(tensor)
+    for name, tensor in parameters(model).items():  # one by one: a source's is freed before the next is read
+        in_memory(name, tensor)
     blas.warn_if_slow()
     what = f"{spec.model_type} ({form}), {_dtype(model)} on {mx.default_device().type.name}"
     LOG.info("loaded %s: %s, %.2f s", ref, what, time.perf_counter() - start)
@@ -115,7 +116,7 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
     model_type = settings.get("model_type")
     where = str(source.folder / "config.json")
     if model_type is not None and not isinstance(model_type, str):
-        raise ConfigError(f"{where}: model_type must be a string, not {model_type!r}")
+        raise ConfigError(f"{where}: model_type must be a string, not {shown(model_type)}")
     if model_type in registry.model_types():
         spec = registry.get(str(model_type))
         config = from_dict(spec.config, settings, where)
@@ -125,7 +126,7 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
             return spec, from_dict(spec.config, found.config, str(source.path)), found.weights, found.form
     known = ", ".join(registry.model_types())
     if model_type is not None:
-        raise RegistryError(f"{where} has the unknown model_type {model_type!r}; known: {known}")
+        raise RegistryError(f"{where} has the unknown model_type {shown(model_type)}; known: {known}")
     raise CheckpointError(
         f"{source.main_file} is not a source checkpoint that is known, and no config.json says what it is "
         f"(known types: {known})"
@@ -133,13 +134,36 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
 
 
 def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str) -> Any:
-    """Build the model and load the weights strictly; lazy, nothing is evaluated yet."""
-    model = with_methods(spec.model, config.task)(config)  # type: ignore[arg-type]  # a class can be hashed
+    """Build the model and load the weights strictly; lazy, nothing is evaluated yet.
+
+    Raises:
+        ConfigError: the config's numbers are out of all proportion to the weights.
+        CheckpointError: the weights do not fit.
+    """
+    _check_sizes(config, weights, where)
+    model_class = with_methods(spec.model, config.task)  # type: ignore[arg-type]  # a class can be hashed
+    try:
+        model = model_class(config)
+    except (ValueError, TypeError, ArithmeticError, MemoryError) as error:  # of MLX, on sizes
+        raise ConfigError(f"the config of {where} gives no model: {error}") from error
     if config.quantization is not None:
         quantize(model, config.quantization.bits, config.quantization.group_size)
     load_strict(model, model.sanitize(weights), where)
     model.eval()
     return model
+
+
+def _check_sizes(config: Any, weights: dict[str, mx.array], where: str) -> None:
+    """Raises ConfigError for sizes that the tensors cannot have, before anything of such a size is built."""
+    most = 8 * sum(x.nbytes for x in weights.values())  # elements, in the smallest type
+    sizes = {key: value for key, value in to_dict(config).items() if key not in ("source", "front_end")}
+    for key, value in sizes.items():
+        numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
+        if max(numbers, default=0) > most:
+            raise ConfigError(f"{where}: {key} = {shown(value)} is more than all its tensors hold")
+    layers = getattr(config, "layers", 0)
+    if layers > len(weights):
+        raise ConfigError(f"{where}: the config asks for {layers} layers, there are {len(weights)} tensors")
 
 
 def with_source(config: Any, source: Source, form: str, converter: str, name: str | None = None) -> Any:

@@ -90,8 +90,10 @@ def get(model_type: str) -> ModelSpec:
         raise RegistryError(f"unknown model_type {model_type!r}; known: {', '.join(sorted(points)) or 'none'}")
     try:
         spec = points[model_type].load()
-    except (ImportError, AttributeError) as error:
-        raise RegistryError(f"{_package(points[model_type])} registers {model_type!r} but fails: {error}") from error
+    except (Exception, SystemExit) as error:  # of another package's code
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        package = _package(points[model_type])
+        raise RegistryError(f"{package} registers {model_type!r} but fails: {reason}; update or remove it") from error
     if not isinstance(spec, ModelSpec) or spec.model_type != model_type:
         raise RegistryError(f"{_package(points[model_type])} registers {model_type!r} with something else")
     return spec
@@ -106,7 +108,15 @@ def bundled() -> dict[str, Path]:
     """Checkpoints that ship inside a registered package, in its folder `bundled/`: name to folder."""
     found: dict[str, Path] = {}
     for point in _entry_points().values():
-        spec = find_spec(point.value.split(":")[0].split(".")[0])  # finds a top-level package without importing it
-        for root in (spec.submodule_search_locations if spec else None) or []:
+        for root in _folders(point.value.split(":")[0].split(".")[0]):
             found.update({config.parent.name: config.parent for config in Path(root).glob("bundled/*/config.json")})
     return found
+
+
+def _folders(package: str) -> list[str]:
+    """Where a top-level package lies, without importing it; nowhere if another package's entry point is broken."""
+    try:
+        spec = find_spec(package)
+    except (ValueError, ImportError, AttributeError):
+        return []
+    return list(spec.submodule_search_locations or []) if spec else []

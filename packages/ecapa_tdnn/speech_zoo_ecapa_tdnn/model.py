@@ -25,6 +25,7 @@ from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles, is_allowed, total
 
 TILE = 1000  # frames that are computed at once on a CPU
+MAX_DILATION = 100
 LEAKY_SLOPE = 0.01  # of the classifier's LeakyReLU
 FLOORS = {"centred": 1e-12, "raw": 1e-7}  # of the weighted variance
 CONTEXT_EPS = 1e-7  # WeSpeaker adds it to the variance of the global context
@@ -75,6 +76,8 @@ class ModelConfig(SpeakerConfig):
         sizes += [self.attention_channels, self.res2net_scale, self.se_channels]
         if min(sizes, default=0) < 1 or any(kernel % 2 == 0 for kernel in self.kernel_sizes):
             raise ConfigError("channels, kernel_sizes, dilations and widths must be positive, kernel_sizes odd")
+        if max(self.dilations, default=0) > MAX_DILATION:
+            raise ConfigError(f"a dilation is {MAX_DILATION} frames at most")
         if not len(self.channels) == len(self.kernel_sizes) == len(self.dilations) >= 3:
             raise ConfigError("channels, kernel_sizes and dilations must have one entry for each of at least 3 layers")
         if len(set(self.channels[:-1])) > 1 or self.channels[0] % self.res2net_scale or self.res2net_scale < 2:
@@ -91,6 +94,11 @@ class ModelConfig(SpeakerConfig):
             check_labels(self.id2label)
             if self.front_end is None or self.classifier_neurons is None or self.classifier_neurons < 1:
                 raise ConfigError("language-identification needs a front_end and positive classifier_neurons")
+
+    @property
+    def layers(self) -> int:
+        """Layers with weights, at least."""
+        return (len(self.channels) - 2) * self.res2net_scale
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from speech_zoo_core.checkpoint import Checkpoint
 from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape_of, without_prefix
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 from speech_zoo_core.config import to_dict
-from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 
 from .graph import from_graph
 from .proxy import PROXY_CONFIG_KEYS, proxy_config
@@ -119,7 +119,7 @@ def _compare(config: dict[str, Any], settings: dict[str, Any], emb_bn: bool) -> 
     """Hold the architecture in `config.yaml` against the tensors."""
     name, args = settings["model"], mapping(settings, "model_args", "config.yaml")
     if name not in WESPEAKER_NAMES:
-        raise ConfigError(f"config.yaml: model {name!r} is not in this family ({', '.join(WESPEAKER_NAMES)})")
+        raise ConfigError(f"config.yaml: model {shown(name)} is not in this family ({', '.join(WESPEAKER_NAMES)})")
     channels, global_context = WESPEAKER_NAMES[name]
     tensors = {
         "channels": config["channels"][0],
@@ -133,7 +133,7 @@ def _compare(config: dict[str, Any], settings: dict[str, Any], emb_bn: bool) -> 
         if key not in tensors:
             raise ConfigError(f"config.yaml: model_args.{key} is not supported")
         if tensors[key] != value:
-            raise ConfigError(f"config.yaml says {key} = {value}, the tensors say {tensors[key]}")
+            raise ConfigError(f"config.yaml says {key} = {shown(value)}, the tensors say {tensors[key]}")
 
 
 def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | None:
@@ -155,7 +155,7 @@ def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | N
     widths = _widths(weights, ".conv")
     for key, value in widths.items():
         if config.get(key, value) != value:
-            raise ConfigError(f"hyperparams.yaml says {key} = {config[key]}, the tensors say {value}")
+            raise ConfigError(f"hyperparams.yaml says {key} = {shown(config[key])}, the tensors say {value}")
     embed_dim = shape_of(weights, "fc.conv.weight", 3)[0]
     if config.pop("lin_neurons") != embed_dim:
         raise ConfigError(f"hyperparams.yaml: embedding_model: lin_neurons is not the {embed_dim} of the tensors")
@@ -228,7 +228,7 @@ def _front_end(settings: dict[str, Any]) -> FrontEnd:
     if "norm_type" not in normalisation or "std_norm" not in normalisation:
         raise ConfigError("hyperparams.yaml: mean_var_norm must set norm_type to sentence and std_norm to False")
     if isinstance(n_mels, bool) or not isinstance(n_mels, int) or n_mels < 1:
-        raise ConfigError(f"hyperparams.yaml: n_mels must be a positive number, not {n_mels!r}")
+        raise ConfigError(f"hyperparams.yaml: n_mels must be a positive number, not {shown(n_mels)}")
     return FrontEnd("speechbrain_fbank", scale=1.0, n_mels=n_mels)
 
 
@@ -248,7 +248,7 @@ def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any
         raise CheckpointError(f"the classifier has {classes} classes, label_encoder.txt {len(labels)} labels")
     for key, value in (("lin_neurons", neurons), ("out_neurons", classes)):
         if given.get(key, value) != value:
-            raise ConfigError(f"hyperparams.yaml says classifier {key} = {given[key]}, the tensors say {value}")
+            raise ConfigError(f"hyperparams.yaml says classifier {key} = {shown(given[key])}, the tensors say {value}")
     facts = {
         "task": "language-identification",
         "classifier_neurons": neurons,
@@ -282,5 +282,5 @@ def _proxy(checkpoint: Checkpoint, where: str) -> Recognised:
         if key not in known:
             raise ConfigError(f"{where}: its config has {key}, of which nothing is known")
         if known[key] != (list(value) if isinstance(value, tuple) else value):
-            raise ConfigError(f"{where}: its config says {key} = {value}, its tensors say {known[key]}")
+            raise ConfigError(f"{where}: its config says {key} = {shown(value)}, its tensors say {known[key]}")
     return Recognised({**to_dict(proxy_config(**tensors)), **widths}, weights, "speaker proxy")

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 from speech_zoo_core.checkpoint.source import Source
-from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 
 REF = re.compile(r"<(\w+)>")
 LABEL_FILES = ("label_encoder.txt", "label_encoder.ckpt")  # the second is what SpeechBrain's own cache calls it
@@ -105,7 +105,9 @@ def arguments(
         raise ConfigError(f"hyperparams.yaml: {key} has arguments without names, which is not supported")
     for name, value in given.items():
         if name in supported and value not in supported[name]:
-            raise ConfigError(f"hyperparams.yaml: {key}: {name} must be {supported[name][0]!r}, not {value!r}")
+            raise ConfigError(
+                f"hyperparams.yaml: {key}: {name} must be {shown(supported[name][0])}, not {shown(value)}"
+            )
         if name not in supported and name not in free:
             raise ConfigError(f"hyperparams.yaml: {key}: {name} is not supported")
     return {name: value for name, value in given.items() if name in free}

@@ -48,6 +48,11 @@ class ModelConfig(SpeakerConfig):
                 f"feat_dim {self.feat_dim} must be a multiple of 8 and equal front_end.n_mels {self.front_end.n_mels}"
             )
 
+    @property
+    def layers(self) -> int:
+        """Layers with weights, at least."""
+        return sum(self.num_blocks)
+
 
 class Block(nn.Module):
     """BasicBlock (two 3x3 convolutions) or Bottleneck (1x1, 3x3, 1x1), with the BatchNorms folded in."""

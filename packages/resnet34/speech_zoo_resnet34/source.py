@@ -10,7 +10,7 @@ from speech_zoo_core.checkpoint.onnx_graph import Graph
 from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape_of, without_prefix
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, lightning_front_end, wespeaker_settings
 from speech_zoo_core.config import to_dict
-from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 
 from .graph import ResNetWalk, stride_of
 from .model import EXPANSION, STRIDES
@@ -84,15 +84,15 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
     """Hold the architecture in `config.yaml` against the tensors."""
     name, args = settings["model"], mapping(settings, "model_args", "config.yaml")
     if name not in NAMES:
-        raise ConfigError(f"config.yaml: model {name!r} is not in this family ({', '.join(NAMES)})")
+        raise ConfigError(f"config.yaml: model {shown(name)} is not in this family ({', '.join(NAMES)})")
     claimed = dict(zip(("block", "num_blocks"), NAMES[name], strict=True)) | args
     if claimed.pop("pooling_func", "TSTP") != "TSTP":
-        raise ConfigError(f"config.yaml: pooling_func {args['pooling_func']!r} is not supported (only 'TSTP')")
+        raise ConfigError(f"config.yaml: pooling_func {shown(args['pooling_func'])} is not supported (only 'TSTP')")
     for key, value in claimed.items():
         if key not in shape:
             raise ConfigError(f"config.yaml: model_args.{key} is not supported")
         if shape[key] != value:
-            raise ConfigError(f"config.yaml says {key} = {value}, the tensors say {shape[key]}")
+            raise ConfigError(f"config.yaml says {key} = {shown(value)}, the tensors say {shape[key]}")
 
 
 def _from_graph(graph: Graph) -> Recognised | None:

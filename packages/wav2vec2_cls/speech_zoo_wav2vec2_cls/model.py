@@ -17,7 +17,7 @@ from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.weights import to_mlx_layout
 from speech_zoo_core.config import Quantization
 from speech_zoo_core.conv import Conv1d
-from speech_zoo_core.errors import ConfigError, InputError
+from speech_zoo_core.errors import ConfigError, InputError, shown
 from speech_zoo_core.functions import attention, gelu
 from speech_zoo_core.layers import gelu_tanh, relu, silu
 from speech_zoo_core.tasks.audio_model import AudioModel
@@ -35,6 +35,7 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
 }
 TILE = 1000  # frames of a transformer layer that are computed at once on a CPU
 EXTRACTED = 64  # the same of the feature extractor
+MAX_STRIDE = 1000
 DROPPED = ("masked_spec_embed", "quantizer.", "project_q.", "project_hid.")  # training only, under any prefix
 POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv"
 WEIGHT_NORM = (  # magnitude and direction, in the two spellings of PyTorch
@@ -109,9 +110,11 @@ class ModelConfig:
             )
         for key in ("hidden_act", "feat_extract_activation"):
             if (name := getattr(self, key)) not in ACTIVATIONS:
-                raise ConfigError(f"{key} {name!r} is not supported (only {', '.join(ACTIVATIONS)})")
-        if not 0 < self.window <= self.single_pass:
-            raise ConfigError(f"window {self.window} must be positive and at most single_pass {self.single_pass}")
+                raise ConfigError(f"{key} {shown(name)} is not supported (only {', '.join(ACTIVATIONS)})")
+        if not 1 <= self.window <= self.single_pass:
+            raise ConfigError(f"window {self.window} must be 1 s or more, and at most single_pass {self.single_pass}")
+        if max(*self.conv_stride, self.adapter_stride) > MAX_STRIDE:
+            raise ConfigError(f"a stride is {MAX_STRIDE} at most")
         if self.add_adapter and self.use_weighted_layer_sum:
             raise ConfigError("add_adapter and use_weighted_layer_sum exclude each other: layers have no adapter")
         if not self.add_adapter and self.width != self.hidden_size:
@@ -121,6 +124,11 @@ class ModelConfig:
     def width(self) -> int:
         """Width of the last hidden state."""
         return self.hidden_size if self.output_hidden_size is None else self.output_hidden_size
+
+    @property
+    def layers(self) -> int:
+        """Layers with weights, at least."""
+        return self.num_hidden_layers + len(self.conv_dim) + (self.num_adapter_layers if self.add_adapter else 0)
 
 
 class ConvLayer(nn.Module):

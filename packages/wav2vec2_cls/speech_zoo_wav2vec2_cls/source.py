@@ -6,7 +6,7 @@ from typing import Any
 from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.source import Recognised, Source, expect, shape_of
 from speech_zoo_core.config import to_dict
-from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 from speech_zoo_core.tasks.iso639 import all_languages
 from speech_zoo_core.tasks.language import check_labels
 
@@ -68,12 +68,12 @@ def recognise(source: Source) -> Recognised | None:
         raise CheckpointError(f"{source.main_file} has no {missing[0]}: {HEADLESS}")
     known = ARCHITECTURAL | UNUSED | GENERIC
     if unknown := sorted(settings.keys() - known):
-        raise ConfigError(f"{where}: {unknown[0]} = {settings[unknown[0]]!r} is not supported: nothing is known of it")
+        raise ConfigError(f"{where}: {unknown[0]} = {shown(settings[unknown[0]])} is not supported")
     expect(settings, where, {"pruned_heads": {}})
     if settings.get("problem_type") not in (None, "single_label_classification"):
-        raise ConfigError(f"{where}: problem_type = {settings['problem_type']!r} is not supported")
-    labels = _labels(settings, where)
+        raise ConfigError(f"{where}: problem_type = {shown(settings['problem_type'])} is not supported")
     classes = shape_of(weights, "classifier.weight", 2)[0]
+    labels = _labels(settings, classes, where)
     if len(labels) != classes:
         raise ConfigError(f"{where}: id2label names {len(labels)} labels, the classifier has {classes} classes")
     front_end, attention_mask = _preprocessor(source, settings)
@@ -93,14 +93,15 @@ def recognise(source: Source) -> Recognised | None:
     return Recognised(config, weights, f"transformers {ARCHITECTURE}")
 
 
-def _labels(settings: dict[str, Any], where: str) -> dict[str, str]:
+def _labels(settings: dict[str, Any], classes: int, where: str) -> dict[str, str]:
     labels = settings.get("id2label")
     if labels is None:
         count = settings.get("num_labels", 2)  # transformers' default
-        labels = {str(i): f"LABEL_{i}" for i in range(count if isinstance(count, int) else 0)}
+        if count != classes:
+            raise ConfigError(f"{where}: num_labels is {shown(count)}, the classifier has {classes} classes")
+        labels = {str(i): f"LABEL_{i}" for i in range(classes)}
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
         raise ConfigError(f"{where}: id2label must map numbers to names")
-    labels = {str(key): label for key, label in labels.items()}
     check_labels(labels)
     return {str(i): labels[str(i)] for i in range(len(labels))}
 
@@ -114,10 +115,10 @@ def _preprocessor(source: Source, settings: dict[str, Any]) -> tuple[WaveformFro
     expect(given, file, {"feature_size": 1, "padding_side": "right", "padding_value": 0})
     values = {"do_normalize": True, "return_attention_mask": False, "sampling_rate": 16000} | given
     if unknown := sorted(given.keys() - PREPROCESSOR - {"do_normalize", "return_attention_mask", "sampling_rate"}):
-        raise ConfigError(f"{file}: {unknown[0]} = {given[unknown[0]]!r} is not supported")
+        raise ConfigError(f"{file}: {unknown[0]} = {shown(given[unknown[0]])} is not supported")
     for key in ("do_normalize", "return_attention_mask"):
         if not isinstance(values[key], bool):
-            raise ConfigError(f"{file}: {key} must be true or false, not {values[key]!r}")
+            raise ConfigError(f"{file}: {key} must be true or false, not {shown(values[key])}")
     return WaveformFrontEnd(sample_rate=values["sampling_rate"], normalise=values["do_normalize"]), values[
         "return_attention_mask"
     ]

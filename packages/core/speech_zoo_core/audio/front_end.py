@@ -8,7 +8,11 @@ import mlx.core as mx
 from ..errors import ConfigError
 from . import fbank as dsp
 
-MAX_NUMBER = 1e9
+RATES = range(1000, 400_000)  # Hz
+MAX_MELS = 512
+MAX_MS = 1000.0  # of a frame and its shift
+MAX_FRAME = 1 << 14  # samples
+MAX_SCALE = 1e9
 VARIANCE_EPS = 1e-7  # transformers/models/wav2vec2/feature_extraction_wav2vec2.py
 SUM_RUN = 256  # samples
 
@@ -27,11 +31,16 @@ class FrontEnd:
     cmn: bool = True
 
     def __post_init__(self) -> None:
-        numbers = (self.sample_rate, self.n_mels, self.frame_length, self.frame_shift, self.scale)
-        if not all(0 < number < MAX_NUMBER for number in numbers):
-            raise ConfigError("front_end: sample_rate, n_mels, frame_length, frame_shift and scale are out of range")
-        if self._frame < 2 or self._shift < 1:
-            raise ConfigError("front_end: frame_length or frame_shift is shorter than a sample")
+        ranges = (
+            (self.n_mels, 1, MAX_MELS),
+            (self.frame_length, 1, MAX_MS),
+            (self.frame_shift, 1, MAX_MS),
+            (self.scale, 1e-9, MAX_SCALE),
+        )
+        if self.sample_rate not in RATES or not all(low <= number <= high for number, low, high in ranges):
+            raise ConfigError("front_end: sample_rate, n_mels, frame_length, frame_shift or scale is out of range")
+        if not 2 <= self._frame <= MAX_FRAME:
+            raise ConfigError(f"front_end: a frame of {self._frame} samples is too short or too long")
         if self.kind == "speechbrain_fbank" and self._frame % 2:
             raise ConfigError("front_end: frame_length must be an even number of samples for centred frames")
 
@@ -75,7 +84,7 @@ class WaveformFrontEnd:
     normalise: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.sample_rate < MAX_NUMBER:
+        if self.sample_rate not in RATES:
             raise ConfigError("front_end: sample_rate is out of range")
 
     def num_frames(self, n_samples: int) -> int:

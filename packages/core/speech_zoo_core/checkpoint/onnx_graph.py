@@ -1,6 +1,7 @@
 """An ONNX file as a small graph that a model package can walk; needs the extra `[onnx]`."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order, and the constants (initialisers and `Constant` nodes) by name."""
+    """Nodes in topological order, and the constants (initialisers and `Constant` nodes) by name.
+
+    Half precision is float32 here. `files` are those beside the file that hold tensors.
+    """
 
     nodes: list[Node]
     constants: "dict[str, np.ndarray[Any, Any]]"
     inputs: list[str]
     outputs: list[str]
+    files: list[Path] = field(default_factory=list)
 
     @cached_property
     def _producers(self) -> dict[str, Node]:
@@ -112,13 +117,21 @@ class Walk:
         self.weights[f"{name}.bias"] = self.constant(add, 1 if add.inputs[0] == node.outputs[0] else 0)
         return add.outputs[0]
 
+    def _is_output(self, value: str) -> bool:
+        """Whether only operations that rearrange lie between a value and the output."""
+        found = self._users(value)
+        while value not in self.graph.outputs and len(found) == 1 and found[0].op in self.SKIPPED:
+            value = found[0].outputs[0]
+            found = self._users(value)
+        return value in self.graph.outputs
+
     def subtract_mean(self, value: str, name: str) -> None:
         """Follow the subtraction of the training set's mean embedding to the output, and take it off `name`'s bias.
 
         Raises:
             CheckpointError: the graph goes on with something else.
         """
-        while value not in self.graph.outputs:
+        while not self._is_output(value):
             node = self.next(value, "Sub")
             if node is None or node.inputs[0] != value:
                 raise CheckpointError("the graph goes on after its last linear layer in an unknown way")
@@ -128,30 +141,76 @@ class Walk:
 
 
 def read_graph(path: Path) -> Graph:
-    """Parse an ONNX file.
+    """Parse an ONNX file, with the file of tensors that it names beside it, if any.
 
     Raises:
-        CheckpointError: the `onnx` package is missing, or the file is damaged.
+        CheckpointError: the `onnx` package is missing, the file or one that it names is damaged, or its operations go
+            in a circle.
     """
     try:
         import onnx
-        from onnx import numpy_helper
     except ImportError as error:
         raise CheckpointError("reading ONNX needs one more package: pip install 'mlx-speech-zoo[onnx]'") from error
     try:
-        graph = onnx.load(str(path)).graph
-        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        nodes = []
+        graph = onnx.load(str(path), load_external_data=False).graph
+        external = _External(path)
+        constants = {tensor.name: external.array(tensor) for tensor in graph.initializer}
+        inputs = [value.name for value in graph.input if value.name not in constants]
+        known, nodes = {"", *inputs, *constants}, []
         for node in graph.node:
+            if not known.issuperset(node.input) or not known.isdisjoint(name for name in node.output if name):
+                raise ValueError(f"its {node.op_type} nodes are not in the order of computation")
+            known.update(node.output)
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
             if node.op_type == "Constant" and "value" in attributes:
-                constants[node.output[0]] = numpy_helper.to_array(attributes["value"])
+                constants[node.output[0]] = external.array(attributes["value"])
             else:
-                nodes.append(Node(node.op_type, list(node.input), list(node.output), attributes))
-        inputs = [value.name for value in graph.input if value.name not in constants]
+                own = node.domain in ("", "ai.onnx")
+                op = node.op_type if own else f"{node.domain}::{node.op_type}"
+                nodes.append(Node(op, list(node.input), list(node.output), attributes))
         outputs = [value.name for value in graph.output]
+    except CheckpointError:
+        raise
     except Exception as error:  # protobuf raises its own DecodeError, onnx ValueError and others
         raise CheckpointError(f"{path} is not a readable ONNX file: {error or type(error).__name__}") from error
     if not nodes:
         raise CheckpointError(f"{path} is not a readable ONNX file: its graph is empty")
-    return Graph(nodes, constants, inputs, outputs)
+    return Graph(nodes, constants, inputs, outputs, sorted(external.files))
+
+
+class _External:
+    """Reads tensors, those that lie in another file too; onnx's own reader refuses links, of which the Hub's cache is
+    made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: dict[Path, int] = {}  # and how much of each may still be read
+
+    def array(self, tensor: Any) -> "np.ndarray[Any, Any]":
+        """The content, half precision as float32."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor = self._filled(tensor, helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        x = numpy_helper.to_array(tensor)
+        half = tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+        return x.astype(np.float32) if half else x
+
+    def _filled(self, tensor: Any, itemsize: int) -> Any:
+        from onnx import TensorProto
+
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        name = facts.get("location", "")
+        file = self.path.parent / name
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(f"{self.path} has tensors in {name[:80]!r}, which is not beside it")
+        size = math.prod(tensor.dims) * itemsize
+        left = self.files.get(file, file.stat().st_size) - size
+        if left < 0 or int(facts.get("length", size)) != size:
+            raise CheckpointError(f"{file} is cut off, or {self.path} names more of it than it has")
+        self.files[file] = left
+        with file.open("rb") as opened:
+            opened.seek(int(facts.get("offset", 0)))
+            raw = opened.read(size)
+        return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)

@@ -1,6 +1,7 @@
 """One way in for every file form; the form is told by the first bytes, not by the name."""
 
 import json
+import math
 import struct
 import zipfile
 from dataclasses import dataclass, field
@@ -9,18 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from ..config import read_json
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
+from ..processes import evaluated
 from . import torch_pickle
 
 if TYPE_CHECKING:
     from .onnx_graph import Graph
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model")  # where training frameworks put the tensors
-SAFETENSORS_TYPES = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "BF16", "F32", "F64"}
+SAFETENSORS_TYPES = {  # bfloat16 as uint16
+    "BOOL": np.dtype("?"),
+    "BF16": np.dtype("<u2"),
+    **{f"{kind.upper()}{8 * size}": np.dtype(f"<{kind}{size}") for kind in "ui" for size in (1, 2, 4, 8)},
+    **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+}
+MAX_DIMS = 16
+MAX_SIZE = 2**31 - 1  # of a dimension in MLX
+SMALL = 16_000_000  # bytes that any file may become
+COPIES = 4  # of a PyTorch file's storages, which tensors may share
+DEFLATED = 20  # times that a compressed file's weights may be larger
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 
@@ -32,7 +42,7 @@ class Checkpoint:
         tensors: the state dict, by name, in the layout of the source.
         extra: what lay beside the state dict (a Lightning checkpoint's hyper-parameters, say).
         graph: the graph, if the file is ONNX; then `tensors` is empty.
-        shards: the files that an index names.
+        shards: the files that an index, or a graph, names.
     """
 
     tensors: dict[str, mx.array]
@@ -56,7 +66,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".onnx":
         from .onnx_graph import read_graph
 
-        return Checkpoint({}, graph=read_graph(path))
+        graph = read_graph(path)
+        return Checkpoint({}, graph=graph, shards=graph.files)
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -87,10 +98,41 @@ def _state_dict(path: Path, content: Any) -> Checkpoint:
         raise CheckpointError(f"{path} holds no state dict: a mapping of names to tensors")
     if odd := [name for name, value in content.items() if not isinstance(value, torch_pickle.TensorRef)]:
         raise CheckpointError(f"{path} holds no state dict (not tensors: {', '.join(odd[:5])[:200]})")
+    return Checkpoint(_copied(path, content), extra)
+
+
+def _copied(path: Path, refs: "dict[str, torch_pickle.TensorRef]") -> dict[str, mx.array]:
+    """The tensors of a PyTorch file, its storages read one after the other."""
+    _check_growth(path, sum(ref.nbytes for ref in refs.values()), COPIES)
+    by_storage: dict[torch_pickle.Storage, list[str]] = {}
+    for name, ref in refs.items():
+        by_storage.setdefault(ref.storage, []).append(name)
+    found: dict[str, mx.array] = {}
     try:
-        return Checkpoint({name: to_mlx(value.numpy(), value.dtype) for name, value in content.items()}, extra)
+        for storage, names in by_storage.items():
+            content = storage.read(storage.key)
+            found.update((name, to_mlx(refs[name].numpy(content), refs[name].dtype)) for name in names)
     except torch_pickle.Damaged as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    return {name: found[name] for name in refs}
+
+
+def _check_growth(path: Path, size: int, times: int) -> None:
+    """Raises CheckpointError where a file would take far more memory than it has bytes."""
+    if size > times * path.stat().st_size + SMALL:
+        raise CheckpointError(f"{path} was refused: its {path.stat().st_size} bytes would become {shown(size)}")
+
+
+def in_memory(name: str, x: mx.array) -> mx.array:
+    """A tensor that is in memory; NumPy's view of one that cannot be read is of whatever the memory held before.
+
+    Raises:
+        CheckpointError: its file cannot be read any more, or was cut.
+    """
+    try:
+        return evaluated(x)
+    except RuntimeError as error:
+        raise CheckpointError(f"{name} cannot be read from its file: {error}") from error
 
 
 def to_mlx(x: "np.ndarray[Any, Any]", dtype: str = "") -> mx.array:
@@ -104,15 +146,20 @@ def to_mlx(x: "np.ndarray[Any, Any]", dtype: str = "") -> mx.array:
 
 
 def _is_npz(path: Path) -> bool:
+    members = _members(path)
+    return bool(members) and all(member.filename.endswith(".npy") for member in members)
+
+
+def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            return archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged or cut off: {error}") from error
-    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def _read_npz(path: Path) -> dict[str, mx.array]:
+    _check_growth(path, sum(member.file_size for member in _members(path)), DEFLATED)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: to_mlx(archive[name]) for name in archive.files}
@@ -123,29 +170,69 @@ def _read_npz(path: Path) -> dict[str, mx.array]:
 
 
 def _read_safetensors(path: Path) -> dict[str, mx.array]:
-    """Tensors of one file, loaded lazily."""
+    """Tensors of one file, loaded lazily; `in_memory` says whether that worked."""
+    try:
+        entries, start = _safetensors_header(path)
+        if any(kind == "F64" for kind, *_ in entries.values()):  # which MLX does not read
+            return {name: _from_file(path, start, *entry) for name, entry in entries.items()}
+        return dict(mx.load(str(path), format="safetensors"))  # type: ignore[arg-type]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
+
+
+def _safetensors_header(path: Path) -> tuple[dict[str, tuple[str, list[int], int]], int]:
+    """Type, shape and first byte of each tensor by name, and where in the file the first byte is.
+
+    All that the format demands is checked here: on wrong sizes MLX waits for ever or ends the process.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else size
         if length > min(size - 8, MAX_HEADER):
             raise CheckpointError(f"{path} is cut off or is not a safetensors file")
         try:
-            header = json.loads(file.read(length))
-            kinds = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            needed = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            header = json.loads(file.read(length), object_pairs_hook=_without_doubles)
+            header.pop("__metadata__", None)
+            entries = {name: _safetensors_entry(name, **entry) for name, entry in header.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has a damaged safetensors header: {error}") from error
-    if size < needed:
-        raise CheckpointError(f"{path} is cut off: it has {size} bytes, its header gives {needed}")
-    if odd := kinds - SAFETENSORS_TYPES:
-        raise CheckpointError(f"{path} has tensors of type {', '.join(sorted(map(str, odd)))}, which are not supported")
-    try:
-        if "F64" in kinds:  # which MLX does not read
-            return {name: to_mlx(value) for name, value in load_file(path).items()}
-        return dict(mx.load(str(path), format="safetensors"))  # type: ignore[arg-type]
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    start, end = 8 + length, 0
+    for name, (kind, shape, first) in sorted(entries.items(), key=lambda item: (item[1][2], math.prod(item[1][1]))):
+        if first < end:
+            raise CheckpointError(f"{path} has a damaged safetensors header: {name[:80]} overlaps another tensor")
+        end = first + math.prod(shape) * SAFETENSORS_TYPES[kind].itemsize
+    if size < start + end:
+        raise CheckpointError(f"{path} is cut off: it has {size} bytes, its header gives {start + end}")
+    return entries, start
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _safetensors_entry(name: str, dtype: Any, shape: Any, data_offsets: Any) -> tuple[str, list[int], int]:
+    if not isinstance(dtype, str) or dtype not in SAFETENSORS_TYPES:
+        raise ValueError(f"tensors of type {shown(dtype)} are not supported")
+    if not isinstance(shape, list) or not isinstance(data_offsets, list) or len(data_offsets) != 2:
+        raise TypeError("shape and data_offsets must be lists")
+    if not all(type(number) is int and number >= 0 for number in (*shape, *data_offsets)):
+        raise ValueError(f"{name[:80]} has a size that is not a natural number")
+    if len(shape) > MAX_DIMS or max(shape, default=0) > MAX_SIZE:
+        raise ValueError(f"{name[:80]} has {len(shape)} dimensions of up to {shown(max(shape, default=0))}")
+    first, last = data_offsets
+    if last - first != math.prod(shape) * SAFETENSORS_TYPES[dtype].itemsize:
+        raise ValueError(f"{name[:80]} has another size than its shape gives")
+    return dtype, shape, first
+
+
+def _from_file(path: Path, start: int, kind: str, shape: list[int], first: int) -> mx.array:
+    x = np.fromfile(path, SAFETENSORS_TYPES[kind], math.prod(shape), offset=start + first)
+    if x.size != math.prod(shape):
+        raise CheckpointError(f"{path} was cut off while it was read")
+    return to_mlx(x.reshape(shape), "bfloat16" if kind == "BF16" else "")
 
 
 def _read_sharded(index: Path) -> Checkpoint:

@@ -9,7 +9,7 @@ import mlx.core as mx
 import yaml
 
 from ..config import read_json
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, shown
 from .reader import Checkpoint, read_checkpoint
 
 # Best first: where a folder holds the same weights in several forms, the first one is read.
@@ -24,6 +24,8 @@ FORMS = (
 SETTINGS: tuple[str, ...] = (".json", ".yaml", ".yml", ".txt")
 PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
 MAX_YAML_NODES = 10_000
+MAX_YAML = 100_000  # characters: PyYAML takes seconds for them
+MAX_TEXT = 10_000_000  # bytes
 USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin", "embedding_model.ckpt")
 
 
@@ -128,6 +130,8 @@ class Source:
             return None
         self.files.add(path)
         try:
+            if path.stat().st_size > MAX_TEXT:
+                raise ConfigError(f"{path} is too large for a file of settings")
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
@@ -151,6 +155,8 @@ class Source:
         text = self.text(name)
         if text is None:
             return None
+        if len(text) > MAX_YAML:
+            raise ConfigError(f"{path} is too large for a file of settings")
         try:
             data = _parse_yaml(text, loader)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
@@ -176,7 +182,7 @@ def _parse_yaml(text: str, loader_class: type[yaml.SafeLoader]) -> Any:
     try:
         root = loader.get_single_node()
         if root is not None and size(root) > MAX_YAML_NODES:
-            raise ValueError("its aliases expand to too much")
+            raise ValueError("it holds too much, its aliases counted")
         return None if root is None else loader.construct_document(root)
     finally:
         loader.dispose()
@@ -226,4 +232,4 @@ def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None
     """
     for key, value in values.items():
         if key in settings and settings[key] != value:
-            raise ConfigError(f"{where}: {key} = {settings[key]!r} is not supported (only {value!r})")
+            raise ConfigError(f"{where}: {key} = {shown(settings[key])} is not supported (only {shown(value)})")

@@ -85,10 +85,11 @@ class Name(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """A run of items in the file, read when first needed; `dtype` is a key of `DTYPES`, or "" for plain bytes."""
+    """A run of items in the file; `dtype` is a key of `DTYPES`, or "" for plain bytes. Equal where `key` is."""
 
     dtype: str
-    read: Callable[[], bytes]
+    key: str
+    read: Callable[[str], bytes]
 
 
 class TensorRef(NamedTuple):
@@ -105,14 +106,18 @@ class TensorRef(NamedTuple):
         """The type's name; bfloat16 items are given as uint16 by `numpy`."""
         return DTYPES[self.dtype_key][1]
 
-    def numpy(self) -> "np.ndarray[Any, Any]":
-        """A contiguous copy.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a copy."""
+        return math.prod(self.size) * np.dtype(DTYPES[self.dtype_key][0]).itemsize
+
+    def numpy(self, content: bytes) -> "np.ndarray[Any, Any]":
+        """A contiguous copy, from the storage's content.
 
         Raises:
             Damaged: the tensor does not fit its data.
         """
         items = np.dtype(DTYPES[self.dtype_key][0])
-        content = self.storage.read()
         data = np.frombuffer(content[: len(content) // items.itemsize * items.itemsize], items)
         count = math.prod(self.size)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
@@ -419,6 +424,9 @@ def read_zip(path: Path) -> Any:
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} is damaged or cut off: {error}") from error
 
+    def read_data(key: str) -> bytes:
+        return read(f"data/{key}")
+
     if "constants.pkl" in members:
         raise CheckpointError(f"{path} is a TorchScript archive; a state dict is needed (torch.save of it)")
     if "data.pkl" not in members:
@@ -427,8 +435,7 @@ def read_zip(path: Path) -> Any:
         raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported")
 
     def storage(pid: Any) -> Storage:
-        kind, key = _parts(pid)
-        return Storage(kind, lambda: read(f"data/{key}"))
+        return Storage(*_parts(pid), read_data)
 
     return _run(io.BytesIO(read("data.pkl")), path, storage)
 
@@ -461,7 +468,7 @@ def read_legacy(path: Path) -> Any:
         kind, key = _parts(pid)
         if kinds.setdefault(key, kind) != kind:
             raise Damaged(f"storage {key[:80]} has two types")
-        return Storage(kind, lambda: contents[key])
+        return Storage(kind, key, contents.__getitem__)
 
     with path.open("rb") as opened:
         file = _Bounded(opened, path.stat().st_size)

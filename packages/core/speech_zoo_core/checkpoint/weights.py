@@ -9,15 +9,20 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..layers import parameters
+from .reader import in_memory
 
 BATCH_NORM_EPS = 1e-5  # PyTorch's default, which every supported checkpoint was trained with
 Arrays: TypeAlias = dict[str, "np.ndarray[Any, Any]"]
 
 
 def to_numpy(weights: Mapping[str, mx.array]) -> Arrays:
-    """A state dict as NumPy arrays, bfloat16 as float32."""
+    """A state dict as NumPy arrays, bfloat16 as float32.
+
+    Raises:
+        CheckpointError: a tensor cannot be read from its file.
+    """
     return {
-        name: np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value)
+        name: np.array(in_memory(name, value.astype(mx.float32) if value.dtype == mx.bfloat16 else value))
         for name, value in weights.items()
     }
 

@@ -3,12 +3,12 @@
 Reference: wespeaker/cli/speaker.py and its recipes' conf/*.yaml; pyannote/audio/models/embedding/wespeaker.
 """
 
-import math
 from dataclasses import replace
 from typing import Any
 
 from ..audio.front_end import WESPEAKER, FrontEnd
-from ..errors import ConfigError
+from ..config import MAX_NUMBER
+from ..errors import ConfigError, shown
 from .source import Source, expect, mapping
 
 # Not measured here (no published weights within reach of the tests): pyannote's diarization pipeline, tuned with the
@@ -73,11 +73,12 @@ def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
 
 def _number_fields(fields: dict[str, Any], cmn: bool) -> FrontEnd:
     for key, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{key} must be a number, not {value!r}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not abs(value) <= MAX_NUMBER:
+            raise ConfigError(f"{key} must be a number in its range, not {shown(value)}")
         fields[key] = type(getattr(WESPEAKER, key))(value)
         if fields[key] != value:
-            raise ConfigError(f"{key} must be a whole number, not {value!r}")
+            raise ConfigError(f"{key} must be a whole number, not {shown(value)}")
     return replace(WESPEAKER, **fields, cmn=cmn)
 
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import CheckpointError
+from .reader import in_memory
 
 SHARD_BYTES = 5_000_000_000  # the Hub's usual size of a shard
 TYPES = {
@@ -31,7 +32,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, mx.array]) -> Iterator[int
         The bytes of each tensor once it is written.
 
     Raises:
-        CheckpointError: a tensor holds NaN or infinite values.
+        CheckpointError: a tensor holds NaN or infinite values, or cannot be read from its file.
         OSError: the folder cannot be written.
     """
     shards = _shards(tensors)
@@ -74,7 +75,7 @@ def _write(file: BinaryIO, tensors: dict[str, mx.array]) -> Iterator[int]:
     text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8
     file.write(struct.pack("<Q", len(text)) + text)
     for name in list(tensors):
-        x = tensors.pop(name)
+        x = in_memory(name, tensors.pop(name))
         if mx.issubdtype(x.dtype, mx.floating) and not mx.all(mx.isfinite(x)).item():
             raise CheckpointError(f"{name} holds NaN or infinite values in {TYPES[x.dtype]}; it was not converted")
         raw = np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x)

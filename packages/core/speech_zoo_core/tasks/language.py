@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio.decode import Audio
-from ..errors import AudioError, ConfigError, InputError
+from ..errors import AudioError, ConfigError, InputError, shown
 from ..processes import evaluated
 from .audio_model import AudioModel
 from .iso639 import language_name, match_language
@@ -68,7 +68,7 @@ def check_labels(id2label: dict[str, str]) -> list[str]:
     if "" in codes:
         raise ConfigError(f"id2label: class {codes.index('')} has no label")
     if len(set(codes)) < len(codes):
-        raise ConfigError(f"id2label names {next(code for code in codes if codes.count(code) > 1)!r} twice")
+        raise ConfigError(f"id2label names {shown(next(code for code in codes if codes.count(code) > 1))} twice")
     return [str(label) for label in labels]
 
 
@@ -172,7 +172,7 @@ class AudioClassification(AudioModel):
     def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
         """Indices of the classes to choose among."""
         if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-            raise InputError(f"top_k is a positive number of languages, not {top_k!r}")
+            raise InputError(f"top_k is a positive number of languages, not {shown(top_k)}")
         if languages is None:
             return list(range(len(self._languages)))
         return self._of_languages(languages)
@@ -213,7 +213,7 @@ class LanguageIdentification(AudioClassification):
     def _of_languages(self, languages: Sequence[str]) -> list[int]:
         codes = list(languages) if isinstance(languages, Iterable) and not isinstance(languages, str) else []
         if not codes or not all(isinstance(code, str) for code in codes):
-            raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {languages!r}")
+            raise InputError(f"languages is a list of codes such as ['eng', 'fra'], not {shown(languages)}")
         return sorted({i for code in codes for i in match_language(code, self.labels)})
 
 
@@ -223,7 +223,7 @@ def check_floors(min_score: float | None, min_logit: float | None) -> None:
         number = isinstance(floor, (int, float, np.integer, np.floating)) and not isinstance(floor, bool)
         if floor is not None and not (number and low <= floor <= high):
             kind = "a probability between 0 and 1" if name == "score" else "a finite number"
-            raise InputError(f"min_{name} (--min-{name}) is {kind}, not {floor!r}")
+            raise InputError(f"min_{name} (--min-{name}) is {kind}, not {shown(floor)}")
 
 
 def lacking(score: float, logit: float, min_score: float | None, min_logit: float | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from ..audio.decode import Audio
 from ..audio.front_end import FrontEnd
 from ..config import Quantization
-from ..errors import AudioError, ConfigError
+from ..errors import AudioError, ConfigError, shown
 from ..processes import evaluated
 from .audio_model import AudioModel
 
@@ -62,7 +62,7 @@ class Verification:
 def check_threshold(threshold: Any) -> float:
     """Raises ConfigError unless the threshold is a cosine."""
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
-        raise ConfigError(f"threshold is a cosine between -1 and 1, not {threshold!r}")
+        raise ConfigError(f"threshold is a cosine between -1 and 1, not {shown(threshold)}")
     return float(threshold)
 
 
