@@ -299,7 +299,7 @@ def test_the_command_killed_at_random(
     manifest.write_text("".join(f"{json.dumps({'audio': str(voice)})}\n" for voice in voices[:2]))
     arguments = [COMMAND, "embed", "--manifest", manifest, "--output", out]
     chance = random.Random(9)
-    for _ in range(3):
+    for _ in range(2):
         process = start(arguments, environment)
         time.sleep(chance.uniform(0.2, 1.5))
         process.kill()

@@ -25,10 +25,10 @@ def test_the_command_line_leaves_mlx_alone_until_a_model_is_needed(python: Run) 
     """So that `--help` and `list` answer at once."""
     code = f"""
 import sys
-from speech_zoo import cli
+from speech_zoo.cli.main import main
 sys.argv = ["speech-zoo", "list"]
 try:
-    cli.main()
+    main()
 except SystemExit as stop:
     names = [name for name in {HEAVY} if name in sys.modules and name != "typer"]
     print(stop.code, names)

@@ -196,8 +196,7 @@ class CorpusFolder:
                 kept = [line for line in lines if json.loads(line)["id"] not in self._pending]
             except (ValueError, KeyError, TypeError) as error:
                 raise SpeechZooError(f"{path} is damaged; delete it and run again") from error
-            # A path that is not Unicode has half surrogates, which JSON escapes as Python's backslashes do.
-            new = b"".join(kept) + "".join(f"{line}\n" for line in self._errors).encode(errors="backslashreplace")
+            new = b"".join(kept) + "".join(f"{line}\n" for line in self._errors).encode()
             if new != text:
                 with written_beside(path) as beside:
                     beside.write_bytes(new)
