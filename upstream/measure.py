@@ -72,6 +72,9 @@ def original(name: str) -> Any:
         module.__spec__ = importlib.machinery.ModuleSpec(stand_in, None, is_package=True)
         module.__version__ = "2.9.0"  # type: ignore[attr-defined]
         sys.modules.setdefault(stand_in, module)
+    if name.startswith("wespeaker."):
+        package = sys.modules.setdefault("wespeaker", types.ModuleType("wespeaker"))
+        package.__path__ = [os.path.join(path, "wespeaker") for path in sys.path]  # noqa: PTH118
     return importlib.import_module(name)
 
 
@@ -90,9 +93,7 @@ def campplus_reference() -> tuple[dict[str, mx.array], list[Array]]:
     return tensors(model), outputs
 
 
-def compare(
-    what: str, embed: Callable[[mx.array], mx.array], expected: list[Array], samples: int | None = None
-) -> None:
+def compare(what: str, embed: Callable[[mx.array], mx.array], expected: list[Array], samples: int = 1 << 30) -> None:
     found = [cosine(embed(mx.array(clip[:samples])), output) for clip, output in zip(clips(), expected, strict=False)]
     print(f"{what}: cosine to the original, {len(found)} voices: worst {min(found):.9f}, best {max(found):.9f}")
 
@@ -153,6 +154,25 @@ def ecapa_lid() -> None:
     compare("embedding", lambda x: model.embedding_model(normal(compute_mel_spectrogram(x))), expected, 32000)
 
 
+def wespeaker() -> None:
+    from mlx_audio.codec.models.wespeaker_resnet import ModelConfig, WeSpeakerResNet
+
+    bottleneck: dict[str, Any] = {"block": "bottleneck", "num_blocks": [3, 8, 36, 3], "two_emb_layer": True}
+    for name, settings in {"ResNet34": dict[str, Any](), "ResNet152": bottleneck}.items():
+        two = "two_emb_layer" in settings
+        resnet = getattr(original("wespeaker.models.resnet"), name)
+        reference = seeded(resnet(80, 256, pooling_func="TSTP", two_emb_layer=two))
+        model = WeSpeakerResNet(ModelConfig(**settings))
+        model.load_weights(list(model.sanitize(tensors(reference)).items()), strict=True)
+        model.eval()
+        expected = []
+        with torch.no_grad():
+            for clip in clips()[:3]:
+                x = kaldi_fbank(clip[:32000] * 32768, "hamming")
+                expected.append(reference(torch.tensor(x - x.mean(0))[None])[-1].numpy())
+        compare(name, model.encode, expected, 32000)
+
+
 def reported(what: str, attempt: Callable[[], Any]) -> None:
     """Print what an attempt gives, or how it ends."""
     try:
@@ -168,47 +188,46 @@ def off(found: Any, expected: Any) -> str:
 
 def wav2vec2() -> None:
     """Classifiers with random weights, saved as transformers does; two clips of different length in a batch."""
-    from mlx_audio.convert import convert
-    from mlx_audio.lid import load
     from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
+    size: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "conv_dim": [64] * 7}
+    size |= {"intermediate_size": 256, "id2label": {str(i): f"label{i}" for i in range(9)}}
     stable = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-    size = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
-    size |= {"conv_dim": [64] * 7, "id2label": {str(i): f"label{i}" for i in range(9)}}
-    audio = np.zeros((2, 48000), np.float32)
-    audio[0], audio[1, :30000] = clips()[0][:48000], clips()[1][:30000]
-    mask = (np.arange(48000) < np.array([[48000], [30000]])).astype(np.int64)
-    for name, more in {"stable": stable, "group": {}, "sum": {"use_weighted_layer_sum": True}}.items():
+    audio = np.stack([clips()[0][:48000], np.pad(clips()[1][:30000], (0, 18000))])
+    mask = np.arange(48000) < np.array([[48000], [30000]])
+    for name, more in {"stable": stable, "group": dict[str, Any](), "sum": {"use_weighted_layer_sum": True}}.items():
         model = seeded(Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**size, **more)))
-        if "sum" in name:
+        if name == "sum":
             model.layer_weights.data = torch.linspace(2, -2, 5)
-        with tempfile.TemporaryDirectory(prefix="mms-lid-") as folder, torch.no_grad():
+        with tempfile.TemporaryDirectory(prefix="mms-lid-") as folder:
             model.save_pretrained(f"{folder}/lid")
-            one = model(torch.tensor(audio[:1])).logits
-            both = model(torch.tensor(audio), torch.tensor(mask) if name == "stable" else None).logits
-            reported(
-                f"{name}: load", lambda f=folder, y=one: off(load(f"{f}/lid", strict=True)(mx.array(audio[:1])), y)
-            )
-            reported(
-                f"{name}: mlx_audio.convert",
-                lambda f=folder: convert(f"{f}/lid", f"{f}/lid-mlx", model_domain="lid") or "done",
-            )
-            reported(f"{name}: load it", lambda f=folder, y=one: off(load(f"{f}/lid-mlx")(mx.array(audio[:1])), y))
-            masked = {"attention_mask": mx.array(mask)} if name == "stable" else {}
-            reported(
-                f"{name}: batch", lambda f=folder, y=both, m=masked: off(load(f"{f}/lid")(mx.array(audio), **m), y)
-            )
+            compare_classifier(name, model, Path(folder), audio, mask if name == "stable" else None)
+
+
+def compare_classifier(name: str, model: Any, folder: Path, audio: Array, mask: Array | None) -> None:
+    from mlx_audio.convert import convert
+    from mlx_audio.lid import load
+
+    with torch.no_grad():
+        one = model(torch.tensor(audio[:1])).logits
+        both = model(torch.tensor(audio), None if mask is None else torch.tensor(mask, dtype=torch.int64)).logits
+
+    def batch() -> str:
+        masked = {} if mask is None else {"attention_mask": mx.array(mask)}
+        return off(load(f"{folder}/lid")(mx.array(audio), **masked), both)
+
+    reported(f"{name}: load", lambda: off(load(f"{folder}/lid", strict=True)(mx.array(audio[:1])), one))
+    reported(f"{name}: convert", lambda: convert(f"{folder}/lid", f"{folder}/lid-mlx", model_domain="lid") or "done")
+    reported(f"{name}: load it", lambda: off(load(f"{folder}/lid-mlx")(mx.array(audio[:1])), one))
+    reported(f"{name}: batch", batch)
 
 
 NAMES = {
-    "b": wav2vec2,
-    "c": wav2vec2,
-    "d": wav2vec2,
-    "h": wav2vec2,
-    "a": chatterbox,
-    "e": ecapa_lid,
-    "f": ecapa_lid,
+    **dict.fromkeys("ai", chatterbox),
+    **dict.fromkeys("bcdh", wav2vec2),
+    **dict.fromkeys("ef", ecapa_lid),
     "g": fbank,
+    "j": wespeaker,
 }
 
 if __name__ == "__main__":

@@ -35,6 +35,19 @@ class Tree:
             raise AnchorError(f"{path} is there already")
         self.edited[path] = text
 
+    def create_files(self, module: str) -> None:
+        """Add what lies in `files/` beside a pull request's `__init__.py`; docs where the tree has docs."""
+        files = Path(module).parent / "files"
+        for file in sorted(path for path in files.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+            path = file.relative_to(files).as_posix()
+            if not path.startswith("docs/") or self.has("mkdocs.yml"):
+                self.create(path, file.read_text(encoding="utf-8"))
+
+    def add_page(self, title: str, page: str) -> None:
+        """Put a page into the navigation, where the tree has docs."""
+        if self.has("mkdocs.yml"):
+            self.after("mkdocs.yml", "Voice Activity Detection: models/vad/index.md\n", f"    - {title}: {page}\n")
+
     def rewrite(self, path: str, text: str) -> None:
         """Put `text` in the place of a whole file that is there."""
         self.read(path)
@@ -49,13 +62,12 @@ class Tree:
         Raises:
             AnchorError: names the file and the anchor.
         """
-        text = self.read(path)
-        start, end = _span(path, text, within) if within else (0, len(text))
-        count = text.count(anchor, start, end)
-        if count != 1:
-            raise AnchorError(f"{within or 'a line'} of {path}: {anchor.strip()!r} stands {count} times")
-        at = text.index(anchor, start, end)
-        self.edited[path] = text[:at] + new + text[at + len(anchor) :]
+        at = self._find(path, anchor, within)
+        self._splice(path, at, at + len(anchor), new)
+
+    def replace_from(self, path: str, start: str, end: str, new: str, within: str) -> None:
+        """Put `new` in the place of all from the anchor `start` to before the anchor `end`; as `replace`."""
+        self._splice(path, self._find(path, start, within), self._find(path, end, within), new)
 
     def after(self, path: str, anchor: str, new: str, within: str | None = None) -> None:
         """Put `new` behind the anchor; as `replace`."""
@@ -64,6 +76,18 @@ class Tree:
     def before(self, path: str, anchor: str, new: str, within: str | None = None) -> None:
         """Put `new` in front of the anchor; as `replace`."""
         self.replace(path, anchor, new + anchor, within)
+
+    def _find(self, path: str, anchor: str, within: str | None) -> int:
+        text = self.read(path)
+        start, end = _span(path, text, within) if within else (0, len(text))
+        count = text.count(anchor, start, end)
+        if count != 1:
+            raise AnchorError(f"{within or 'a line'} of {path}: {anchor.strip()!r} stands {count} times")
+        return text.index(anchor, start, end)
+
+    def _splice(self, path: str, start: int, end: int, new: str) -> None:
+        text = self.read(path)
+        self.edited[path] = text[:start] + new + text[end:]
 
     def add_tests(self, path: str, text: str) -> None:
         """Put test classes at the end of a test file, or make it of them."""

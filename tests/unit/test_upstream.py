@@ -85,6 +85,30 @@ def test_edits(tmp_path: Path) -> None:
     assert "y = " not in (tmp_path / "a.py").read_text()
 
 
+def test_edits_from_anchor_to_anchor(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def f():\n    a = 1\n    b = 2\n    c = 3\n")
+    tree = Tree(tmp_path)
+    tree.replace_from("a.py", "a = 1", "c = 3", "d = 4\n    ", "f")
+    assert tree.read("a.py") == "def f():\n    d = 4\n    c = 3\n"
+    with pytest.raises(AnchorError, match="stands 0 times"):
+        tree.replace_from("a.py", "d = 4", "a = 1", "", "f")
+
+
+def test_files_and_pages_where_the_tree_has_docs(tmp_path: Path) -> None:
+    for name in ("code.py", "docs/page.md"):
+        (tmp_path / "pull" / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pull" / "files" / name).write_text("")
+    (tmp_path / "tree").mkdir()
+    for docs in (False, True):
+        if docs:
+            (tmp_path / "tree" / "mkdocs.yml").write_text("    - Voice Activity Detection: models/vad/index.md\n")
+        tree = Tree(tmp_path / "tree")
+        tree.create_files(str(tmp_path / "pull" / "__init__.py"))
+        tree.add_page("Page", "page.md")
+        assert set(tree.edited) == {"code.py", "docs/page.md", "mkdocs.yml"} if docs else {"code.py"}
+    assert tree.read("mkdocs.yml").endswith("models/vad/index.md\n    - Page: page.md\n")
+
+
 def test_tests_come_before_main(tmp_path: Path) -> None:
     main = 'if __name__ == "__main__":\n    unittest.main()\n'
     (tmp_path / "a.py").write_text(f"import unittest\n\n\n{main}")

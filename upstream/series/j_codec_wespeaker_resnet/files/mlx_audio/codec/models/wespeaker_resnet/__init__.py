@@ -1,0 +1,3 @@
+from .wespeaker_resnet import ModelConfig, WeSpeakerResNet
+
+__all__ = ["ModelConfig", "WeSpeakerResNet"]
