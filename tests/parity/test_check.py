@@ -63,6 +63,7 @@ def saved(content: Any, path: Path) -> Path:
 
 
 def shards(folder: Path) -> Path:
+    folder.mkdir()
     tensors = {name: value.numpy() for name, value in state_dict(resnet()).items()}
     names, weight_map = sorted(tensors), {}
     for file, part in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
@@ -88,7 +89,7 @@ def of_transformers_4(folder: Path) -> Path:
 SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "resnet34: avg_model.pt": (lambda d: wespeaker_folder(d / "ws"), "wespeaker-unofficial"),
     "resnet34: state dict": (lambda d: saved(state_dict(resnet(), "module."), d / "m.pth"), "wespeaker-unofficial"),
-    "resnet34: shards": (shards, "wespeaker-unofficial"),
+    "resnet34: shards": (lambda d: shards(d / "shards"), "wespeaker-unofficial"),
     "resnet34: npz": (lambda d: npz(d / "weights.npz"), "wespeaker-unofficial"),
     "resnet34: pyannote": (lambda d: save_pyannote(d / "pytorch_model.bin", resnet()), "wespeaker-unofficial"),
     "resnet34: pyannote, legacy": (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.loader import find, read_model
 from speech_zoo_core.oracle import KALDI, ONNXRUNTIME, NoOracle, Oracle, Package, kaldi_features, output_of, require
@@ -46,10 +47,16 @@ def oracle_of(ref: str) -> Oracle:
         return spec.oracle(replace(config, source={"form": form}), lambda: source)
     try:
         converted = Converted(ref)
-        reference = Reference(converted, None)
-        return spec.oracle(converted.config, lambda: reference.source)
     except (CheckpointError, ConfigError) as error:
         raise NoOracle(str(error)) from error
+
+    def original() -> Source:
+        try:
+            return Reference(converted, None).source
+        except NoOracle as error:
+            raise NoOracle("the original is not at hand; name the source instead of what was made of it") from error
+
+    return spec.oracle(converted.config, original)
 
 
 def original(ref: str, gpu: bool, half: bool) -> Contender:

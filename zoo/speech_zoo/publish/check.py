@@ -84,7 +84,7 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
         clips=rows,
         not_compared=notes,
         passed=all(held) if held else None,
-        features_unit=FEATURE_UNITS[converted.config.front_end.kind],
+        features_unit=FEATURE_UNITS.get(getattr(converted.config.front_end, "kind", ""), ""),
         machine=_machine(expected is not None and expected.facts["from"] == "live"),
     )
     return parity, converted.source.folder if converted.local else None
