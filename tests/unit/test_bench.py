@@ -175,11 +175,13 @@ def test_an_example_without_its_original(name: str, tmp_path: Path, monkeypatch:
 
 
 def test_a_checkpoint_is_measured_as_it_is(tmp_path: Path) -> None:
-    (name,) = registry.bundled()
+    name = "campplus-zh-en"
     found = subject(name, 4, tmp_path)
     assert (found.name, found.ref, found.task, found.rate) == (name, name, "speaker-embedding", 16000)
     assert (found.seeded, found.layers, found.alone) == (False, None, None)
     assert found.size > 10e6
+    segmentation = subject("pyannet", 4, tmp_path)  # has no example
+    assert (segmentation.ref, segmentation.task) == ("pyannote-segmentation-3.0", "speaker-segmentation")
     assert subject("fbank", 4, tmp_path) == FEATURES
     with pytest.raises(SpeechZooError, match="nowhere"):
         subject(str(tmp_path / "nowhere"), 4, tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 from speech_zoo_core import registry
 from speech_zoo_core.checkpoint.writer import write_checkpoint
-from speech_zoo_core.config import to_dict
+from speech_zoo_core.config import read_json, to_dict
 from speech_zoo_core.errors import CheckpointError
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.layers import parameters
@@ -71,13 +71,16 @@ def subject(name: str, layers: int, scratch: Path) -> Subject:
         layers: that an example's transformer has at most.
 
     Raises:
-        SpeechZooError: there is no such checkpoint, or the family of that name has no example.
+        SpeechZooError: there is no such checkpoint, or the family has neither an example nor a bundled one.
     """
     if name == FBANK:
         return Subject(FBANK, FBANK, FBANK)
     own = next((own for own, (spec, _) in examples().items() if name in (own, spec.model_type)), None)
     if own is None:
         if name in registry.model_types() and not os.path.exists(name):  # noqa: PTH110 (as above)
+            for bundled, folder in registry.bundled().items():
+                if read_json(folder / "config.json").get("model_type") == name:
+                    return _described(name, bundled)
             raise CheckpointError(f"{name} has no example to measure; name one of its checkpoints")
         return _described(name, str(resolve(name)))
     folder = scratch / "example"
