@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch_files
-from loopback_hub import LoopbackHub
+from loopback_hub import Fault, LoopbackHub
 from safetensors.numpy import save
 
 Run = Callable[..., Any]
@@ -208,3 +208,144 @@ def test_what_the_hub_refuses_is_one_line(
     revision = ["--revision", "v9"] if case == "no such revision" else []
     assert message in cli("convert", repo, "out", *revision, env=hub_env).failed()
     unchanged()
+
+
+# A Hub that means harm, and what is no Hub
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def hostile_answer(hub: LoopbackHub, place: str, name: str, files: dict[str, bytes]) -> Fault:
+    """An answer with `name` where the client takes the name of a file from."""
+    commit, wanted = hub.commit("org/tiny"), "model.safetensors"
+    if place in ("ETag", "X-Linked-ETag", "weak ETag"):
+        value = f'W/"{name}"' if place == "weak ETag" else f'"{name}"'
+        headers = (("ETag", value), ("X-Repo-Commit", commit), ("X-Linked-Size", str(len(files[wanted]))))
+        headers += (("X-Linked-ETag", value),) if place == "X-Linked-ETag" else ()
+        return Fault("HEAD .*/resolve/", 200, headers)
+    if place == "X-Repo-Commit":
+        return Fault("HEAD .*/resolve/", 200, (("ETag", '"0123"'), ("X-Repo-Commit", name)))
+    if place == "X-Repo-Commit of what is not there":
+        return Fault("HEAD .*/resolve/", 404, (("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", name)))
+    kind = (("Content-Type", "application/json"),)
+    if place == "sha":
+        facts = {"id": "org/tiny", "sha": name, "siblings": [{"rfilename": file} for file in files]}
+        return Fault("GET /api/models/org/tiny(/revision/main)?$", 200, kind, json.dumps(facts).encode())
+    entry: dict[str, Any] = {"type": "file", "path": wanted, "size": 3, "oid": "0" * 40}
+    entry |= (
+        {"lfs": {"oid": name, "size": 3, "pointerSize": 3}, "xetHash": "0" * 64} if place == "lfs" else {"oid": name}
+    )
+    return Fault("GET /api/models/org/tiny/tree/", 200, kind, json.dumps([entry]).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../../planted", "/tmp/speech-zoo-planted", "a/../../../planted", "..", "a\\b"]
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ETag",
+        "weak ETag",
+        "X-Linked-ETag",
+        "X-Repo-Commit",
+        "X-Repo-Commit of what is not there",
+        "sha",
+        "oid",
+        "lfs",
+    ],
+)
+def test_a_hub_that_names_a_place_outside_the_cache(
+    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, converted: Path, tmp_path: Path, place: str, name: str
+) -> None:
+    files = content(converted)
+    hub.add("org/tiny", files)
+    hub.faults += [hostile_answer(hub, place, name, files) for _ in range(20)]
+    outside = tmp_path / "deep/down/here/is/the/cache"
+    outside.mkdir(parents=True)
+    message = cli("convert", "org/tiny", "out", env=hub_env | {"HF_HOME": str(outside), "HF_HUB_CACHE": str(outside)})
+    assert "the Hub's answer was refused" in message.failed()
+    assert not any("planted" in path for path in tree(tmp_path))
+    assert not Path("/tmp/speech-zoo-planted").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "revision",
+    ["../main", "../../../x", "a/../b", "/etc", "..", ".", "a//b", "a/", "", "-x", "a\nb", "a\\..\\b", "a b"],
+)
+def test_a_revision_that_is_a_path(
+    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, converted: Path, revision: str
+) -> None:
+    hub.add("org/tiny", content(converted))
+    before = len(hub.requests)
+    message = cli("convert", "org/tiny", "out", f"--revision={revision}", env=hub_env).failed()
+    assert "is no revision" in message
+    assert len(hub.requests) == before
+
+
+@pytest.mark.parametrize("key", ["revision", "repo"])
+@pytest.mark.parametrize("value", ["../../../x", "/etc", 5, ["a"], {"a": 1}])
+def test_a_config_that_leads_check_elsewhere(
+    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, converted: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, data in content(converted).items():
+        (folder / name).write_bytes(data)
+    config = json.loads((folder / "config.json").read_text())
+    config["source"] |= {"repo": "org/tiny", "revision": "main"} | {key: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    result = cli("check", folder, env=hub_env)
+    assert "is no revision" in result.out or result.status == 1
+    assert "Traceback" not in result.err
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [
+        (200, "text/html", b"<html><body>Log in to the hotel's network</body></html>"),
+        (200, "application/json", b"[]"),
+        (200, "application/json", b'"hello"'),
+        (200, "application/json", b"{}"),
+        (200, "application/json", b'{"id": "org/tiny", "sha": null, "siblings": 5}'),
+        (200, "application/json", b'{"id": "org/tiny", "sha": 5, "siblings": [{"rfilename": 5}]}'),
+        (200, "application/json", b"\xff\xfe"),
+        (204, "text/plain", b""),
+        (511, "text/html", b"<html>Network Authentication Required</html>"),
+    ],
+)
+def test_an_answer_of_what_is_no_hub(
+    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, converted: Path, status: int, kind: str, body: bytes
+) -> None:
+    hub.add("org/tiny", content(converted))
+    hub.faults += [Fault("", status, (("Content-Type", kind),), body) for _ in range(30)]
+    message = cli("convert", "org/tiny", "out", env=hub_env).failed()
+    assert "org/tiny" in message
+
+
+@pytest.mark.parametrize(
+    ("model", "others"),
+    [
+        ("avg_model.pt", ["optimizer.pt", "scheduler.pt", "rng_state_0.pth", "rng_state.pth", "training_args.bin"]),
+        ("my_model.pt", ["optimizer.pt", "scaler.pt", "optim_states.pt", "random_states_0.pt"]),
+        ("avg_model.pt", ["model_5.pt", "other.pth", "classifier.ckpt"]),
+    ],
+)
+def test_what_a_training_left_is_not_fetched(
+    hub: LoopbackHub,
+    hub_env: dict[str, str],
+    cli: Run,
+    weights: dict[str, np.ndarray],
+    original: Path,
+    tmp_path: Path,
+    model: str,
+    others: list[str],
+) -> None:
+    checkpoint = torch_files.save_zip(tmp_path / model, torch_files.state_dict(weights))
+    files = {model: checkpoint.read_bytes(), "config.yaml": (original / "config.yaml").read_bytes()}
+    hub.add("org/tiny", files | dict.fromkeys([*others, "sub/optimizer.pt"], b"\0" * 100))
+    assert cli("convert", "org/tiny", "out", env=hub_env).status == 0
+    assert hub.downloads() == files.keys()

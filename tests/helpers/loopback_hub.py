@@ -38,7 +38,7 @@ class Fault:
     Attributes:
         request: found in "METHOD path", a regular expression.
         status: answered instead of doing what was asked.
-        headers: of that answer.
+        headers, body: of that answer.
         cut: the connection ends in the middle of the request's body ("body"), or after what was asked has been done
             but before the answer ("answer").
         meanwhile: is done before what was asked.
@@ -47,6 +47,7 @@ class Fault:
     request: str
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
     cut: Literal["body", "answer"] | None = None
     meanwhile: Callable[[], object] = lambda: None
 
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault.meanwhile()
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if fault.status is not None:
-            answer: Answer = fault.status, dict(fault.headers), b""
+            answer: Answer = fault.status, dict(fault.headers), fault.body
         elif hub.broken:
             answer = HTTPStatus.INTERNAL_SERVER_ERROR, {}, b""
         else:

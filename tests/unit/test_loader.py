@@ -10,7 +10,7 @@ import pytest
 import torch_files as tf
 from safetensors.numpy import save_file
 from speech_zoo_core import hub
-from speech_zoo_core.checkpoint.source import Source, checkpoint_names
+from speech_zoo_core.checkpoint.source import Source, checkpoint_names, needed_names
 from speech_zoo_core.errors import CheckpointError, ConfigError, HubError, SpeechZooError
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import find, load
@@ -124,6 +124,29 @@ def test_the_usual_name_wins(tmp_path: Path) -> None:
 )
 def test_the_best_form_is_read(names: list[str], best: list[str]) -> None:
     assert checkpoint_names(names) == best
+
+
+@pytest.mark.parametrize(
+    ("names", "needed"),
+    [
+        (["voice.onnx", "voice.onnx.data", "a.data", "README.md"], ["voice.onnx", "voice.onnx.data"]),
+        (["model.onnx", "model.onnx_data", "config.yaml"], ["config.yaml", "model.onnx", "model.onnx_data"]),
+        (["pytorch_model.bin", "optimizer.bin", "scheduler.bin", "training_args.bin"], ["pytorch_model.bin"]),
+        (["model.safetensors", "adapter_model.safetensors", "optimizer.safetensors"], ["model.safetensors"]),
+        (["embedding_model.ckpt", "classifier.ckpt", "optimizer.ckpt", "mean_var_norm_emb.ckpt"], 2),
+        (
+            ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin", "training_args.bin", "tf_model.h5"],
+            ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"],
+        ),
+        (["optimizer.pt", "scheduler.pt"], []),
+        (["model.pt", "optimizer.pt", "sub/other.pt"], ["model.pt"]),
+        (["a.pt", "b.pt", "config.yaml"], ["a.pt", "b.pt", "config.yaml"]),
+        (["*.pt", "[a].yaml"], ["*.pt", "[a].yaml"]),
+    ],
+)
+def test_what_of_a_repo_is_needed(names: list[str], needed: list[str] | int) -> None:
+    found = sorted(needed_names(names))
+    assert found == (sorted(names[:needed]) if isinstance(needed, int) else needed)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "npz", "sharded"])

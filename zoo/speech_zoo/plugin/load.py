@@ -67,17 +67,19 @@ def config_of(path: str | Path, revision: str | None = None) -> dict[str, Any]:
     """
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
     from speech_zoo_core.config import read_json
-    from speech_zoo_core.hub import REPO_ID
+    from speech_zoo_core.hub import REPO_ID, check_revision, guarded
 
     try:
         if isinstance(path, Path):
             return read_json(path / CONFIG)
-        if not REPO_ID.fullmatch(path) or ".." in str(revision):  # which would leave the cache
+        check_revision(revision)
+        if not REPO_ID.fullmatch(path):
             return {}
         known = try_to_load_from_cache(path, CONFIG, revision=revision)  # a path, None, or that there is no such file
-        file = hf_hub_download(path, CONFIG, revision=revision) if known is None else known
+        with guarded():
+            file = hf_hub_download(path, CONFIG, revision=revision) if known is None else known
         return read_json(Path(file)) if isinstance(file, str) else {}
-    except (ConfigError, OSError, ValueError, errors.HTTPError):  # type: ignore[attr-defined]  # httpx's or httpx2's
+    except (SpeechZooError, OSError, ValueError, errors.HTTPError):  # type: ignore[attr-defined]  # httpx's or httpx2's
         return {}
 
 

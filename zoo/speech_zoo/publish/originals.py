@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from speech_zoo_core import registry
 from speech_zoo_core.checkpoint.source import USUAL_NAMES, Source, checkpoint_names
-from speech_zoo_core.errors import CheckpointError, ConfigError, HubError
+from speech_zoo_core.errors import CheckpointError, ConfigError, HubError, shown
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.loader import find, read_model, sha256
 from speech_zoo_core.oracle import NoOracle
@@ -114,6 +114,10 @@ class Reference:
                 repo = entry[1].repo
             if repo is None:
                 raise NoOracle("the original is not at hand; --reference names its folder, file or Hub repo")
+            if not isinstance(repo, str) or not REPO_ID.fullmatch(repo):
+                raise ConfigError(f"{self.converted.name}: its config.json names {shown(repo)}, which is no Hub repo")
+            if not isinstance(revision, str | None):
+                raise ConfigError(f"{self.converted.name}: its config.json names the revision {shown(revision)}")
             try:
                 found = find(repo, revision)
             except HubError as error:

@@ -1,5 +1,6 @@
 """A source checkpoint: a folder or a single file, with the settings that lie beside it."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,27 +27,49 @@ PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training fr
 MAX_YAML_NODES = 10_000
 MAX_YAML = 100_000  # characters: PyYAML takes seconds for them
 MAX_TEXT = 10_000_000  # bytes
+# The state of a training beside a model: transformers' Trainer, accelerate, Lightning, WeSpeaker.
+TRAINING = re.compile(
+    r"(optim|sched|scaler|rng_state|random_states|training_|trainer_state|lr_sched).*\.(pt|pth|bin|ckpt|safetensors)"
+)
+COMPANIONS = {"embedding_model.ckpt": ("classifier.ckpt",)}  # SpeechBrain
 USUAL_NAMES = ("model.safetensors", "weights.npz", "avg_model.pt", "pytorch_model.bin", "embedding_model.ckpt")
 
 
 def checkpoint_names(names: list[str]) -> list[str]:
-    """The checkpoint files of a folder in its best form; shards are left to their index."""
-    top = [name for name in names if len(PurePosixPath(name).parts) == 1]
+    """The checkpoint files of a folder in its best form, without the state of a training; shards go by their index."""
+    top = [name for name in names if len(PurePosixPath(name).parts) == 1 and not TRAINING.fullmatch(name)]
     for endings in FORMS:
         if found := sorted(name for name in top if name.endswith(endings)):
             return found
     return []
 
 
+def main_name(names: list[str]) -> str | None:
+    """Which of the checkpoint files in a folder is the model; None where none has a usual name among several."""
+    usual = [name for name in names if name in USUAL_NAMES]
+    if len(names) > 1 and len(usual) != 1:
+        return None
+    return next(iter(usual or names), None)
+
+
 def needed_names(names: list[str]) -> list[str]:
-    """The files of a repo to fetch: its best form, with its shards, and the settings; none without a checkpoint."""
-    best = checkpoint_names(names)
-    if not best:
-        return []
-    endings = SETTINGS
-    if best[0].endswith(".index.json"):  # model.safetensors.index.json: the shards end in .safetensors
-        endings += (Path(best[0].removesuffix(".index.json")).suffix,)
-    return best + [name for name in names if "/" not in name and name not in best and name.endswith(endings)]
+    """The files of a repo to fetch: the model in its best form, with what belongs to it, and the settings.
+
+    None without a checkpoint; all of a form where none of them has a usual name.
+    """
+    top = [name for name in names if "/" not in name]
+    best = checkpoint_names(top)
+    main = main_name(best)
+    if main is None:
+        return best and best + [name for name in top if name.endswith(SETTINGS) and name not in best]
+    needed = [main, *COMPANIONS.get(main, ())]
+    if main.endswith(".index.json"):  # model.safetensors.index.json: model-00001-of-00002.safetensors
+        stem, ending = main.removesuffix(".index.json").rsplit(".", 1)
+        needed += [name for name in top if name.startswith(f"{stem}-") and name.endswith(f".{ending}")]
+    if main.endswith(".onnx"):
+        needed += [f"{main}.data", f"{main}_data", f"{main.removesuffix('.onnx')}.data"]
+    wanted = [name for name in top if name in needed or name.endswith(SETTINGS)]
+    return [name for name in wanted if name in needed or not name.endswith(".index.json")]
 
 
 @dataclass
@@ -95,10 +118,9 @@ class Source:
         names = checkpoint_names([item.name for item in self.path.iterdir() if item.is_file()])
         if not names:
             raise CheckpointError(f"{self.path} holds no checkpoint (safetensors, npz, PyTorch or ONNX)")
-        usual = [name for name in names if name in USUAL_NAMES]
-        if len(names) > 1 and len(usual) != 1:
+        if (name := main_name(names)) is None:
             raise CheckpointError(f"{self.path} holds several checkpoints ({', '.join(names)}); name the file itself")
-        return self.path / (usual[0] if usual else names[0])
+        return self.path / name
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
