@@ -64,7 +64,7 @@ def slow(session: nox.Session) -> None:
 
 def install_for_tests(session: nox.Session) -> dict[str, str]:
     """Install what the tests without PyTorch need; returns their environment."""
-    install(session, "onnx,plot,parquet", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"))
+    install(session, "onnx,plot,parquet,eval", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"))
     oldest = Path(session.virtualenv.location).resolve() / f"mlx-audio-{OLDEST_MLX_AUDIO}"  # beside the newest
     if not oldest.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")

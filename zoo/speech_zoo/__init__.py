@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from .publish.parity import Parity as Parity
     from .publish.upload import Upload as Upload
     from .publish.upload import upload as upload
+    from .recordings.conversation import conversation as conversation
+    from .recordings.diarization import diarize as diarize
+    from .recordings.evaluation import Evaluation as Evaluation
+    from .recordings.evaluation import evaluate as evaluate
     from .recordings.segment import Segment as Segment
     from .recordings.timeline import timeline as timeline
     from .settings import __version__ as __version__
@@ -46,6 +50,7 @@ _MODULES = {
     "ConfigError": "speech_zoo_core.errors",
     "Embedder": ".corpus.embedder",
     "HubError": "speech_zoo_core.errors",
+    "Evaluation": ".recordings.evaluation",
     "InputError": "speech_zoo_core.errors",
     "ManifestRun": ".corpus.manifest",
     "Parity": ".publish.parity",
@@ -58,7 +63,10 @@ _MODULES = {
     "VoiceStore": ".voices.store",
     "card": ".publish.card",
     "check": ".publish.check",
+    "conversation": ".recordings.conversation",
     "convert": ".models",
+    "diarize": ".recordings.diarization",
+    "evaluate": ".recordings.evaluation",
     "embed_manifest": ".corpus.run",
     "load": ".models",
     "register": ".plugin.patches",

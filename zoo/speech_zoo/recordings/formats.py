@@ -1,8 +1,12 @@
-"""Segments as a table, CSV or RTTM."""
+"""Segments as a table, CSV or RTTM; RTTM as segments."""
 
 import csv
 import io
+import math
+import os
 from pathlib import Path
+
+from speech_zoo_core.errors import InputError
 
 from .segment import Segment
 
@@ -36,7 +40,7 @@ def to_csv(found: dict[Path, list[Segment]]) -> str:
 
 
 def to_rttm(found: dict[Path, list[Segment]]) -> str:
-    """NIST's RTTM: SPEAKER lines whose speaker name is the language's code, and whose confidence is the score.
+    """NIST's RTTM: SPEAKER lines whose speaker name is the label, and whose confidence is the score.
 
     The file is named by its stem, and blanks, which separate fields, become underscores.
     """
@@ -45,5 +49,37 @@ def to_rttm(found: dict[Path, list[Segment]]) -> str:
         name = "_".join(path.stem.split())
         for s in parts:
             times = f"{s.start:.3f} {s.end - s.start:.3f}"
-            lines.append(f"SPEAKER {name} 1 {times} <NA> <NA> {s.label} {s.score:.4f} <NA>\n")
+            label, score = "_".join(s.label.split()), "<NA>" if math.isnan(s.score) else f"{s.score:.4f}"
+            lines.append(f"SPEAKER {name} 1 {times} <NA> <NA> {label} {score} <NA>\n")
     return "".join(lines)
+
+
+def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
+    """The SPEAKER lines of an RTTM file, by the recording that they name; lines of other kinds are passed over.
+
+    Raises:
+        InputError: the file cannot be read, or a line is damaged; names it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
+    found: dict[str, list[Segment]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            if fields and not fields[0].isupper() and not fields[0].startswith(";;"):
+                raise InputError(f"line {number} of {os.fspath(path)} is not RTTM: it begins with {fields[0][:40]!r}")
+            continue
+        try:
+            start, length, label = float(fields[3]), float(fields[4]), fields[7]
+        except (ValueError, IndexError) as error:
+            raise InputError(f"line {number} of {os.fspath(path)} is damaged: {line[:80]!r}") from error
+        if not (math.isfinite(start) and math.isfinite(length) and start >= 0 and length >= 0):
+            raise InputError(f"line {number} of {os.fspath(path)} has impossible times: {start} and {length} seconds")
+        parts = found.setdefault(fields[1], [])
+        if length > 0:
+            parts.append(Segment(start, start + length, label))
+    if not found:
+        raise InputError(f"{os.fspath(path)} holds no SPEAKER line of RTTM")
+    return found

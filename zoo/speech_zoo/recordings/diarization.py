@@ -1,0 +1,291 @@
+"""Who speaks when in a long file.
+
+A window of ten seconds slides over the file. The segmentation model tells who of its few speakers speaks in which of
+its frames. Where one speaks alone, every few seconds give an embedding; a stretch that the window before had as well is
+not embedded again. The embeddings are clustered over the whole file, and where windows overlap, they vote: first on how
+many speak in a frame, then on who.
+
+Bredin takes one embedding for each window and speaker. Stretches tell more: voices that the segmentation takes for one,
+as it must where more than three take part in ten seconds, are told apart all the same.
+
+A file is read once. What is kept of each window is a few kilobytes.
+
+Reference: Bredin, "pyannote.audio 2.1 speaker diarization pipeline: principle, benchmark, and recipe", Interspeech
+2023; Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", Interspeech 2023.
+"""
+
+import itertools
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+import numpy as np
+from speech_zoo_core.audio.stream import Stream
+from speech_zoo_core.errors import ConfigError, InputError
+from speech_zoo_core.progress import progress
+from speech_zoo_core.tiles import allowed
+
+from ..models import load_for
+from ..settings import DEFAULT_MODEL
+from .clustering import clustered
+from .segment import Segment
+from .windows import BAR
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+SEGMENTATION = "pyannote-segmentation-3.0"
+STEP = 2.5  # seconds between windows, about: whole frames
+BATCH = 32  # windows at a time
+PAUSE = 0.2  # seconds: within a stretch at most
+LEAST, MOST = 0.4, 3.0  # seconds of a stretch that gives an embedding; longer ones are cut
+SURE = 2.0  # seconds of speech from which on an embedding takes part in the clustering
+RECENT = 100  # stretches among which those of the window before are
+SAME = 0.25  # seconds by which the edges of a stretch may differ from one window to the next, together
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Frames of the file, from `begin` to before `end`, in which one of a window's speakers speaks.
+
+    Attributes:
+        speaker: of the window, not of the file.
+        alone: whether nobody else speaks.
+        vector: which of the embeddings is its own; -1 for none.
+    """
+
+    window: int
+    speaker: int
+    begin: int
+    end: int
+    alone: bool
+    vector: int = -1
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the windows hold.
+
+    Attributes:
+        stretches: of all windows, in order.
+        speaking: (F,) how many speak in each frame of the file, on average over the windows.
+        windows: (F,) how many cover each frame.
+        vectors: (N, D) embeddings of unit length.
+        seconds: (N,) of speech behind each.
+    """
+
+    stretches: list[Stretch]
+    speaking: Array
+    windows: Array
+    vectors: Array
+    seconds: Array
+
+
+def diarize(
+    path: str | os.PathLike[str],
+    *,
+    speakers: int | None = None,
+    min_speakers: int | None = None,
+    max_speakers: int | None = None,
+    model: Any = DEFAULT_MODEL,
+    segmentation: Any = SEGMENTATION,
+) -> list[Segment]:
+    """Who speaks when, with overlap; shows progress on a terminal.
+
+    Args:
+        path: of the audio file.
+        speakers: how many there are, where that is known.
+        min_speakers, max_speakers: how many there are at least and at most.
+        model: of speaker embeddings, its name or loaded; its threshold tells speakers apart.
+        segmentation: of speaker segmentation, its name or loaded.
+
+    Returns:
+        Segments in order of their start, labelled "speaker 1", "speaker 2" and so on as they come; none where nobody
+        speaks.
+
+    Raises:
+        AudioError: the file cannot be decoded.
+        InputError: numbers of speakers that contradict each other.
+        ConfigError: a model is for another task, names no threshold, or works at another rate than the other.
+    """
+    least, most = _bounds(speakers, min_speakers, max_speakers)
+    embedder, segmenter = _loaded(model, "speaker-embedding"), _loaded(segmentation, "speaker-segmentation")
+    if embedder.sample_rate != segmenter.sample_rate:
+        raise ConfigError(
+            f"the models work at {embedder.sample_rate} and {segmenter.sample_rate} Hz; both must be equal"
+        )
+    if embedder.config.threshold is None:
+        raise ConfigError("the checkpoint of the embeddings names no threshold: set it in its config.json")
+    heard = listen(Stream(path, segmenter.sample_rate), segmenter, embedder)
+    if not len(heard.vectors):
+        return []
+    clusters = _given(heard, embedder.config.threshold, least, most)
+    found = clusters.max() + 1
+    if found < least:
+        logging.getLogger("speech_zoo").warning(
+            "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), found, least
+        )
+    step = segmenter.frame_step / segmenter.sample_rate
+    return _segments(*_votes(heard, clusters, most), segmenter.frame_time(0), step)
+
+
+def _bounds(speakers: int | None, least: int | None, most: int | None) -> tuple[int, int | None]:
+    for name, value in (("speakers", speakers), ("min_speakers", least), ("max_speakers", most)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} is a whole number from 1 on, not {value!r}")
+    if speakers is not None and (least is not None or most is not None):
+        raise InputError("speakers says how many there are; min_speakers and max_speakers are for when that is unknown")
+    if least is not None and most is not None and least > most:
+        raise InputError(f"min_speakers {least} is more than max_speakers {most}")
+    return speakers or least or 1, speakers or most
+
+
+def _loaded(model: Any, task: str) -> Any:
+    if isinstance(model, (str, os.PathLike)):
+        return load_for(os.fspath(model), task)
+    if model.config.task != task:
+        raise ConfigError(f"this model is for {model.config.task}, not for {task}")
+    return model
+
+
+def listen(stream: Stream, segmenter: Any, embedder: Any) -> Heard:
+    """Segment the windows of a file and embed what each speaker says alone."""
+    rate, step = stream.sample_rate, segmenter.frame_step
+    size, hop = round(segmenter.config.duration * rate), max(1, round(STEP * rate / step))
+    frames = segmenter.num_frames(size)
+    offset = (segmenter.frame_size - step) // 2  # a frame stands for the samples around its middle
+    stretches: list[Stretch] = []
+    vectors: list[Array] = []
+    seconds: list[float] = []
+    counts: list[Array] = []
+    total = 0
+    windows = _windows(stream, size, hop * step)
+    with progress(total=stream.seconds, desc="listening", bar_format=BAR if stream.seconds else None, unit="s") as bar:
+        while batch := list(itertools.islice(windows, BATCH)):
+            with allowed():
+                active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, _ in batch]))))
+            for (wave, held), mine in zip(batch, active, strict=True):
+                window = len(counts)
+                recent = [old for old in stretches[-RECENT:] if old.window == window - 1 and old.vector >= 0]
+                for new in _stretches(mine, window, window * hop, step / rate):
+                    vector = next((old.vector for old in recent if _gap(old, new) <= SAME * rate / step), -1)
+                    if vector < 0 and new.alone and new.end - new.begin >= LEAST * rate / step:
+                        begin, end = ((at - window * hop) * step + offset for at in (new.begin, new.end))
+                        if (row := _embedding(embedder, wave[begin:end])) is not None:
+                            vector = len(vectors)
+                            vectors.append(row)
+                            seconds.append((end - begin) / rate)
+                    stretches.append(replace(new, vector=vector))
+                counts.append(mine.sum(axis=1).astype(np.uint8))
+                total = window * hop * step + held
+            bar.update(total / rate - bar.n)
+    length = max(1, segmenter.num_frames(total))
+    speaking, covering = np.zeros((2, len(counts) * hop + frames))  # the last window may reach beyond the file
+    for window, count in enumerate(counts):
+        speaking[window * hop : window * hop + frames] += count
+        covering[window * hop : window * hop + frames] += 1
+    covering = np.maximum(covering[:length], 1)
+    rows = np.stack(vectors) if vectors else np.zeros((0, embedder.config.embed_dim), np.float32)
+    return Heard(stretches, speaking[:length] / covering, covering, rows, np.array(seconds))
+
+
+def _windows(stream: Stream, size: int, hop: int) -> Iterator[tuple[Array, int]]:
+    """Windows (size,) of a file every `hop` samples, and how many samples of each are the file's; zeros follow."""
+    rest, covered = np.zeros(0, np.float32), 0
+    for block in stream.blocks():
+        rest = np.concatenate([rest, block])
+        while rest.size >= size:
+            yield rest[:size], size
+            rest, covered = rest[hop:], size - hop
+    if rest.size > covered:
+        yield np.pad(rest, (0, size - rest.size)), rest.size
+
+
+def _stretches(active: Array, window: int, first: int, step: float) -> Iterator[Stretch]:
+    """The stretches of a window's speakers, (T, S) bool, alone and with others; `step` is a frame's, in seconds."""
+    others = active.sum(axis=1) > 1
+    for speaker in range(active.shape[1]):
+        for alone in (True, False):
+            edges = np.flatnonzero(np.diff(np.pad(active[:, speaker] & (others != alone), 1).astype(np.int8)))
+            runs: list[list[int]] = []
+            for begin, end in edges.reshape(-1, 2).tolist():
+                if runs and begin - runs[-1][1] <= PAUSE / step and not active[runs[-1][1] : begin].any():
+                    runs[-1][1] = end
+                else:
+                    runs.append([begin, end])
+            for begin, end in runs:
+                parts = max(1, math.ceil((end - begin) * step / MOST))
+                cuts = np.linspace(first + begin, first + end, parts + 1).round().astype(int).tolist()
+                for start, stop in itertools.pairwise(cuts):
+                    yield Stretch(window, speaker, start, stop, alone)
+
+
+def _gap(old: Stretch, new: Stretch) -> int:
+    """Frames by which the edges of two stretches differ, together."""
+    return abs(old.begin - new.begin) + abs(old.end - new.end)
+
+
+def _embedding(embedder: Any, clip: Array) -> "Array | None":
+    """The embedding (D,) of unit length; None for a clip that the model finds too short, or one of zeros."""
+    front_end = embedder.config.front_end
+    if front_end.num_frames(clip.size) < embedder.min_frames or not clip.any():
+        return None
+    with allowed():
+        row = np.array(embedder(front_end(mx.array(clip))[None])[0].astype(mx.float32), np.float64)
+    return (row / np.linalg.norm(row)).astype(np.float32)
+
+
+def _given(heard: Heard, threshold: float, least: int, most: int | None) -> Array:
+    """The cluster of each embedding, (N,)."""
+    sure = heard.seconds >= min(SURE, heard.seconds.max())
+    means = clustered(heard.vectors[sure], heard.seconds[sure], threshold, least, most)
+    clusters: Array = (heard.vectors @ means.T).argmax(axis=1)
+    return clusters
+
+
+def _votes(heard: Heard, clusters: Array, most: int | None) -> tuple[Array, Array]:
+    """Who speaks in each frame of the file, bool (F, K), and the share of its windows that say so, (F, K).
+
+    A stretch without an embedding goes with the nearest one of the same speaker in its window, if there is one.
+    """
+    votes = np.zeros((len(heard.speaking), clusters.max() + 1), np.float32)
+    for _, group in itertools.groupby(heard.stretches, key=lambda stretch: (stretch.window, stretch.speaker)):
+        mine = list(group)
+        known = [stretch for stretch in mine if stretch.vector >= 0]
+        for stretch in mine if known else ():
+            near = stretch if stretch.vector >= 0 else min(known, key=partial(_distance, stretch))
+            votes[stretch.begin : stretch.end, clusters[near.vector]] += 1
+    speaking = np.rint(heard.speaking).astype(int)
+    speaking = speaking if most is None else np.minimum(speaking, most)
+    order = np.argsort(-votes, axis=1, kind="stable")
+    active = np.zeros(votes.shape, bool)
+    for place in range(min(votes.shape[1], speaking.max(initial=0))):
+        rows = np.flatnonzero(speaking > place)
+        active[rows, order[rows, place]] = votes[rows, order[rows, place]] > 0
+    return active, np.minimum(votes / heard.windows[:, None], 1.0)
+
+
+def _distance(a: Stretch, b: Stretch) -> int:
+    """Frames between two stretches."""
+    return max(a.begin - b.end, b.begin - a.end)
+
+
+def _segments(active: Array, shares: Array, offset: float, step: float) -> list[Segment]:
+    """Runs of frames as segments; the speakers are numbered as they come."""
+    edged = np.zeros((len(active) + 2, active.shape[1]), np.int8)
+    edged[1:-1] = active
+    runs = []
+    for k in range(active.shape[1]):
+        edges = np.flatnonzero(np.diff(edged[:, k]))
+        runs += [(int(a), int(b), k) for a, b in edges.reshape(-1, 2)]
+    numbers: dict[int, int] = {}
+    segments = []
+    for a, b, k in sorted(runs):
+        label = f"speaker {numbers.setdefault(k, len(numbers) + 1)}"
+        start = offset + a * step if a else 0.0
+        segments.append(Segment(start, offset + b * step, label, score=float(shares[a:b, k].mean())))
+    return segments
