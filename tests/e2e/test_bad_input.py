@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -93,19 +94,37 @@ AUDIO = {
 }
 
 
-@pytest.mark.parametrize("name", AUDIO, ids=lambda name: name[:30])
+@pytest.mark.parametrize("name", sorted(AUDIO.keys() - {"folder.wav"}), ids=lambda name: name[:30])
 def test_a_bad_clip_is_refused(
     cli: Run, unchanged: Unchanged, tmp_path: Path, clip: Path, converted: Path, name: str
 ) -> None:
     make_audio(tmp_path / name, clip)
+    result = cli("embed", clip, name, "--model", converted, "--output", "vectors.safetensors")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith(f"error: {AUDIO[name]}") and result.err.count("\n") == 1
+    assert load_file(tmp_path / "vectors.safetensors").keys() == {str(clip)}  # what works is written
+    (tmp_path / "vectors.safetensors").unlink()
     unchanged()
-    # The good clip's vector is not written either.
-    message = cli("embed", clip, name, "--model", converted, "--output", "vectors.safetensors").failed()
-    assert message.startswith(AUDIO[name])
+    assert cli("embed", name, "--model", converted, "--output", "vectors.safetensors").failed().startswith(AUDIO[name])
     unchanged()
 
 
-@pytest.mark.parametrize("name", ["half.wav", "silence.wav"])
+def test_what_holds_no_audio_files(cli: Run, tmp_path: Path, clip: Path, converted: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    for given, message in (("empty", "empty holds no audio files"), ("*.flac", "no file fits *.flac")):
+        assert cli("embed", clip, given, "--model", converted).failed() == message
+
+
+def test_folders_and_patterns_are_their_files(cli: Run, tmp_path: Path, clip: Path, converted: Path) -> None:
+    for name in ("talks/b.wav", "talks/deep/a.WAV", "talks/.hidden/c.wav", "talks/notes.txt", "[x].wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, tmp_path / name)
+    rows = cli("embed", "talks", "[x].wav", "talks/*.wav", "--model", converted, "--json").succeeded().json
+    assert [row["file"] for row in rows] == ["talks/b.wav", "talks/deep/a.WAV", "[x].wav", "talks/b.wav"]
+
+
+@pytest.mark.parametrize("name", ["half.wav", "silence.wav", "folder.wav"])
 def test_a_bad_clip_is_refused_as_a_voice_to_verify(
     cli: Run, tmp_path: Path, clip: Path, converted: Path, name: str
 ) -> None:
