@@ -31,7 +31,8 @@ LENGTHS = [9000, 4000, 12345, 4000, 20000, 5000, 8000]
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """References name tiny models."""
-    monkeypatch.setattr("speech_zoo.models.load", tiny_model)
+    monkeypatch.setattr("speech_zoo_core.load", lambda ref, **_: tiny_model(ref))
+    monkeypatch.setattr("speech_zoo.models.resolve", lambda ref: ref)
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
@@ -245,7 +246,7 @@ def test_a_clip_whose_embedding_fails_does_not_fail_its_batch(
     stub = type("Stub", (), {"config": model.config, "sample_rate": RATE, "_waveform": model._waveform})()
     stub.embed, stub.embed_batch = embed, embed_batch
     monkeypatch.setattr(corpus, "on_cpu", lambda: False)
-    monkeypatch.setattr("speech_zoo.models.load", lambda _: stub)
+    monkeypatch.setattr("speech_zoo.corpus.embedder.load", lambda _, task: stub)
     monkeypatch.setattr(corpus, "identity", lambda model: "0" * 64)
     assert embed_manifest(manifest, tmp_path / "out").embedded == 6
     assert errors(tmp_path / "out") == [

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import speech_zoo_core
 from speech_zoo_core.conversion import Expected
@@ -11,8 +11,30 @@ from speech_zoo_core.errors import ConfigError
 from .calibration.thresholds import threshold_of
 from .catalogue.entries import name_of, named, resolve
 
+if TYPE_CHECKING:
+    from speech_zoo_core.tasks.language import LanguageIdentification
+    from speech_zoo_core.tasks.speaker import SpeakerEmbedding
 
-def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str | None = None) -> Any:
+Ref: TypeAlias = "str | os.PathLike[str]"
+
+
+@overload
+def load(
+    ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: Literal["speaker-embedding"]
+) -> "SpeakerEmbedding": ...
+
+
+@overload
+def load(
+    ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: Literal["language-identification"]
+) -> "LanguageIdentification": ...
+
+
+@overload
+def load(ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: str | None = None) -> Any: ...
+
+
+def load(ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: str | None = None) -> Any:
     """Load a model: a catalogue name (`speech-zoo list`), a folder, a checkpoint file or a Hub repo.
 
     Args:
@@ -21,6 +43,7 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
         revision: branch, tag or commit of a Hub repo.
         dtype: "float32", "float16" or "bfloat16" to compute in. Default: float32 on a CPU; on a GPU as stored, but
             float32 as float16 where that stays within the limits of parity.
+        task: what the model must be for, as "speaker-embedding"; type checkers then know its methods.
 
     Returns:
         The model: `embed`, `embed_batch` and `verify` for speaker embeddings, `predict` and `predict_batch` for
@@ -30,21 +53,12 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
         SpeechZooError: one line that says what is wrong and what to do.
     """
     model = speech_zoo_core.load(resolve(ref), revision=revision, dtype=dtype)
-    if model.config.task == "speaker-embedding":
+    found = model.config.task
+    if task not in (None, found):
+        raise ConfigError(f"{ref} is for {found}, not for {task}; speech-zoo list shows what is for what")
+    if found == "speaker-embedding":
         model._find_threshold = threshold_of
     return model
-
-
-def load_for(ref: str, task: str) -> Any:
-    """Load a model that must be for a task.
-
-    Raises:
-        ConfigError: it is for another one.
-    """
-    loaded = load(ref)
-    if loaded.config.task != task:
-        raise ConfigError(f"{ref} is for {loaded.config.task}, not for {task}; speech-zoo list shows what is for what")
-    return loaded
 
 
 def convert(

@@ -49,7 +49,7 @@ def calibrate(
 
     from ..calibration import thresholds as calibration
     from ..calibration.det import Det
-    from ..models import load_for
+    from ..models import load
 
     if forget:
         _forget(trials, model, as_json)
@@ -60,7 +60,7 @@ def calibrate(
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
     listed = read_trials(trials)
-    loaded = load_for(model, "speaker-embedding")
+    loaded = load(model, task="speaker-embedding")
     import numpy as np
 
     det = Det.of(score(loaded, trials, listed), np.array(listed.same))
@@ -100,9 +100,9 @@ def _forget(trials: Path | None, model: str, as_json: bool) -> None:
     from speech_zoo_core.identity import identity
 
     from ..calibration.thresholds import forget
-    from ..models import load_for
+    from ..models import load
 
-    loaded = load_for(model, "speaker-embedding")
+    loaded = load(model, task="speaker-embedding")
     dropped = forget(identity(loaded))
     own = loaded.config.threshold
     if as_json:

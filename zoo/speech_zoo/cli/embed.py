@@ -83,9 +83,9 @@ def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None
     """Print or save the speaker embedding of each file."""
     import numpy as np
 
-    from ..models import load_for
+    from ..models import load
 
-    model = load_for(name, "speaker-embedding")
+    model = load(name, task="speaker-embedding")
     kept: dict[str, Any] = {}
 
     def vectors() -> Iterator[tuple[Path, Any]]:
@@ -152,10 +152,10 @@ def embed_windows(
     check_windows(window, hop)
     import numpy as np
 
-    from ..models import load_for
+    from ..models import load
     from ..recordings.windows import window_embeddings
 
-    model = load_for(name, "speaker-embedding")
+    model = load(name, task="speaker-embedding")
     gates = gates_of(vad, model)
     tensors: dict[str, Any] = {}
 

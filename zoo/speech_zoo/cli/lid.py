@@ -67,9 +67,9 @@ def lid(
         show_timeline(model, files, window, hop, style, as_json, output, plot, vad, **floors)
         return
     only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot, vad=vad)
-    from ..models import load_for
+    from ..models import load
 
-    loaded = load_for(model, "language-identification")
+    loaded = load(model, task="language-identification")
     floors["top_k"] = top + 1  # one more, in case that the first is "unknown"
     found = results(
         files, "listening", partial(loaded.predict, **floors), lambda chunk: loaded.predict_batch(chunk, **floors)
@@ -121,10 +121,10 @@ def show_timeline(
     """Print or save which language is spoken when in each file; `options` are those of `timeline`."""
     window, hop = WINDOW if window is None else window, HOP if hop is None else hop
     check_timeline(files, window, hop, style, as_json, plot)
-    from ..models import load_for
+    from ..models import load
     from ..recordings.timeline import timeline
 
-    model = load_for(name, "language-identification")
+    model = load(name, task="language-identification")
     gates = gates_of(vad, model)
 
     def heard(file: Path) -> "list[Segment]":

@@ -22,10 +22,10 @@ def verify(
 ) -> None:
     """Tell whether two files are of the same speaker."""
     from ..calibration import thresholds as calibration
-    from ..models import load_for
+    from ..models import load
 
     check_plot(plot)
-    loaded = load_for(model, "speaker-embedding")
+    loaded = load(model, task="speaker-embedding")
     known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
     source = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
     if known is not None and threshold is None:

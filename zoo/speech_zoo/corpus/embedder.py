@@ -11,7 +11,7 @@ import numpy as np
 from speech_zoo_core.audio.stream import blocks
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 
-from ..models import load_for
+from ..models import load
 from ..settings import DEFAULT_MODEL
 from .manifest import AUDIO_KEYS, segment
 
@@ -36,7 +36,7 @@ class Embedder:
     """
 
     def __init__(self, model: str | os.PathLike[str] = DEFAULT_MODEL) -> None:
-        self.model = load_for(os.fspath(model), "speaker-embedding")
+        self.model = load(os.fspath(model), task="speaker-embedding")
         self.sample_rate: int = self.model.sample_rate  # raises ConfigError where the model takes no audio
         self._segments = _Segments(self.sample_rate)
 
