@@ -35,6 +35,13 @@ class Primitive:
     args: list[Any]
     inputs: list[int]
     outputs: list[int]
+    integers: list[int] | None = None
+
+
+def _integers(item: Any) -> list[int]:
+    if isinstance(item, (list, tuple)):
+        return [number for part in item for number in _integers(part)]
+    return [int(item)] if isinstance(item, (int, float)) and float(item).is_integer() else []
 
 
 @dataclass
@@ -60,19 +67,11 @@ class Recording:
 
     def integers_of(self, primitive: Primitive) -> list[int]:
         """The numbers in the settings of a step and in the shapes of what it gives."""
-        found: list[int] = []
-
-        def visit(item: Any) -> None:
-            if isinstance(item, (list, tuple)):
-                for part in item:
-                    visit(part)
-            elif isinstance(item, (int, float)) and float(item).is_integer() and abs(item) < -UNKNOWN:
-                found.append(int(item))
-
-        visit(primitive.args)
-        for number in primitive.outputs:
-            found.extend(self.shapes[number])
-        return found
+        if primitive.integers is None:
+            primitive.integers = _integers(primitive.args)
+            for number in primitive.outputs:
+                primitive.integers.extend(self.shapes[number])
+        return primitive.integers
 
     def integers(self) -> Array:
         """All numbers that `integers_of` gives, in order."""

@@ -48,6 +48,7 @@ class _Exploration:
         self.points: Points = []
         self.recordings: list[Recording] = []
         self.short: list[tuple[dict[str, int], Recording]] = []
+        self.aligned: dict[int, Array] = {}  # the integers of a short trace in the places of the others'
 
     def visit(self, point: dict[str, int]) -> None:
         """Trace at a point; apart where MLX leaves out steps that do nothing at its sizes."""
@@ -63,7 +64,7 @@ class _Exploration:
             return
         if size > longest and all(shortened(other, recording) is not None for other in self.recordings):
             self.short += zip(self.points, self.recordings, strict=True)
-            self.points, self.recordings = [], []
+            self.points, self.recordings, self.aligned = [], [], {}
         self.points.append(point)
         self.recordings.append(recording)
 
@@ -71,13 +72,17 @@ class _Exploration:
         """Every integer that differs, by its values at the points: what it is at the sizes that stand apart."""
         table = np.stack([recording.integers() for recording in self.recordings])
         columns = np.flatnonzero((table != table[0]).any(axis=0))
-        found: dict[tuple[int, ...], dict[int, int]] = {tuple(row): {} for row in table[:, columns].T.tolist()}
+        rows = [tuple(row) for row in table[:, columns].T.tolist()]
+        found: dict[tuple[int, ...], dict[int, int]] = {row: {} for row in rows}
         for point, recording in self.short:
-            values = shortened(recording, self.recordings[0])
-            assert values is not None
-            for row, value in zip(table[:, columns].T.tolist(), values[columns].tolist(), strict=True):
+            values = self.aligned.get(id(recording))
+            if values is None:
+                values = shortened(recording, self.recordings[0])
+                assert values is not None
+                self.aligned[id(recording)] = values
+            for row, value in zip(rows, values[columns].tolist(), strict=True):
                 if value != UNKNOWN:
-                    found[tuple(row)][point[axis]] = value
+                    found[row][point[axis]] = value
         return found
 
     def more_sizes(self, axis: Axis) -> Iterator[int]:
