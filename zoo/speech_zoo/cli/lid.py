@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..recordings.formats import to_csv, to_rttm, to_table
 from .options import (
     FilesArgument,
     JsonOption,
@@ -18,8 +17,8 @@ from .options import (
     only_for,
     print_json_rows,
     results,
-    written,
 )
+from .segments import check_format, print_segments
 
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import Prediction
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from ..recordings.segment import Segment
 
 WINDOW, HOP = 10.0, 5.0  # seconds, of a timeline
-FORMATS = {"table": to_table, "rttm": to_rttm, "csv": to_csv}
+FORMATS = ("table", "rttm", "csv")
 DEFAULT_MODEL = "voxlingua107-ecapa"
 
 
@@ -95,13 +94,9 @@ def check_timeline(
     files: list[Path], window: float, hop: float, style: str | None, as_json: bool, plot: Path | None
 ) -> None:
     """Raises BadParameter for options that do not go together, before anything is loaded."""
-    if style is not None and (as_json or style not in FORMATS):
-        raise typer.BadParameter(f"--format is {', '.join(FORMATS)}, and does not go with --json")
+    check_format(files, style, as_json, FORMATS)
     if plot is not None and len(files) > 1:
         raise typer.BadParameter("--plot draws the timeline of one file")
-    stems = [file.stem for file in files]
-    if style == "rttm" and len(set(stems)) < len(stems):
-        raise typer.BadParameter("RTTM tells files apart by their names without folder and ending; two are the same")
     check_windows(window, hop)
     check_plot(plot)
 
@@ -135,28 +130,5 @@ def show_timeline(
             draw(file.name, parts, plot)
         return parts
 
-    count = 0
-    with written(output) as out:
-        found = results(files, "listening", heard)
-        if as_json:
-            facts = {"model": name, "window": window, "hop": hop}
-            rows = ({"file": str(file)} | facts | {"segments": [*map(_segment_row, parts)]} for file, parts in found)
-            print_json_rows(rows, out)
-            return
-        for file, parts in found:
-            text = FORMATS[style or "table"]({file: parts})
-            if style in (None, "table") and len(files) > 1:
-                text = f"{file}\n{text}"
-            if style == "csv" and count:
-                text = text.partition("\n")[2]  # one header
-            typer.echo(text, out, nl=False)
-            count += len(parts)
-    if output is not None:
-        typer.echo(f"{output}: {count} segments")
-
-
-def _segment_row(segment: "Segment") -> dict[str, Any]:
-    facts = vars(segment) | {"unknown": bool(segment.reason)}
-    if not segment.reason:
-        del facts["reason"]
-    return facts
+    facts = {"model": name, "window": window, "hop": hop}
+    print_segments(files, results(files, "listening", heard), style, facts if as_json else None, output)

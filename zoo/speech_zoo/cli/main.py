@@ -11,6 +11,7 @@ from speech_zoo_core.errors import SpeechZooError
 
 from .bench import bench
 from .calibrate import calibrate
+from .diarize import conversation, diarize, evaluate
 from .embed import embed
 from .lid import lid
 from .models import info, list_models
@@ -64,6 +65,9 @@ app.command()(embed)
 app.command()(verify)
 app.command()(calibrate)
 app.command()(lid)
+app.command()(diarize)
+app.command()(evaluate)
+app.command()(conversation)
 app.add_typer(voices_app, name="voices")
 app.command()(convert)
 app.command()(check)

@@ -1,4 +1,4 @@
-"""The picture of `speech-zoo lid --timeline --plot`: a row for each language, the score below, fit for greyscale."""
+"""The picture of `lid --timeline --plot` and `diarize --plot`: a row for each label, scores below; fit for grey."""
 
 from pathlib import Path
 
@@ -8,8 +8,14 @@ from .figure import STYLES, new_figure, no_formula, save
 MINUTES_FROM = 300.0  # seconds; a longer file has its axis in minutes
 
 
-def draw(name: str, segments: list[Segment], path: Path) -> None:
-    """Write the segments of a file as a PNG.
+def draw(
+    name: str,
+    segments: list[Segment],
+    path: Path,
+    rows_are: str = "language",
+    score_is: str = "mean probability\n(0 to 1)",
+) -> None:
+    """Write the segments of a file, of which there is at least one, as a PNG; the last two name the axes.
 
     Raises:
         SpeechZooError: it cannot be written.
@@ -27,14 +33,14 @@ def draw(name: str, segments: list[Segment], path: Path) -> None:
         times = (segment.start / scale, segment.end / scale)
         scores.plot(times, (segment.score, segment.score), color="black", solid_capstyle="butt", linewidth=2)
     bars.set_yticks(
-        range(len(rows)), [label if label == title else f"{title} ({label})" for label, title in rows.items()]
+        range(len(rows)), [f"{title} ({label})" if title not in ("", label) else label for label, title in rows.items()]
     )
     bars.set_ylim(len(rows) - 0.4, -0.6)
-    bars.set_ylabel("language")
+    bars.set_ylabel(rows_are)
     bars.set_title(no_formula(name), fontsize=10)
     scores.set_ylim(0, 1.05)
     scores.set_xlim(0, end / scale)
-    scores.set_ylabel("mean probability\n(0 to 1)")
+    scores.set_ylabel(score_is)
     scores.set_xlabel(f"time ({unit})")
     scores.grid(axis="y", color="0.85")
     save(figure, path)

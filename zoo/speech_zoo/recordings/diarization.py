@@ -30,7 +30,7 @@ from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.progress import progress
 from speech_zoo_core.tiles import allowed
 
-from ..models import load_for
+from ..models import load
 from ..settings import DEFAULT_MODEL
 from .clustering import clustered
 from .segment import Segment
@@ -100,7 +100,7 @@ def diarize(
         path: of the audio file.
         speakers: how many there are, where that is known.
         min_speakers, max_speakers: how many there are at least and at most.
-        model: of speaker embeddings, its name or loaded; its threshold tells speakers apart.
+        model: of speaker embeddings, its name or loaded; the threshold in its config tells speakers apart.
         segmentation: of speaker segmentation, its name or loaded.
 
     Returns:
@@ -133,6 +133,11 @@ def diarize(
     return _segments(*_votes(heard, clusters, most), segmenter.frame_time(0), step)
 
 
+def check_numbers(speakers: int | None, min_speakers: int | None, max_speakers: int | None) -> None:
+    """Raises InputError for numbers of speakers that contradict each other."""
+    _bounds(speakers, min_speakers, max_speakers)
+
+
 def _bounds(speakers: int | None, least: int | None, most: int | None) -> tuple[int, int | None]:
     for name, value in (("speakers", speakers), ("min_speakers", least), ("max_speakers", most)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -146,7 +151,7 @@ def _bounds(speakers: int | None, least: int | None, most: int | None) -> tuple[
 
 def _loaded(model: Any, task: str) -> Any:
     if isinstance(model, (str, os.PathLike)):
-        return load_for(os.fspath(model), task)
+        return load(model, task=task)
     if model.config.task != task:
         raise ConfigError(f"this model is for {model.config.task}, not for {task}")
     return model

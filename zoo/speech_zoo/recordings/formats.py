@@ -1,4 +1,4 @@
-"""Segments as a table, CSV or RTTM; RTTM as segments."""
+"""Segments as a table, CSV, RTTM or subtitles; RTTM as segments."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def to_table(found: dict[Path, list[Segment]]) -> str:
         lines += [str(path)] if len(found) > 1 else []
         for s in parts:
             lines.append(f"{clock(s.start)}  {clock(s.end)}  {s.score:7.2%}  {s.label:8} {s.reason or s.name}")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def to_csv(found: dict[Path, list[Segment]]) -> str:
@@ -52,6 +52,26 @@ def to_rttm(found: dict[Path, list[Segment]]) -> str:
             label, score = "_".join(s.label.split()), "<NA>" if math.isnan(s.score) else f"{s.score:.4f}"
             lines.append(f"SPEAKER {name} 1 {times} <NA> <NA> {label} {score} <NA>\n")
     return "".join(lines)
+
+
+def to_srt(found: dict[Path, list[Segment]]) -> str:
+    """Subtitles of one file, SubRip: who speaks."""
+    (parts,) = found.values()
+    blocks = [f"{i}\n{_stamp(s.start, ',')} --> {_stamp(s.end, ',')}\n{s.label}\n" for i, s in enumerate(parts, 1)]
+    return "\n".join(blocks)
+
+
+def to_vtt(found: dict[Path, list[Segment]]) -> str:
+    """Subtitles of one file, WebVTT, with the speaker as the voice of each cue."""
+    (parts,) = found.values()
+    blocks = [f"{_stamp(s.start, '.')} --> {_stamp(s.end, '.')}\n<v {s.label}>{s.label}</v>\n" for s in parts]
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def _stamp(seconds: float, point: str) -> str:
+    """Hours, minutes, seconds and milliseconds."""
+    whole = round(seconds * 1000)
+    return f"{whole // 3600000:02}:{whole // 60000 % 60:02}:{whole // 1000 % 60:02}{point}{whole % 1000:03}"
 
 
 def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:

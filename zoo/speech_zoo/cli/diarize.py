@@ -1,0 +1,113 @@
+"""`speech-zoo diarize`, `evaluate` and `conversation`: who speaks when, how well that was found, what to try it on."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..settings import DEFAULT_MODEL
+from .options import FilesArgument, JsonOption, ModelOption, check_plot, print_json_rows, results
+from .segments import WRITERS, check_format, print_segments
+
+if TYPE_CHECKING:
+    from ..recordings.segment import Segment
+
+SEGMENTATION = "pyannote-segmentation-3.0"
+
+
+def diarize(
+    given: FilesArgument,
+    model: ModelOption = DEFAULT_MODEL,
+    segmentation: Annotated[str, typer.Option(help="Of speaker segmentation, named as a model is.")] = SEGMENTATION,
+    speakers: Annotated[int | None, typer.Option(min=1, help="How many there are, if that is known.")] = None,
+    min_speakers: Annotated[int | None, typer.Option(min=1, help="How many there are at least.")] = None,
+    max_speakers: Annotated[int | None, typer.Option(min=1, help="How many there are at most.")] = None,
+    as_json: JsonOption = False,
+    style: Annotated[str | None, typer.Option("--format", help=f"{', '.join(WRITERS)}; default: table.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw who speaks when into this .png.")] = None,
+) -> None:
+    """Tell who speaks when in each file, with overlap."""
+    from ..recordings.files import audio_files
+
+    files = audio_files(given)
+    check_format(files, style, as_json, [*WRITERS])
+    if plot is not None and len(files) > 1:
+        raise typer.BadParameter("--plot draws one file")
+    check_plot(plot)
+    from ..models import load
+    from ..recordings import diarization
+
+    numbers = {"speakers": speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
+    diarization.check_numbers(**numbers)
+    models = {
+        "model": load(model, task="speaker-embedding"),
+        "segmentation": load(segmentation, task="speaker-segmentation"),
+    }
+
+    def heard(file: Path) -> "list[Segment]":
+        parts = diarization.diarize(file, **numbers, **models)
+        if not parts:
+            typer.echo(f"{file}: nobody speaks", err=True)
+        elif plot is not None:
+            from ..plots.timeline import draw
+
+            draw(file.name, parts, plot, "", "share of\nwindows (0 to 1)")
+        return parts
+
+    facts = {"model": model, "segmentation": segmentation} if as_json else None
+    print_segments(files, results(files, "listening", heard), style, facts, output)
+
+
+def evaluate(
+    reference: Annotated[Path, typer.Argument(help="RTTM file with who speaks when.")],
+    hypothesis: Annotated[Path, typer.Argument(help="RTTM file with what was found.")],
+    collar: Annotated[
+        float, typer.Option(min=0, help="Seconds around each edge of the reference that do not count.")
+    ] = 0.0,
+    skip_overlap: Annotated[bool, typer.Option(help="Leave out where several speak.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a diarization with a reference: diarization error rate and its parts, Jaccard error rate."""
+    from ..recordings.evaluation import evaluate as compare
+
+    found = compare(reference, hypothesis, collar=collar, skip_overlap=skip_overlap)
+    if as_json:
+        print_json_rows({"name": name, **asdict(row)} for name, row in found.items())
+        return
+    width = max(map(len, found))
+    typer.echo(f"{'':{width}}     DER  missed   false  confused     JER  speakers")
+    for name, row in found.items():
+        shares = f"{row.der:7.2%} {row.missed:7.2%} {row.false_alarm:7.2%}   {row.confusion:7.2%} {row.jer:7.2%}"
+        typer.echo(f"{name:{width}} {shares}  {row.found} of {row.speakers}")
+
+
+def conversation(
+    output: Annotated[Path, typer.Argument(help="The .wav; an .rttm with who speaks when is written beside it.")],
+    speakers: Annotated[int, typer.Option(min=1, max=9, help="How many take part.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Its length.")] = 180.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one gives another conversation.")] = 0,
+) -> None:
+    """Make up a conversation of the bundled voices, to try diarize and evaluate on."""
+    import wave
+
+    import numpy as np
+    from speech_zoo_core.atomic import written_beside
+
+    from ..recordings.conversation import RATE
+    from ..recordings.conversation import conversation as make
+    from ..recordings.formats import to_rttm
+
+    if output.suffix.lower() != ".wav":
+        raise typer.BadParameter("the file's name must end in .wav")
+    samples, segments = make(speakers, seconds, seed)
+    with written_beside(output) as beside, wave.open(str(beside), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    rttm = output.with_suffix(".rttm")
+    with written_beside(rttm) as beside:
+        beside.write_text(to_rttm({output: segments}), encoding="utf-8")
+    typer.echo(f"{output}, {rttm}: {speakers} speakers, {seconds:g} s")
