@@ -160,7 +160,7 @@ def docs(session: nox.Session) -> None:
     install(session, "plot,parquet", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("docs"), *group("test"))
     session.run("mkdocs", *(session.posargs or ("build", "--strict")), env={"NO_MKDOCS_2_WARNING": "1"})
     if not session.posargs:
-        session.run("pytest", "tests/e2e/test_docs.py")
+        session.run("pytest", *ON_ALL_CORES, "tests/e2e/test_docs.py")
 
 
 @nox.session
