@@ -157,7 +157,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation, searchable, into build/site, and run its samples; nox -s docs -- serve shows it."""
-    install(session, "plot,parquet", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("docs"), *group("test"))
+    install(session, "plot,parquet,eval", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("docs"), *group("test"))
     session.run("mkdocs", *(session.posargs or ("build", "--strict")), env={"NO_MKDOCS_2_WARNING": "1"})
     if not session.posargs:
         session.run("pytest", *ON_ALL_CORES, "tests/e2e/test_docs.py")
