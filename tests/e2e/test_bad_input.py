@@ -84,11 +84,10 @@ AUDIO = {
     "no-samples.wav": "no-samples.wav is empty",
     "no-data-chunk.wav": "no-data-chunk.wav is truncated",
     "half.wav": "half.wav is truncated",
-    "cut-by-one-sample.wav": "cut-by-one-sample.wav is truncated",
     "flac-half.flac": "flac-half.flac is truncated",
     "flac-header.flac": "flac-header.flac is not audio",
     "10-ms.wav": "10-ms.wav is too short: 0.010 s, resnet34 needs at least 0.105 s",
-    "silence.wav": "silence.wav is silent",
+    "silence.wav": "silence.wav holds no speech",
     "nan.wav": "nan.wav holds NaN or infinite samples",
     "inf.wav": "inf.wav holds NaN or infinite samples",
 }

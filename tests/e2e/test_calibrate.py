@@ -265,7 +265,7 @@ def test_bad_files_are_named_by_their_line(
 ) -> None:
     write_wav(tmp_path / "silence.wav", np.zeros(16000))
     (tmp_path / "text.wav").write_text("Not audio.")
-    for bad, reason in (("silence.wav", "silent"), ("text.wav", "not audio"), ("gone.wav", "does not exist")):
+    for bad, reason in (("silence.wav", "holds no speech"), ("text.wav", "not audio"), ("gone.wav", "does not exist")):
         (tmp_path / "t.txt").write_text(f"1 {halves['a1']} {halves['a2']}\n0 {halves['a1']} {bad}\n")
         error = cli("calibrate", "t.txt", "--model", converted, env=home).failed()
         assert error.startswith("t.txt, line 2: ")

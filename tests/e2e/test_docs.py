@@ -23,7 +23,7 @@ import speech_zoo
 import typer
 from loopback_hub import LoopbackHub
 from speech_zoo.cli.main import app
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 from speechbrain_files import LANGUAGES
 from tiny_models import LID, speechbrain_folder
 from wav2vec2_files import hf_folder

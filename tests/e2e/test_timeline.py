@@ -13,15 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_audio.vad.models.silero_vad import Model as Silero
-from mlx_audio.vad.models.silero_vad import ModelConfig as SileroConfig
 from safetensors.numpy import load_file
-from speech_zoo.recordings.vad import silero
-from speech_zoo_core.errors import CheckpointError, InputError
+from sounds import written
 from tiny_models import ECAPA, LID, RATE, speechbrain_folder, voice
 
 Run = Callable[..., Any]
@@ -127,7 +122,7 @@ USAGE = {
     "embed a.wav --windows 3/x": "--windows takes",
     "embed a.wav --windows 3/4": "a hop is between",
     "embed a.wav --windows nan/1": "a window is",
-    "embed a.wav --vad silero": "--vad goes with --windows",
+    "embed a.wav --windows 3/1 --trim": "--trim goes with FILE…, without --windows",
     "embed a.wav --windows 3/1 --output a.npz": "--output must end in .safetensors",
 }
 
@@ -151,7 +146,7 @@ def test_bad_files_leave_nothing_behind(
         "pipe": "pipe is a pipe or device",
         "cut.wav": "cut.wav is truncated",
         "text.wav": "text.wav is not audio",
-        "silence.wav": "silence.wav is silent",
+        "silence.wav": "silence.wav holds no speech",
         "none.wav": "none.wav does not exist",
     }
     for i, (name, message) in enumerate(said.items()):
@@ -220,47 +215,53 @@ def test_lid_says_unknown(cli: Run, talk: Path, lid_folder: Path) -> None:
     assert cli(*arguments, "--min-logit", str(plain["logit"] - 1), "--json").succeeded().json[0] == plain
 
 
-# Silero
+# Speech, channels, standard input
 
 
-def silero_folder(folder: Path) -> Path:
-    """Seeded random weights as mlx-audio reads them."""
-    folder.mkdir()
-    mx.random.seed(0)
-    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(Silero(SileroConfig()).parameters())))
-    (folder / "config.json").write_text(json.dumps({"model_type": "silero_vad", "threshold": 0.5}))
-    return folder
+def test_noise_has_no_windows_unless_asked_for(cli: Run, tmp_path: Path, speakers: Path) -> None:
+    noise = write(tmp_path / "noise.wav", np.random.default_rng(0).standard_normal(6 * RATE) * 0.1)
+    arguments = ["embed", noise, "--model", speakers, "--json"]
+    assert cli(*arguments).failed() == f"{noise} holds no speech; vad=False (--no-vad) takes it as it is"
+    assert len(cli(*arguments, "--no-vad").succeeded().json) == 1
+    windows = [*arguments, "--windows", "2/1"]
+    assert cli(*windows).failed() == f"{noise} holds no speech: no window has 20% of it"
+    assert len(cli(*windows, "--no-vad").succeeded().json[0]["windows"]) == 5
 
 
-def test_silero_decides_where_speech_is(cli: Run, tmp_path: Path, speakers: Path) -> None:
-    """With random weights what it says means nothing; but it is what mlx-audio's own call says of the whole file."""
-    folder = silero_folder(tmp_path / "silero")
-    from mlx_audio.vad import load
+def test_a_channel_of_a_call(cli: Run, tmp_path: Path, speakers: Path) -> None:
+    ann, bob = voice(3 * RATE), voice(3 * RATE, 1)
+    for name, samples in (("ann.wav", ann), ("bob.wav", bob), ("call.wav", np.stack([ann, bob], 1))):
+        (tmp_path / name).write_bytes(written(samples))
+    verify = ["verify", "call.wav", "--model", speakers, "--json"]
+    assert cli(*verify, "bob.wav", "--channel", "1").succeeded().json["score"] == pytest.approx(1, abs=1e-6)
+    assert cli(*verify, "ann.wav", "--channel", "0").succeeded().json["score"] == pytest.approx(1, abs=1e-6)
+    assert cli(*verify, "bob.wav", "--channel", "0").succeeded().json["score"] < 1 - 1e-6
+    assert cli(*verify, "bob.wav", "--channel", "2").failed() == "call.wav has no channel 2: it has 2, counted from 0"
+    assert "--channel is a number from 0 on, or mean" in cli(*verify, "bob.wav", "--channel", "left").failed(2)
+    rows = (
+        cli("embed", "call.wav", "--windows", "2/1", "--channel", "1", "--model", speakers, "--json").succeeded().json
+    )
+    alone = cli("embed", "bob.wav", "--windows", "2/1", "--model", speakers, "--json").succeeded().json
+    assert rows[0]["windows"] == alone[0]["windows"]
 
-    model = load(folder, strict=True)
-    samples = voice(3 * RATE)
-    expected = np.array(model.predict_proba(samples, RATE))
-    middle = float(np.median(expected))
-    settings = json.dumps({"model_type": "silero_vad", "threshold": middle})
-    (folder / "config.json").write_text(settings)
-    gate = silero(str(folder), RATE)()
-    assert gate.frame == 512
-    frames = samples[: samples.size // 512 * 512].reshape(-1, 512)
-    found = np.concatenate([gate.speaks(part) for part in np.array_split(frames, 4)])
-    assert 0 < found.sum() < found.size
-    near = np.abs(expected[: found.size] - middle) < 1e-6
-    assert np.array_equal(found[~near], (expected[: found.size] >= middle)[~near])
-    talk = write(tmp_path / "talk.wav", voice(6 * RATE))
-    arguments = ["embed", talk, "--windows", "2/1", "--model", speakers, "--json", "--vad", folder]
-    (folder / "config.json").write_text(json.dumps({"model_type": "silero_vad", "threshold": 0.0}))
-    assert len(cli(*arguments).succeeded().json[0]["windows"]) == 5  # all of them speech
-    (folder / "config.json").write_text(json.dumps({"model_type": "silero_vad", "threshold": 1.1}))
-    assert cli(*arguments).failed().startswith(f"{talk} is silent: no window holds 20% speech")
-    assert cli(*arguments[:-1], "silero").failed().startswith("the Hub cannot be reached")
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="holds no Silero checkpoint that mlx-audio can load"):
-        silero(str(folder), RATE)
-    with pytest.raises(InputError, match="--vad is silero or a folder"):
-        silero("nothere", RATE)
-    with pytest.raises(InputError, match="8000 or 16000 Hz"):
-        silero("silero", 44100)
+
+def test_standard_input(tmp_path: Path, environment: dict[str, str], speakers: Path) -> None:
+    content = written(voice(3 * RATE))
+    (tmp_path / "a.wav").write_bytes(content)
+    for pipe, status in ((content, 0), (content[: len(content) // 2], 1)):
+        command = [COMMAND, "verify", "-", "a.wav", "--model", speakers, "--json"]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, input=pipe, capture_output=True, check=False)
+        assert done.returncode == status, done.stderr
+        if status == 0:
+            assert json.loads(done.stdout)["score"] == pytest.approx(1, abs=1e-6)
+        else:
+            assert done.stderr.startswith(b"error: standard input is truncated: its header gives 3.00 s, 1.50 s are th")
+
+
+def test_a_file_below_the_models_rate_is_told_in_one_line(cli: Run, tmp_path: Path, speakers: Path) -> None:
+    (tmp_path / "call.wav").write_bytes(written(voice(4 * RATE)[::2], RATE // 2))
+    for more in ([], ["--windows", "2/1"]):
+        done = cli("embed", "call.wav", "--model", speakers, "--json", *more)
+        assert done.status == 0
+        assert done.err.startswith("warning: call.wav has 8000 Hz, the model 16000: ")
+        assert done.err.count("\n") == 1

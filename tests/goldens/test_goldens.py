@@ -156,5 +156,5 @@ def test_wav2vec2(variant: str, tmp_path: Path) -> None:
     source = hf_folder(tmp_path / "hf", source_tensors(**changes), **changes)
     for model in (speech_zoo.load(source), speech_zoo.load(speech_zoo.convert(source, tmp_path / "zoo"))):
         for signal, expected in goldens()[variant].items():
-            found = np.array(model.logits(waveforms()[signal], RATE))
+            found = np.array(model.logits(waveforms()[signal], RATE, vad=False))
             assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), signal

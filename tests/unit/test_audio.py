@@ -3,14 +3,15 @@
 import math
 import wave
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from speech_zoo_core.audio.decode import check_speech, load_audio
-from speech_zoo_core.errors import AudioError
+from sounds import written
+from speech_zoo_core.audio import load_audio
 
 RATE = 16000
 FULL_SCALE = {  # samples, and what they are at full scale 1
@@ -150,11 +151,39 @@ def test_any_samples_give_a_finite_waveform_of_the_right_length(
         assert float(mx.abs(waveform).max()) <= 1
 
 
-@pytest.mark.parametrize("signal", [np.zeros(1600), np.full(1600, 0.3), sine(200, RATE, 0.1, 5e-5)])
-def test_silence_is_refused(signal: np.ndarray) -> None:
-    with pytest.raises(AudioError, match=r"here\.wav is silent"):
-        check_speech(mx.array(signal.astype(np.float32)), "here.wav")
+def test_a_channel_is_chosen() -> None:
+    x = np.array([[0.5, -0.5], [0.25, 0.0]], np.float32)
+    for channel, expected in ((0, [0.5, 0.25]), ("first", [0.5, 0.25]), (1, [-0.5, 0.0]), ("mean", [0.0, 0.125])):
+        assert load_audio(x, RATE, RATE, channel=channel).tolist() == expected
+        assert load_audio(written(x, RATE, "WAV", "FLOAT"), RATE, channel=channel).tolist() == expected
+    for channel in (0, 1, "mean"):  # of one there is no choice
+        assert load_audio(x[:, 0], RATE, RATE, channel=channel).tolist() == [0.5, 0.25]
 
 
-def test_a_quiet_voice_is_not_silence() -> None:
-    check_speech(mx.array(sine(200, RATE, 0.1, 1e-3).astype(np.float32)))
+def test_decoded_audio_of_datasets() -> None:
+    x = sine(440, 44100, 0.1)
+    expected = load_audio(x, RATE, 44100)
+    assert mx.array_equal(load_audio({"array": x, "sampling_rate": 44100, "path": "a.wav"}, RATE), expected)
+    stereo = np.stack([x, 0 * x])  # (channels, n) there
+    assert mx.allclose(load_audio({"array": stereo, "sampling_rate": 44100}, RATE), expected / 2, atol=1e-6)
+
+
+def test_tensors_of_torch_without_torch() -> None:
+    """A stand-in with the methods that are called; tests/parity has the real ones."""
+    x = sine(440, RATE, 0.1).astype(np.float32)
+
+    class Tensor:
+        def __init__(self, values: np.ndarray) -> None:
+            self.values, self.dtype = values, f"torch.{values.dtype}"
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("detach", "cpu", "resolve_conj", "resolve_neg"):
+                return lambda: self
+            if name == "numpy":
+                return lambda: self.values
+            raise AttributeError(name)
+
+    Tensor.__module__ = "torch"
+    assert np.array_equal(load_audio(Tensor(x), RATE, RATE), x)
+    assert np.array_equal(load_audio((Tensor(x[None]), RATE), RATE), x)  # (channels, n) there
+    assert np.array_equal(load_audio((Tensor(np.stack([x, 0 * x])), RATE), RATE, channel=0), x)

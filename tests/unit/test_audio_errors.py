@@ -1,6 +1,5 @@
 """Audio that cannot be used: each gives one line that says what is wrong and what to do."""
 
-import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,20 +7,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from speech_zoo_core.audio.decode import load_audio
+from sounds import written
+from speech_zoo_core.audio import load_audio
 from speech_zoo_core.errors import AudioError
 
 RATE = 16000
 SAMPLES = np.sin(np.arange(1000)).astype(np.float32)
-PCM = (SAMPLES * 20000).astype("<i2").tobytes()
-
-
-def wav(data: bytes = PCM, size: int | None = None, rate: int = RATE, form: int = 1, bits: int = 16) -> bytes:
-    """A mono WAV file; `size` is what its header says of the data, where that is not the truth."""
-    width = bits // 8
-    chunk = struct.pack("<4sIHHIIHH", b"fmt ", 16, form, 1, rate, rate * width % 2**32, width, bits)
-    data_chunk = struct.pack("<4sI", b"data", len(data) if size is None else size) + data
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunk) + len(data_chunk), b"WAVE") + chunk + data_chunk
 
 
 def refusal(audio: Any, *args: Any) -> str:
@@ -32,76 +23,6 @@ def refusal(audio: Any, *args: Any) -> str:
             load_audio(audio, RATE, *args)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-BROKEN_FILES = {  # content, and what the message says
-    "empty.wav": (b"", "is empty"),
-    "text.wav": (b"this is no audio, it is a line of text\n" * 20, "not audio that can be decoded"),
-    "noise.wav": (bytes(range(256)) * 20, "not audio that can be decoded"),
-    "noise.mp3": (b"ID3" + bytes(200), "not audio that can be decoded"),
-    "noise.flac": (b"fLaC" + bytes(200), "not audio that can be decoded"),
-    "notes.txt": (b"a text file", "not audio that can be decoded"),
-    "no_extension": (b"a text file", "not audio that can be decoded"),
-    "riff_alone.wav": (b"RIFF", "not audio that can be decoded"),
-    "header_alone.wav": (b"RIFF\0\0\0\0WAVE", "truncated"),
-    "no_data_chunk.wav": (wav()[:36], "truncated"),
-    "no_samples.wav": (wav(b""), "is empty"),
-    "rate_0.wav": (wav(rate=0), ""),
-    "rate_1.wav": (wav(rate=1), "outside 1000 to 768000 Hz"),
-    "rate_max.wav": (wav(rate=2**32 - 1), ""),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN_FILES)
-def test_a_file_that_is_not_audio(tmp_path: Path, name: str) -> None:
-    content, reason = BROKEN_FILES[name]
-    path = tmp_path / name
-    path.write_bytes(content)
-    message = refusal(path)
-    assert message.startswith(str(path))
-    assert reason in message
-
-
-@pytest.mark.parametrize("kept", [12, 20, 36, 40, 43, 44, 45, 46, 1000, len(wav()) - 2, len(wav()) - 1])
-def test_a_truncated_wav(tmp_path: Path, kept: int) -> None:
-    path = tmp_path / "cut.wav"
-    path.write_bytes(wav()[:kept])
-    assert "truncated" in refusal(str(path))
-
-
-def test_a_wav_whose_header_was_never_finished(tmp_path: Path) -> None:
-    path = tmp_path / "open.wav"
-    path.write_bytes(wav(size=0))
-    assert "gives no length" in refusal(path)
-
-
-@pytest.mark.parametrize("rate", [96001, 767999])
-def test_a_rate_whose_ratio_needs_a_huge_filter(rate: int) -> None:
-    assert "odd sample rate" in refusal((np.ones(1000, np.float32), rate))
-
-
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
-def test_a_wav_that_was_written_to_a_pipe_says_no_size(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "pipe.wav"
-    path.write_bytes(wav(size=size))
-    waveform = load_audio(path, RATE)
-    assert np.array_equal(np.array(waveform) * 32768, np.frombuffer(PCM, "<i2"))
-
-
-def test_chunks_before_the_data_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "tagged.wav"
-    content = wav()
-    path.write_bytes(content[:36] + b"LIST" + struct.pack("<I", 3) + b"abc\0" + content[36:])
-    assert load_audio(path, RATE).shape == (1000,)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_file_with_nan_or_infinite_samples(tmp_path: Path, bad: float) -> None:
-    x = SAMPLES.astype("<f4")
-    x[500] = bad
-    path = tmp_path / "float.wav"
-    path.write_bytes(wav(x.tobytes(), form=3, bits=32))
-    assert "NaN or infinite" in refusal(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -118,9 +39,11 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_path_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    content = written(SAMPLES)
     path = tmp_path / "a.wav"
-    path.write_bytes(wav())
-    assert "leave sample_rate out" in refusal(path, 8000)
+    path.write_bytes(content)
+    for given in (path, content):
+        assert "leave sample_rate out" in refusal(given, 8000)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -190,7 +113,7 @@ def test_mlx_samples_of_a_type_without_a_full_scale(dtype: mx.Dtype) -> None:
     assert "use float, uint8, int8, int16 or int32" in refusal(mx.ones(100).astype(dtype), RATE)
 
 
-@pytest.mark.parametrize("audio", [[0.1, 0.2], None, 5, b"a.wav", {"a": 1}, {1, 2}, object()])
+@pytest.mark.parametrize("audio", [[0.1, 0.2], None, 5, {1, 2}, object()])
 def test_something_else_than_audio(audio: Any) -> None:
     assert "audio is a path, an array or a pair" in refusal(audio, RATE)
 
@@ -198,3 +121,24 @@ def test_something_else_than_audio(audio: Any) -> None:
 @pytest.mark.parametrize("audio", [(), (SAMPLES,), (SAMPLES, RATE, 1)])
 def test_a_tuple_that_is_no_pair(audio: Any) -> None:
     assert "expected a pair" in refusal(audio)
+
+
+@pytest.mark.parametrize("mapping", [{}, {"a": 1}, {"array": SAMPLES}, {"path": "a.wav", "bytes": None}])
+def test_a_mapping_that_is_no_decoded_audio(mapping: Any) -> None:
+    assert refusal(mapping) == 'a mapping is audio if it has the keys "array" and "sampling_rate"'
+
+
+def test_a_masked_array() -> None:
+    assert "masked" in refusal(np.ma.masked_array(SAMPLES, SAMPLES > 0.5), RATE)
+
+
+@pytest.mark.parametrize("channel", [-1, 1.0, True, "left", None, [0], "0"])
+def test_a_channel_that_is_none(channel: Any) -> None:
+    with pytest.raises(AudioError, match='channel is a number from 0 on, or "mean"'):
+        load_audio(SAMPLES, RATE, RATE, channel=channel)
+
+
+@pytest.mark.parametrize("audio", [(np.ones((100, 2)), RATE), written(np.ones((100, 2)))])
+def test_a_channel_that_the_audio_does_not_have(audio: Any) -> None:
+    with pytest.raises(AudioError, match="the clip has no channel 2: it has 2, counted from 0"):
+        load_audio(audio, RATE, channel=2)

@@ -295,6 +295,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's empty folder; a model's identity is its name there."""
     monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(calibration, "identity", lambda model: model.name)
+    monkeypatch.setattr(calibration, "identity_before", lambda model: f"old {model.name}")
     return tmp_path / "home"
 
 
@@ -321,6 +322,16 @@ def test_the_threshold_of_a_model(home: Path) -> None:
     assert speech_zoo.threshold_of(model("one", None)) == 0.41
     assert speech_zoo.threshold_of(model("two", 0.47)) == 0.47
     assert speech_zoo.threshold_of(model("two", None)) is None
+
+
+def test_a_threshold_of_the_same_checkpoint_before_its_resampler_is_told(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store("old one", example(threshold=0.41, model="campplus-zh-en"))
+    assert speech_zoo.threshold_of(model("one", 0.47)) == 0.47
+    (record,) = caplog.records
+    assert record.getMessage().startswith("warning: the threshold calibrated for campplus-zh-en is not used: ")
+    assert record.getMessage().endswith("; run speech-zoo calibrate again")
 
 
 def changed(**changes: Any) -> str:

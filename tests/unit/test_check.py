@@ -19,8 +19,9 @@ from speech_zoo.publish import originals
 from speech_zoo.publish.parity import FILE, Clip, Parity, limits_of, read, show
 from speech_zoo_core import oracle as oracles
 from speech_zoo_core import registry
-from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
+from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.oracle import NoOracle, Oracle, Package
+from speech_zoo_core.tasks.speaker import SpeakerEmbedding
 from tiny_models import ECAPA, ECAPA_WESPEAKER, LID, RESNET, proxy_file, speechbrain_folder, wespeaker_folder
 from torch_files import save_zip, state_dict
 from wav2vec2_files import hf_folder
@@ -237,18 +238,22 @@ def test_an_oracle_without_features(speaker: tuple[Path, Path], with_oracle: Any
     assert '"features": null' in (folder / FILE).read_text()
 
 
-def test_silence_of_the_checkpoint_is_a_miss(
+def test_what_the_checkpoint_raises_is_a_miss(
     speaker: tuple[Path, Path], with_oracle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a user's clip raises is what `check` reports."""
     source, folder = speaker
     with_oracle()
     every = comparison.signals()
-    mute = [replace(clip, samples=0 * clip.samples) for clip in every if clip.name == "1 s"]
-    monkeypatch.setattr(comparison, "signals", lambda: mute)
+    monkeypatch.setattr(comparison, "signals", lambda: [clip for clip in every if clip.name == "1 s"])
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AudioError("the embedding is not finite")
+
+    monkeypatch.setattr(SpeakerEmbedding, "embed", fail)
     parity = speech_zoo.check(folder, source)
     assert parity.passed is False
-    assert "the clip is silent" in str(parity.clips[0].problem)
+    assert "the embedding is not finite" in str(parity.clips[0].problem)
 
 
 # What it is compared with

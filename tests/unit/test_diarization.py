@@ -17,6 +17,7 @@ from speech_zoo.recordings.conversation import conversation
 from speech_zoo.recordings.diarization import Heard, Stretch, diarize, listen
 from speech_zoo.recordings.formats import read_rttm, to_rttm
 from speech_zoo.recordings.segment import Segment
+from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import ConfigError, InputError
 
@@ -43,7 +44,7 @@ def spectrum(samples: np.ndarray) -> np.ndarray:
 class Segmenter:
     """Hears the tones; its speakers are numbered as they come in a window."""
 
-    config = SimpleNamespace(task="speaker-segmentation", duration=10.0)
+    config = SimpleNamespace(task="speaker-segmentation", duration=10.0, front_end=WaveformFrontEnd())
     sample_rate, frame_step, frame_size = RATE, STEP, SIZE
 
     def num_frames(self, samples: int) -> int:

@@ -9,7 +9,7 @@ import speech_zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech_zoo_core.audio import fbank as dsp
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from speech_zoo_core.errors import ConfigError
 

@@ -26,7 +26,7 @@ NOT_MASKED: list[dict[str, Any]] = [
 def outputs(model: Any, samples: list[int]) -> "tuple[np.ndarray, np.ndarray]":
     """Raw outputs through the GPU's way, and of each clip alone, without padding."""
     clips = [(voice(n, seed), RATE) for seed, n in enumerate(samples)]
-    rows = mx.stack(model._outputs(clips, None, "test"))
+    rows = mx.stack(model._outputs(clips, "test", None, None, vad=False))
     alone = mx.stack([model(model.features(clip)[None])[0] for clip in clips])
     return np.array(rows), np.array(alone)
 

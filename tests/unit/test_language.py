@@ -20,9 +20,9 @@ from speech_zoo_core.tasks import audio_model
 from speech_zoo_core.tasks.iso639 import language_name, match_language
 from speech_zoo_core.tasks.language import Prediction, check_labels
 from speech_zoo_ecapa_tdnn import ModelConfig
-from tiny_models import LABELS, LID, RATE, model_of, tiny_model, voice
+from tiny_models import LABELS, LID, RATE, model_of, noise, tiny_model
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
+pytestmark = pytest.mark.usefixtures("types_found_once", "all_is_speech")
 CODES = [label.partition(":")[0] for label in LABELS]
 # VoxLingua107's labels: ISO 639-1 where there is one, retired codes for Hebrew and Javanese.
 VOXLINGUA_LABELS = (
@@ -47,7 +47,7 @@ def lid() -> Any:
 
 @cache
 def clip() -> np.ndarray:
-    return voice(RATE)
+    return noise(RATE)
 
 
 def softmax(x: Any) -> np.ndarray:
@@ -166,12 +166,11 @@ def test_equal_logits_keep_the_order_of_the_labels() -> None:
 def test_bad_audio_is_refused(tmp_path: Path, lid: Any) -> None:
     front_end = lid.config.front_end
     shortest = round(front_end.seconds(lid.min_frames) * RATE)
-    assert lid.predict(voice(shortest), sample_rate=RATE)
+    assert lid.predict(noise(shortest), sample_rate=RATE)
     cases = {
-        f"too short: {(shortest - 1) / RATE:.3f} s, ecapa_tdnn needs at least {shortest / RATE:.3f} s": voice(
+        f"too short: {(shortest - 1) / RATE:.3f} s, ecapa_tdnn needs at least {shortest / RATE:.3f} s": noise(
             shortest - 1
         ),
-        "is silent": np.zeros(RATE, np.float32),
         "holds NaN": np.full(RATE, np.nan, np.float32),
         "no such file.wav does not exist": "no such file.wav",
     }
@@ -195,7 +194,7 @@ def test_a_batch_equals_one_at_a_time(monkeypatch: pytest.MonkeyPatch, lid: Any,
     """One by one, in small batches, and in one that is padded: as on a GPU."""
     monkeypatch.setattr(audio_model, "BATCH_SECONDS", frames / 100)
     monkeypatch.setattr(audio_model, "CHUNK_CLIPS", 4)
-    clips = [voice(n, seed) for seed, n in enumerate(LENGTHS)]
+    clips = [noise(n, seed) for seed, n in enumerate(LENGTHS)]
     together = lid.predict_batch(clips, top_k=6, sample_rate=RATE)
     assert len(together) == len(clips)
     for audio, best in zip(clips, together, strict=True):
@@ -215,7 +214,7 @@ def test_a_batch_takes_a_list(lid: Any) -> None:
 
 
 def test_a_batch_among_some_languages(lid: Any) -> None:
-    clips = [voice(RATE, seed) for seed in range(2)]
+    clips = [noise(RATE, seed) for seed in range(2)]
     for audio, best in zip(clips, lid.predict_batch(clips, 2, ["en", "heb"], RATE), strict=True):
         assert best == lid.predict(audio, 2, ["he", "eng"], RATE)
 

@@ -268,7 +268,8 @@ def test_a_lightning_checkpoint(tmp_path: Path) -> None:
     path = lightning(
         tmp_path / "pytorch_model.bin", tiny_source("basic"), num_mel_bins=16, frame_length=25.0, dither=0.0
     )
-    assert load(path).config == CONFIGS["basic"]
+    front_end = replace(CONFIGS["basic"].front_end, channel="mean")  # as pyannote loads files
+    assert load(path).config == replace(CONFIGS["basic"], front_end=front_end)
 
 
 @pytest.mark.parametrize(

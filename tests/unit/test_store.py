@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from speech_zoo.voices.database import APPLICATION, VERSION, Checkpoint, StoreFile, check_name
 from speech_zoo.voices.rows import Clip, Recording, add_clip, clips, put_recording, recordings
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 from speech_zoo_core.errors import AudioError, ConfigError, InputError, SpeechZooError
 from tiny_models import RATE, RESNET
 
@@ -36,7 +36,7 @@ class Echo(nn.Module):
         super().__init__()
         self.config = replace(RESNET, embed_dim=SIZE, threshold=0.5, **config)
 
-    def embed(self, audio: Any, sample_rate: int | None = None) -> mx.array:
+    def embed(self, audio: Any, sample_rate: int | None = None, **_: Any) -> mx.array:
         vector = load_audio(audio, RATE, sample_rate)[:SIZE]
         return vector / mx.linalg.norm(vector)
 

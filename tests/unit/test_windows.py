@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech_zoo.recordings import windows
-from speech_zoo.recordings.windows import Window, cut, survey, window_embeddings
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo.recordings.windows import Window, cut, window_embeddings
+from speech_zoo_core.audio import load_audio
 from speech_zoo_core.audio.stream import Stream
+from speech_zoo_core.audio.vad import speech
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from tiny_models import RATE, tiny_model, voice
 
@@ -39,12 +41,14 @@ def test_the_embedding_of_a_window_is_that_of_its_samples(
 ) -> None:
     if gpu:
         monkeypatch.setattr(windows, "on_cpu", lambda: False)
-    path = write(tmp_path / "a.wav", voice(round(11.7 * rate)), rate)
+    samples = voice(round(11.7 * RATE))
+    path = write(tmp_path / "a.wav", soxr.resample(samples, RATE, rate), rate)
     found, vectors = embedded(path, 1.0, 0.5)
     expected = [Window(0.5 * i, 0.5 * i + 1) for i in range(22)]
     assert found[:-1] == expected
     assert (found[-1].start, found[-1].end) == pytest.approx((10.7, 11.7))  # what is left, at full length
-    waveform = np.array(load_audio(path, RATE))
+    front_end = tiny_model(SPEAKER).config.front_end
+    waveform = np.array(load_audio(path, RATE, resampler=front_end.resampler, channel=front_end.channel))
     clips = [(waveform[round(w.start * RATE) : round(w.end * RATE)], RATE) for w in found]
     assert vectors.dtype == np.float32
     assert np.abs(vectors - np.array(tiny_model(SPEAKER).embed_batch(clips))).max() < 1e-5
@@ -52,62 +56,56 @@ def test_the_embedding_of_a_window_is_that_of_its_samples(
     assert np.abs(vectors[1:] - vectors[:-1]).max() > 1e-3  # they are not all the same
 
 
-@given(
-    total=st.integers(1, 80_000), size=st.integers(1600, 20_000), share=st.floats(0.1, 1.0), block=st.floats(0.05, 3.0)
-)
-@settings(max_examples=30, deadline=None)
+@given(total=st.integers(1, 400_000), size=st.integers(1600, 20_000), share=st.floats(0.1, 1.0))
+@settings(max_examples=12, deadline=None)
 def test_windows_cover_the_file_and_hold_its_samples(
-    tmp_path_factory: pytest.TempPathFactory, total: int, size: int, share: float, block: float
+    tmp_path_factory: pytest.TempPathFactory, total: int, size: int, share: float
 ) -> None:
     total += size  # longer than a window
     hop = max(windows.MIN_HOP, share * size / RATE)
     if hop > size / RATE:
         return
-    path = tmp_path_factory.getbasetemp() / "windows.wav"
     samples = voice(total)
-    write(path, np.clip(samples, -1, 1))
+    samples[total // 3 : total // 2] = 0
+    path = write(tmp_path_factory.getbasetemp() / "windows.wav", samples)
     whole = np.array(load_audio(path, RATE))
-    stream = Stream(path, RATE)
-    found = list(cut(stream, total / RATE, size / RATE, hop, survey(stream)[1], ""))
+    speaks = speech(whole, RATE)
     at = 0
-    for clip in found:
+    for clip in cut(Stream(path, RATE), size / RATE, hop, True, ""):
         start, end = round(clip.window.start * RATE), round(clip.window.end * RATE)
         assert end - start == size == clip.samples.size
         assert start <= at or not at
         at = end
         assert np.array_equal(clip.samples, whole[start:end])
-        assert clip.speech.all()
-        assert clip.speech.size in (size // 480, size // 480 - 1)
+        first = -(-start // 512)
+        assert np.array_equal(clip.speech, speaks[first : max(first + 1, end // 512)])
     assert at == total
+    everything = list(cut(Stream(path, RATE), size / RATE, hop, False, ""))
+    assert all(clip.speech.all() and clip.speech.size for clip in everything)
 
 
 def test_silence_is_skipped(tmp_path: Path) -> None:
     samples = voice(30 * RATE)
-    samples[8 * RATE : 20 * RATE] *= 10 ** (-50 / 20)  # 50 dB below: the room
+    samples[8 * RATE : 20 * RATE] = np.random.default_rng(0).standard_normal(12 * RATE) * 3e-4  # the room
     found, _ = embedded(write(tmp_path / "a.wav", samples), 3.0, 1.0)
     starts = [window.start for window in found]
     assert starts == [0, 1, 2, 3, 4, 5, 6, 7, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]  # a third of 7 and 18 is speech
 
 
+def test_without_the_speech_check_nothing_is_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(10 * RATE) * 0.1)
+    with pytest.raises(AudioError, match=r"holds no speech: no window has 20% of it"):
+        embedded(path)
+    found = list(window_embeddings(tiny_model(SPEAKER), path, vad=False))
+    assert [window.start for batch, _ in found for window in batch] == pytest.approx([0, 1.5, 3, 4.5, 6, 7])
+
+
 def test_one_bang_does_not_make_the_rest_silence(tmp_path: Path) -> None:
-    samples = voice(20 * RATE) * 0.02
+    samples = voice(20 * RATE) * 0.05
     samples[5 * RATE : 5 * RATE + 1600] = 0.9  # 0.1 s
     samples[5 * RATE : 5 * RATE + 1600 : 2] = -0.9
     found, _ = embedded(write(tmp_path / "a.wav", samples), 2.0, 1.0)
     assert len(found) == 19
-
-
-def test_a_constant_offset_is_silence(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", np.full(5 * RATE, 0.3))
-    with pytest.raises(AudioError, match="is silent"):
-        embedded(path)
-
-
-def test_a_click_alone_is_no_speech(tmp_path: Path) -> None:
-    samples = np.zeros(10 * RATE, np.float32)
-    samples[40_000:40_100] = 0.5
-    with pytest.raises(AudioError, match="is silent: no window holds 20% speech"):
-        embedded(write(tmp_path / "a.wav", samples))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.99, 3.0])

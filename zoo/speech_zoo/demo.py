@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 
 from .models import load
 from .plots.demo import heat_map

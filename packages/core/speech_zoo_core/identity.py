@@ -18,7 +18,19 @@ def identity(model: Any) -> str:
 
     Weights count as float16, so that a checkpoint has one identity whether float16 or float32 computes it.
     """
-    config = {key: value for key, value in to_dict(model.config).items() if key not in ASIDE}
+    return _digest(to_dict(model.config), model)
+
+
+def identity_before(model: Any) -> str:
+    """The identity that the same checkpoint had when its front end did not tell resampler and channel."""
+    config = to_dict(model.config)
+    front_end = config.get("front_end") or {}
+    older = {key: value for key, value in front_end.items() if key not in ("resampler", "channel")}
+    return _digest({**config, "front_end": older}, model)
+
+
+def _digest(config: dict[str, Any], model: Any) -> str:
+    config = {key: value for key, value in config.items() if key not in ASIDE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in parameters(model).items():
         digest.update(f"{name}{value.shape}".encode())

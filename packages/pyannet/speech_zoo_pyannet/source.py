@@ -35,7 +35,8 @@ def recognise(source: Source) -> Recognised | None:
     if linear:
         shape["linear_size"] = shape_of(weights, linear[0], 2)[0]
     shape["stride"] = _stride(mapping(source.checkpoint.extra, "hyper_parameters", "the checkpoint"), shape)
-    front_end = to_dict(WaveformFrontEnd(normalise=False))
+    # pyannote/audio/core/io.py resamples with torchaudio and mixes down.
+    front_end = to_dict(WaveformFrontEnd(normalise=False, resampler="torchaudio"))
     config = {"model_type": "pyannet", "front_end": front_end, "task": "speaker-segmentation", **shape}
     return Recognised(config, weights, "Lightning checkpoint (pyannote PyanNet)")
 

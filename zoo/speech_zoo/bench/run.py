@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
 from speech_zoo_core.progress import progress

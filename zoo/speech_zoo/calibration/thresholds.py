@@ -8,6 +8,7 @@ Rule of 30: Doddington et al., The NIST speaker recognition evaluation, Speech C
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,12 +21,13 @@ from filelock import FileLock
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import ConfigError, SpeechZooError
-from speech_zoo_core.identity import identity
+from speech_zoo_core.identity import identity, identity_before
 from speech_zoo_core.tasks.speaker import check_threshold
 
 from ..settings import folder
 from .det import Det
 
+LOG = logging.getLogger("speech_zoo")
 ENOUGH_ERRORS = 30  # of each kind: with them a true rate lies within 30 % of the measured one, 9 times out of 10
 FORMAT = 1  # of thresholds.json
 BINS = 100  # of the kept histograms, of equal width from -1 to 1
@@ -140,9 +142,18 @@ def calibrations() -> dict[str, Calibration]:
 
 
 def calibration_of(model: Any) -> Calibration | None:
-    """The user's calibration of this checkpoint, by its identity; errors as `calibrations`."""
+    """The user's calibration of this checkpoint, by its identity; warns of an older one; errors as `calibrations`."""
     known = calibrations()
-    return known.get(identity(model)) if known else None
+    if not known:
+        return None
+    found = known.get(identity(model))
+    if found is None and (older := known.get(identity_before(model))) is not None:
+        LOG.warning(
+            "warning: the threshold calibrated for %s is not used: it is from before files were resampled as the "
+            "original does; run speech-zoo calibrate again",
+            older.model,
+        )
+    return found
 
 
 def threshold_of(model: Any) -> float | None:

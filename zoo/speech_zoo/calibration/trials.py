@@ -113,8 +113,8 @@ def _object(text: str, where: str) -> list[str]:
     return [str(entry.get("label")), entry["a"], entry["b"]]
 
 
-def score(model: Any, path: Path, trials: Trials) -> "np.ndarray[Any, Any]":
-    """The cosine of each trial, (N,) float64; each file is embedded once.
+def score(model: Any, path: Path, trials: Trials, **how: Any) -> "np.ndarray[Any, Any]":
+    """The cosine of each trial, (N,) float64; each file is embedded once; `how` goes to `embed_batch`.
 
     Raises:
         AudioError: a file that cannot be used, with the line of `path` that names it.
@@ -122,7 +122,7 @@ def score(model: Any, path: Path, trials: Trials) -> "np.ndarray[Any, Any]":
     import numpy as np
 
     try:
-        vectors = np.array(model.embed_batch(list(trials.files)))
+        vectors = np.array(model.embed_batch(list(trials.files), **how))
     except AudioError as error:
         lines = {" ".join(str(file).split()): line for file, line in trials.files.items()}  # as the message has them
         named = [file for file in lines if str(error).startswith((f"{file} ", f"{file}:"))]

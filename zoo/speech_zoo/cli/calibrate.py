@@ -11,7 +11,7 @@ import typer
 
 from ..calibration.trials import read_trials, score
 from ..settings import DEFAULT_MODEL
-from .options import JsonOption, ModelOption, check_plot, print_json
+from .options import ChannelOption, JsonOption, ModelOption, VadOption, check_plot, hearing, print_json
 
 if TYPE_CHECKING:
     from ..calibration.det import Det
@@ -38,9 +38,12 @@ def calibrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do not keep the threshold.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the threshold also after too few errors.")] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Drop the threshold that was kept for the model.")] = False,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Measure EER and minDCF on your own pairs, and keep the threshold for verify."""
+    how = hearing(channel, vad)
     if not 0 < p_target < 1:
         raise typer.BadParameter("--p-target lies between 0 and 1")
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
@@ -63,7 +66,7 @@ def calibrate(
     loaded = load(model, task="speaker-embedding")
     import numpy as np
 
-    det = Det.of(score(loaded, trials, listed), np.array(listed.same))
+    det = Det.of(score(loaded, trials, listed, **how), np.array(listed.same))
     result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa)
     if plot is not None:
         from ..plots.scores import draw_det

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +14,12 @@ from speech_zoo_core.errors import SpeechZooError
 from ..settings import DEFAULT_MODEL
 from .options import (
     FILES,
+    ChannelOption,
     JsonOption,
     ModelOption,
     VadOption,
     check_windows,
-    gates_of,
+    hearing,
     only_for,
     print_json_rows,
     results,
@@ -52,13 +54,16 @@ def embed(
         ),
     ] = None,
     windows: WindowsOption = None,
-    vad: VadOption = None,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
+    trim: Annotated[bool, typer.Option("--trim", help="Leave out what holds no speech.")] = False,
 ) -> None:
     """Print or save the speaker embedding of each file (unit length), or with --windows of stretches of each."""
-    if windows is None:
-        only_for("--windows", vad=vad)
+    how = hearing(channel, vad)
+    if windows is not None or manifest is not None:
+        only_for("FILE…, without --windows or --manifest", trim=trim or None)
     if manifest is not None:
-        only_for("FILE…, not with --manifest", windows=windows)
+        only_for("FILE…, not with --manifest", windows=windows, channel=channel)
         if given or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
         embed_corpus(manifest, output, model, as_json, shard)
@@ -74,12 +79,12 @@ def embed(
     if output is not None and len(set(map(str, files))) < len(files):
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
     if windows is not None:
-        embed_windows(model, files, windows, as_json, output, vad)
+        embed_windows(model, files, windows, as_json, output, how)
         return
-    embed_files(model, files, as_json, output)
+    embed_files(model, files, as_json, output, {**how, "trim": trim})
 
 
-def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None) -> None:
+def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None, how: dict[str, Any]) -> None:
     """Print or save the speaker embedding of each file."""
     import numpy as np
 
@@ -89,7 +94,7 @@ def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None
     kept: dict[str, Any] = {}
 
     def vectors() -> Iterator[tuple[Path, Any]]:
-        for file, vector in results(files, "embedding", model.embed, model.embed_batch):
+        for file, vector in results(files, "embedding", partial(model.embed, **how), partial(model.embed_batch, **how)):
             row = np.array(vector)
             if output is not None:
                 kept[str(file)] = row
@@ -142,7 +147,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def embed_windows(
-    name: str, files: list[Path], windows: str, as_json: bool, output: Path | None, vad: str | None
+    name: str, files: list[Path], windows: str, as_json: bool, output: Path | None, how: dict[str, Any]
 ) -> None:
     """Print or save the speaker embeddings of the windows of each file."""
     try:
@@ -151,22 +156,23 @@ def embed_windows(
         raise typer.BadParameter(f"--windows takes seconds of window and hop, as in 3/1.5, not {windows!r}") from error
     check_windows(window, hop)
     import numpy as np
+    from speech_zoo_core.audio.samples import describe
 
     from ..models import load
     from ..recordings.windows import window_embeddings
 
     model = load(name, task="speaker-embedding")
-    gates = gates_of(vad, model)
     tensors: dict[str, Any] = {}
 
-    def embedded(file: Path) -> tuple[Any, Any, Any]:
+    def embedded(file: Any) -> tuple[Any, Any, Any]:
         """Starts (N,), ends (N,) and embeddings (N, D) of a file's windows."""
-        batches = list(window_embeddings(model, file, window, hop, next(gates)))
+        batches = list(window_embeddings(model, file, window, hop, **how))
         parts = [part for found, _ in batches for part in found]
         times = np.array([part.start for part in parts]), np.array([part.end for part in parts])
         columns = (*times, np.concatenate([vectors for _, vectors in batches]))
         if output is not None:
-            tensors.update(zip((f"{file}/start", f"{file}/end", f"{file}/embedding"), columns, strict=True))
+            name = describe(file)
+            tensors.update(zip((f"{name}/start", f"{name}/end", f"{name}/embedding"), columns, strict=True))
         return columns
 
     found = results(files, "embedding", embedded)

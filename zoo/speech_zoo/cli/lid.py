@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
+    ChannelOption,
     FilesArgument,
     JsonOption,
     ModelOption,
     VadOption,
     check_plot,
     check_windows,
-    gates_of,
+    hearing,
     only_for,
     print_json_rows,
     results,
@@ -52,20 +53,21 @@ def lid(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the timeline to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the timeline into this .png.")] = None,
-    vad: VadOption = None,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
 ) -> None:
     """Tell which language each file is in, or with --timeline which is spoken when."""
     codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
     if codes == []:
         raise typer.BadParameter("--languages needs at least one code, as in eng,fra")
-    floors: dict[str, Any] = {"languages": codes, "min_score": min_score, "min_logit": min_logit}
+    floors = {"languages": codes, "min_score": min_score, "min_logit": min_logit, **hearing(channel, vad)}
     from ..recordings.files import audio_files
 
     files = audio_files(given)
     if timeline:
-        show_timeline(model, files, window, hop, style, as_json, output, plot, vad, **floors)
+        show_timeline(model, files, window, hop, style, as_json, output, plot, **floors)
         return
-    only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot, vad=vad)
+    only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot)
     from ..models import load
 
     loaded = load(model, task="language-identification")
@@ -110,24 +112,24 @@ def show_timeline(
     as_json: bool,
     output: Path | None,
     plot: Path | None,
-    vad: str | None,
     **options: Any,
 ) -> None:
     """Print or save which language is spoken when in each file; `options` are those of `timeline`."""
     window, hop = WINDOW if window is None else window, HOP if hop is None else hop
     check_timeline(files, window, hop, style, as_json, plot)
+    from speech_zoo_core.audio.samples import describe
+
     from ..models import load
     from ..recordings.timeline import timeline
 
     model = load(name, task="language-identification")
-    gates = gates_of(vad, model)
 
-    def heard(file: Path) -> "list[Segment]":
-        parts = timeline(model, file, window, hop, gate=next(gates), **options)
+    def heard(file: Any) -> "list[Segment]":
+        parts = timeline(model, file, window, hop, **options)
         if plot is not None:
             from ..plots.timeline import draw
 
-            draw(file.name, parts, plot)
+            draw(Path(describe(file)).name, parts, plot)
         return parts
 
     facts = {"model": name, "window": window, "hop": hop}

@@ -1,25 +1,26 @@
 """Options that several commands share, and how commands go through files and print JSON."""
 
+import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, BinaryIO, TextIO
 
 import typer
 from speech_zoo_core.errors import AudioError, InputError
 
-if TYPE_CHECKING:
-    from ..recordings.windows import Gate
-
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FileArgument = Annotated[Path, typer.Argument(help="Audio file.")]
-FILES = "Audio files, folders of them, or patterns such as 'talks/*.mp3'."
+FileArgument = Annotated[Path, typer.Argument(help="Audio file; - for standard input.")]
+FILES = "Audio files, folders of them, patterns such as 'talks/*.mp3', or - for standard input."
 FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE…", help=FILES)]
-VadOption = Annotated[
-    str | None, typer.Option(help="What finds speech in long files: silero, or a folder with it; default: loudness.")
+ChannelOption = Annotated[
+    str | None, typer.Option(help="Of several: its number from 0 on, or mean; default: as the model's original does.")
 ]
+VadOption = Annotated[bool, typer.Option("--vad/--no-vad", help="Take nothing that holds no speech.")]
 
 FILES_AT_ONCE = 64
 
@@ -27,8 +28,8 @@ FILES_AT_ONCE = 64
 def results(
     files: list[Path],
     doing: str,
-    one: Callable[[Path], Any],
-    many: Callable[[list[Path]], Iterable[Any]] | None = None,
+    one: Callable[[Any], Any],
+    many: Callable[[list[Any]], Iterable[Any]] | None = None,
 ) -> Iterator[tuple[Path, Any]]:
     """What `one` gives for each file, as soon as it is known; `many` where several at a time are faster, on a GPU.
 
@@ -55,18 +56,18 @@ def results(
 
 
 def _attempts(
-    files: list[Path], one: Callable[[Path], Any], many: Callable[[list[Path]], Iterable[Any]] | None
+    files: list[Path], one: Callable[[Any], Any], many: Callable[[list[Any]], Iterable[Any]] | None
 ) -> Iterator[Any]:
     """The result of each file, or its AudioError."""
     if many is not None and len(files) > 1:
         try:
-            yield from many(files)
+            yield from many([source(file) for file in files])
             return
         except AudioError:  # one by one, which tells whose it is
             pass
     for file in files:
         try:
-            result = one(file)
+            result = one(source(file))
         except AudioError as error:
             result = error
         yield result
@@ -132,16 +133,27 @@ def check_windows(window: float, hop: float) -> None:
         raise typer.BadParameter(str(error)) from error
 
 
-def gates_of(vad: str | None, model: Any) -> "Iterator[Gate | None]":
-    """A gate for each file; None for the one of its own loudness."""
-    if vad is None:
-        while True:
-            yield None
-    from ..recordings.vad import silero
+def hearing(channel: str | None, vad: bool) -> dict[str, Any]:
+    """The arguments `channel` and `vad` of models.
 
-    make = silero(vad, model.sample_rate)
-    while True:
-        yield make()
+    Raises:
+        BadParameter: the channel is neither a number nor "mean".
+    """
+    if channel is not None and channel != "mean" and not (channel.isascii() and channel.isdigit()):
+        raise typer.BadParameter(f"--channel is a number from 0 on, or mean, not {channel!r}")
+    return {"channel": int(channel) if channel is not None and channel != "mean" else channel, "vad": vad}
+
+
+def source(file: Path) -> "Path | BinaryIO":
+    """The file; for `-`, what comes on standard input."""
+    return _standard_input() if str(file) == "-" else file
+
+
+@cache
+def _standard_input() -> BinaryIO:
+    held = io.BytesIO(sys.stdin.buffer.read())
+    held.name = "<stdin>"
+    return held
 
 
 def only_for(what: str, **given: Any) -> None:

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from ..settings import DEFAULT_MODEL
-from .options import FileArgument, JsonOption, ModelOption, check_plot, print_json
+from .options import (
+    ChannelOption,
+    FileArgument,
+    JsonOption,
+    ModelOption,
+    VadOption,
+    check_plot,
+    hearing,
+    print_json,
+    source,
+)
 
 
 def verify(
@@ -18,26 +28,29 @@ def verify(
         typer.Option(help="Cosine that counts as the same speaker; default: as calibrated, else the checkpoint's own."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the score against the threshold into this .png.")] = None,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two files are of the same speaker."""
     from ..calibration import thresholds as calibration
     from ..models import load
 
+    how = hearing(channel, vad)
     check_plot(plot)
     loaded = load(model, task="speaker-embedding")
     known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
-    source = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
+    chosen = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
     if known is not None and threshold is None:
         threshold = known.threshold
-    result = loaded.verify(a, b, threshold=threshold)
+    result = loaded.verify(source(a), source(b), threshold=threshold, **how)
     if plot is not None:
         from ..plots.scores import draw_score
 
-        draw_score(result, (str(a), str(b)), source, known, plot)
+        draw_score(result, (str(a), str(b)), chosen, known, plot)
     if as_json:
-        print_json(vars(result) | {"threshold_source": source, "model": model, "files": [str(a), str(b)]})
+        print_json(vars(result) | {"threshold_source": chosen, "model": model, "files": [str(a), str(b)]})
         return
     sign, verdict = (">=", "the same speaker") if result.same_speaker else ("<", "different speakers")
-    calibrated = " (calibrated)" if source == "calibrated" else ""
+    calibrated = " (calibrated)" if chosen == "calibrated" else ""
     typer.echo(f"score {result.score:.4f} {sign} threshold {result.threshold:.4f}{calibrated}: {verdict}")

@@ -11,7 +11,19 @@ from speech_zoo_core.errors import SpeechZooError
 from ..recordings.files import audio_files
 from ..settings import DEFAULT_MODEL
 from ..voices.database import check_name, printable
-from .options import FilesArgument, JsonOption, ModelOption, check_plot, print_json, print_json_rows, results
+from .options import (
+    ChannelOption,
+    FilesArgument,
+    JsonOption,
+    ModelOption,
+    VadOption,
+    check_plot,
+    hearing,
+    print_json,
+    print_json_rows,
+    results,
+    source,
+)
 
 if TYPE_CHECKING:
     from ..voices.store import VoiceStore
@@ -39,12 +51,14 @@ def enroll(
     given: FilesArgument,
     store: StoreOption = None,
     model: ModelOption = DEFAULT_MODEL,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Add clips to a voice; a clip that it has already is left out."""
     name = check_name(name)
     files = audio_files(given)
-    voices = _open(store, model, create=True)
+    voices = _open(store, model, create=True, **hearing(channel, vad))
     added = results(files, "enrolling", lambda file: voices.enroll(name, file) == 1)
     if as_json:
         print_json_rows({"name": name, "file": printable(file), "new": new} for file, new in added)
@@ -106,11 +120,13 @@ def identify(
     model: ModelOption = DEFAULT_MODEL,
     top: Annotated[int, typer.Option(min=1, help="How many names to print.")] = 3,
     threshold: ThresholdOption = None,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Tell which of the known voices each file holds; "unknown" where none reaches the threshold."""
     files = audio_files(given)
-    voices = _open(store, model)
+    voices = _open(store, model, **hearing(channel, vad))
     found = results(files, "identifying", lambda file: voices.identify(file, top_k=top, threshold=threshold))
     if as_json:
         print_json_rows({"file": printable(file), "model": model, **asdict(result)} for file, result in found)
@@ -130,11 +146,13 @@ def index(
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     jobs: JobsOption = 1,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Index a folder for search: only new and changed files are decoded."""
     path = output or _index_of(folder, model)
-    report = _open(path, model).index(folder, jobs)
+    report = _open(path, model, **hearing(channel, vad)).index(folder, jobs)
     if as_json:
         print_json({"index": printable(path), "model": model, **asdict(report)})
         return
@@ -158,13 +176,19 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="How many passages to print at most.")] = 10,
     threshold: ThresholdOption = None,
     jobs: JobsOption = 1,
+    channel: ChannelOption = None,
+    vad: VadOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Find where a voice occurs: file, from, to (seconds), score; the best first."""
     if (file is None) == (name is None):
         raise typer.BadParameter("give FILE, or --name NAME, and not both")
-    voices = _open(_index_of(within, model) if within.is_dir() else within, model)
-    vector = voices.model.embed(file) if name is None else _enrolled(store, voices.model, check_name(name))
+    how = hearing(channel, vad)
+    voices = _open(_index_of(within, model) if within.is_dir() else within, model, **how)
+    if file is not None:
+        vector = voices.model.embed(source(file), **how)
+    else:
+        vector = _enrolled(store, voices.model, check_name(name or ""))
     if within.is_dir():
         report = voices.index(within, jobs)
         if report.skipped:
@@ -220,10 +244,10 @@ def draw_map(
     typer.echo(printable(out))
 
 
-def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False) -> "VoiceStore":
+def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False, **how: Any) -> "VoiceStore":
     from ..voices.store import VoiceStore
 
-    return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model)
+    return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model, **how)
 
 
 def _enrolled(store: Path | None, model: Any, name: str) -> Any:

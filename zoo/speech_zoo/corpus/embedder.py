@@ -8,10 +8,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from speech_zoo_core.audio.stream import blocks
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 
 from ..models import load
+from ..recordings.windows import stream_for
 from ..settings import DEFAULT_MODEL
 from .manifest import AUDIO_KEYS, segment
 
@@ -38,7 +38,7 @@ class Embedder:
     def __init__(self, model: str | os.PathLike[str] = DEFAULT_MODEL) -> None:
         self.model = load(os.fspath(model), task="speaker-embedding")
         self.sample_rate: int = self.model.sample_rate  # raises ConfigError where the model takes no audio
-        self._segments = _Segments(self.sample_rate)
+        self._segments = _Segments(self.model)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Embed the rows of a batch.
@@ -78,7 +78,7 @@ class Embedder:
             return self.waveform(Path(audio), *segment(facts, f"{audio}: "))
         if "sample_rate" not in facts:
             raise InputError('arrays need a column "sample_rate", in Hz')
-        clip: mx.array = self.model._waveform((np.asarray(audio), facts["sample_rate"]), None)
+        clip: mx.array = self.model._clip((np.asarray(audio), facts["sample_rate"]), None, None, vad=True)[0]
         return clip
 
     def waveform(self, path: Path, offset: float | None = None, duration: float | None = None) -> mx.array:
@@ -89,9 +89,10 @@ class Embedder:
         """
         try:
             if offset is None and duration is None:
-                clip: mx.array = self.model._waveform(path, None)
+                clip: mx.array = self.model._clip(path, None, None, vad=True)[0]
             else:
-                clip = self.model._waveform((self._segments.cut(path, offset, duration), self.sample_rate), None)
+                cut = self._segments.cut(path, offset, duration), self.sample_rate
+                clip = self.model._clip(cut, None, None, vad=True)[0]
         except MemoryError as error:
             raise AudioError(f"{path} does not fit in memory; cut it into shorter files") from error
         return clip
@@ -101,7 +102,11 @@ class Embedder:
         pairs = [(waveform, self.sample_rate) for waveform in waveforms]
         try:
             return list(
-                np.array(self.model.embed_batch(pairs) if len(pairs) != 1 else self.model.embed(pairs[0])[None])
+                np.array(
+                    self.model.embed_batch(pairs, vad=False)
+                    if len(pairs) != 1
+                    else self.model.embed(pairs[0], vad=False)[None]
+                )
             )
         except AudioError as error:
             if len(pairs) == 1:
@@ -118,8 +123,8 @@ def _known(value: Any) -> Any:
 class _Segments:
     """Cuts segments out of files; those of one file in the order of their offsets cost one pass through it."""
 
-    def __init__(self, sample_rate: int) -> None:
-        self.sample_rate = sample_rate
+    def __init__(self, model: Any) -> None:
+        self.model, self.sample_rate = model, model.sample_rate
         self._path: Path | None = None
         self._start = 0  # of what is held, in samples
         self._held: list[np.ndarray[Any, Any]] = []
@@ -134,7 +139,7 @@ class _Segments:
         start = round((offset or 0.0) * self.sample_rate)
         stop = math.inf if duration is None else round(((offset or 0.0) + duration) * self.sample_rate)
         if path != self._path or start < self._start:
-            self._start, self._held, self._blocks = 0, [], blocks(path, self.sample_rate)
+            self._start, self._held, self._blocks = 0, [], stream_for(self.model, path).blocks()
         self._path = None  # until reading has gone well
         end = self._start + sum(map(len, self._held))
         while end < stop and (block := next(self._blocks, None)) is not None:

@@ -121,7 +121,7 @@ def _output(model: Any, clip: Signal, waveform: mx.array) -> Array | str:
             method = {"speaker-embedding": "embed", "speaker-segmentation": "log_probs"}.get(
                 model.config.task, "logits"
             )
-            found = getattr(model, method)(audio)
+            found = getattr(model, method)(audio, **({} if method == "log_probs" else {"vad": False}))
     except AudioError as error:
         return str(error)
     return np.array(found, np.float64)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 
 from ..settings import VOICES
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
-from speech_zoo_core.audio.decode import load_audio
+from speech_zoo_core.audio import load_audio
 from speech_zoo_core.errors import InputError
 
 from ..settings import VOICES

@@ -34,7 +34,7 @@ from ..models import load
 from ..settings import DEFAULT_MODEL
 from .clustering import clustered
 from .segment import Segment
-from .windows import BAR
+from .windows import BAR, stream_for
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -120,7 +120,7 @@ def diarize(
         )
     if embedder.config.threshold is None:
         raise ConfigError("the checkpoint of the embeddings names no threshold: set it in its config.json")
-    heard = listen(Stream(path, segmenter.sample_rate), segmenter, embedder)
+    heard = listen(stream_for(segmenter, path), segmenter, embedder)
     if not len(heard.vectors):
         return []
     clusters = _given(heard, embedder.config.threshold, least, most)

@@ -18,12 +18,12 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from speech_zoo_core.audio.stream import Stream
+from speech_zoo_core.audio.samples import Channel
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.tasks.language import UNKNOWN, check_floors, lacking
 
 from .segment import Segment
-from .windows import SPEECH_SHARE, Array, Clip, Gate, check_windows, scored, survey
+from .windows import SPEECH_SHARE, Array, Clip, check_windows, scored, stream_for
 
 SWITCH_STEPS = 2  # steps in a row
 SWITCH_MARGIN = 0.1  # probability
@@ -106,16 +106,17 @@ def timeline(
     languages: Sequence[str] | None = None,
     min_score: float | None = None,
     min_logit: float | None = None,
-    gate: Gate | None = None,
+    channel: Channel | None = None,
+    vad: bool = True,
 ) -> list[Segment]:
     """Which language is spoken when in a file, silence left out, in memory that does not grow with its length.
 
     Args:
         model: of language identification.
-        path: of the audio file; it is read twice, and never held whole.
+        path: of the audio file; it is read once, and never held whole.
         window, hop: length and distance of the windows, in seconds; segments begin and end at multiples of the hop.
-        languages, min_score, min_logit: as for `model.predict`.
-        gate: what tells speech from silence, at the model's rate; default: loudness (`windows.survey`).
+        languages, min_score, min_logit, channel: as for `model.predict`.
+        vad: whether what holds no speech is left out.
 
     Raises:
         AudioError: as `model.predict`; or no window holds speech.
@@ -126,16 +127,9 @@ def timeline(
         raise ConfigError(f"a timeline needs a model for language-identification, not for {model.config.task}")
     chosen = model.choose(languages)
     check_floors(min_score, min_logit)
-    stream = Stream(path, model.sample_rate)
     check_windows(window, hop, model)
-    length, loudness = survey(stream)
-    classes = [i for i, _, _ in chosen]
-    found: Iterable[Step]
-    if length <= window:
-        found = [Step(0.0, length, _answer(np.array(model.logits(path))[classes]))]
-    else:
-        batches = scored(model, stream, length, window, hop, gate or loudness, "identifying")
-        found = steps(_answers(batches, classes), hop, length)
+    batches = scored(model, stream_for(model, path, channel), window, hop, vad, "identifying")
+    found = steps(_answers(batches, [i for i, _, _ in chosen]), hop)
     return list(merged(found, [(label, name) for _, label, name in chosen], min_score, min_logit))
 
 
@@ -151,11 +145,12 @@ def _answers(batches: Iterable[tuple[list[Clip], Array]], classes: list[int]) ->
             yield replace(clip, samples=np.zeros(0)), _answer(next(logits)[classes]) if clip.speaks else None
 
 
-def steps(answers: Iterable[tuple[Clip, Answer | None]], hop: float, length: float) -> Iterator[Step]:
-    """The steps of a file of `length` seconds, in order, from its windows and what was said of them."""
+def steps(answers: Iterable[tuple[Clip, Answer | None]], hop: float) -> Iterator[Step]:
+    """The steps of a file, in order, from its windows and what was said of them."""
     near: list[tuple[Clip, Answer | None]] = []  # windows that the steps to come may lie in
-    start = 0.0
+    start, length = 0.0, 0.0
     for following in itertools.chain(answers, [None]):
+        length = length if following is None else following[0].window.end
         while start < length - 1e-6 and (following is None or start + hop / 2 < following[0].window.start):
             yield _step(start, min(start + hop, length), near)
             start = round(start / hop + 1) * hop

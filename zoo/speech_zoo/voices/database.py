@@ -44,11 +44,12 @@ ELSEWHERE = ("locked", "disk is full", "disk I/O", "readonly", "unable to open",
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Whose vectors a store holds: `identity`, what the user calls it, the embedding's size."""
+    """Whose vectors a store holds: `identity`, what the user calls it, the embedding's size; `identity_before`."""
 
     identity: str
     name: str
     dim: int
+    before: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.identity[:12]})"
@@ -143,7 +144,14 @@ class StoreFile:
 
     def _check_checkpoint(self, db: sqlite3.Connection, wanted: Checkpoint | None) -> None:
         held = self.checkpoint(db)
-        if wanted is not None and held is not None and (held.identity, held.dim) != (wanted.identity, wanted.dim):
+        if wanted is None or held is None:
+            return
+        if held.identity == wanted.before:
+            raise SpeechZooError(
+                f"{self.path} is from before files were resampled as {held.name}'s original does, which changes their "
+                "vectors: move it away, then enroll and index again"
+            )
+        if (held.identity, held.dim) != (wanted.identity, wanted.dim):
             raise SpeechZooError(
                 f"{self.path} holds vectors of {held}, which cannot be compared with those of {wanted}: "
                 f"use the model {held.name}, or another store"

@@ -95,19 +95,19 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
     return IndexReport(indexed, len(there) - len(new), len(gone), skipped, len(counts), sum(counts))
 
 
-def in_this_process(model: Any, paths: list[str]) -> Results:
+def in_this_process(model: Any, how: dict[str, Any], paths: list[str]) -> Results:
     """Each file with its windows, or with the reason why it has none, in order."""
     for path in paths:
-        yield path, windows_of_file(model, path)
+        yield path, windows_of_file(model, path, **how)
 
 
-def windows_of_file(model: Any, path: str) -> "Found | str":
-    """The windows of a file that hold speech, or why there are none."""
+def windows_of_file(model: Any, path: str, **how: Any) -> "Found | str":
+    """The windows of a file that hold speech, or why there are none; `how` goes to `window_embeddings`."""
     from ..recordings.windows import window_embeddings
 
     spans, rows = [], []
     try:
-        for windows, vectors in window_embeddings(model, path, WINDOW, HOP):
+        for windows, vectors in window_embeddings(model, path, WINDOW, HOP, **how):
             spans += [(window.start, window.end) for window in windows]
             rows.append(vectors)
     except SpeechZooError as error:

@@ -18,7 +18,7 @@ from .rows import Clip, add_clip, clips
 from .search import Passage, Windows, best, windows_of
 
 if TYPE_CHECKING:
-    from speech_zoo_core.audio.decode import Audio
+    from speech_zoo_core.audio.samples import Audio, Channel
 
     from .exchange import Exchanged
     from .index import IndexReport
@@ -65,11 +65,21 @@ class VoiceStore:
     Args:
         path: of the file; the first call that writes makes it.
         model: of speaker embeddings: what `speech_zoo.load` takes, loaded when it is first needed; or a loaded model.
+        channel: of audio that has several, its number from 0 on, or "mean"; default: what the front end says.
+        vad: whether clips must hold speech, and windows without are left out.
     """
 
-    def __init__(self, path: str | os.PathLike[str], model: Any = "campplus-zh-en") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: Any = "campplus-zh-en",
+        *,
+        channel: "Channel | None" = None,
+        vad: bool = True,
+    ) -> None:
         self.path = Path(path)
         self._model = model
+        self._how: dict[str, Any] = {"channel": channel, "vad": vad}
         self._file = StoreFile(self.path)
         self._windows: Windows | None = None
 
@@ -92,14 +102,17 @@ class VoiceStore:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """What tells the model's vectors from those of another one."""
-        from speech_zoo_core.identity import identity
+        from speech_zoo_core.identity import identity, identity_before
 
         named = isinstance(self._model, (str, os.PathLike))
         name = os.fspath(self._model) if named else self.model.config.model_type
-        return Checkpoint(identity(self.model), printable(name), self.model.config.embed_dim)
+        before = identity_before(self.model)
+        return Checkpoint(identity(self.model), printable(name), self.model.config.embed_dim, before)
 
     def enroll(self, name: str, audios: "Iterable[Audio] | Audio", sample_rate: int | None = None) -> int:
         """Add clips to a voice; a clip that it has already, by its content, is left out.
+
+        Of each clip the speech is taken, and what lies between is left out, unless the store was made with `vad=False`.
 
         Args:
             name: any text but control characters; space around it does not count.
@@ -117,7 +130,7 @@ class VoiceStore:
         name = check_name(name)
         new = 0
         for audio in _clips(audios):
-            vector = np.array(self.model.embed(audio, sample_rate), "<f4")
+            vector = np.array(self.model.embed(audio, sample_rate, trim=self._how["vad"], **self._how), "<f4")
             digest = self._digest(audio, sample_rate)
             source = printable(audio) if isinstance(audio, (str, os.PathLike)) else "samples"
             with self._file.writing(self.checkpoint) as db:
@@ -291,9 +304,9 @@ class VoiceStore:
         if jobs > 1 and not isinstance(self._model, (str, os.PathLike)):
             raise InputError("jobs above 1 need a model by its name: every process loads its own")
         if jobs > 1:
-            embed = partial(in_processes, self._model, jobs, work=windows_of_file)
+            embed = partial(in_processes, self._model, jobs, work=partial(windows_of_file, **self._how))
         else:
-            embed = partial(in_this_process, self.model)
+            embed = partial(in_this_process, self.model, self._how)
         return update(self._file, self.checkpoint, Path(folder), embed)
 
     def search(
@@ -357,7 +370,7 @@ class VoiceStore:
         if (audio is None) == (vector is None):
             raise InputError("give a clip or a vector, and not both")
         if vector is None:
-            return np.array(self.model.embed(audio, sample_rate), np.float32)
+            return np.array(self.model.embed(audio, sample_rate, **self._how), np.float32)
         given = np.array(vector, np.float64)
         size = float(np.linalg.norm(given))
         if given.shape != (self.checkpoint.dim,) or not np.isfinite(size) or size == 0:
@@ -388,16 +401,16 @@ class VoiceStore:
                 return hashlib.sha256(Path(audio).read_bytes()).hexdigest()
             except OSError as error:
                 raise SpeechZooError(f"{printable(audio)} cannot be read: {error.strerror}") from error
-        from speech_zoo_core.audio.decode import load_audio
+        from speech_zoo_core.audio import load_audio
 
         return hashlib.sha256(np.array(load_audio(audio, self.model.sample_rate, sample_rate)).tobytes()).hexdigest()
 
 
 def _clips(audios: "Iterable[Audio] | Audio") -> "Iterable[Audio]":
     """The clips of a list, or the one clip that is given alone."""
-    pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
-    alone = pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape")
-    return [audios] if alone else audios  # type: ignore[return-value,list-item]
+    from speech_zoo_core.audio.samples import is_clip
+
+    return [audios] if is_clip(audios) else audios  # type: ignore[return-value,list-item]
 
 
 def _mean(rows: Array) -> Array:

@@ -1,211 +1,212 @@
-"""Audio in: a path or samples of any rate, channel count and type to a mono waveform at the model's rate."""
+"""A sound file of any format to float32 samples at the file's own precision, through PyAV.
 
-import math
+PyAV brings FFmpeg's libraries, so nothing else need be installed; nothing is read but the file itself. PyAV is
+BSD-3-Clause and FFmpeg LGPL; the wheels on PyPI also carry x264 and x265 (GPL) and take about 100 MB. libsndfile (LGPL,
+2 MB) gives the same samples of what both read, but reads no M4A, WebM or AMR and only the first of joined MP3s.
+"""
+
+import io
 import os
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO
 
-import mlx.core as mx
 import numpy as np
 
-from ..errors import AudioError
+from ..errors import AudioError, SpeechZooError
+from .headers import Extent, Spliced, after_tags, extent_of, has_length
+from .samples import Array, Channel, File, check_rate, describe, to_mono
 
-Samples: TypeAlias = "np.ndarray[Any, Any] | mx.array"
-Audio: TypeAlias = "str | os.PathLike[str] | Samples | tuple[Samples, int]"
-
-MAX_CHANNELS = 64  # more columns than this means that the array is (channels, n)
-SILENCE_PEAK = 1e-4  # -80 dBFS, three steps of 16-bit audio: below it nobody speaks
-FULL_SCALE = {"uint8": (128.0, 128.0), "int8": (0.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
-FLOAT_TAG, EXTENSIBLE_TAG = 3, 0xFFFE  # WAVE_FORMAT_IEEE_FLOAT, WAVE_FORMAT_EXTENSIBLE
-MAX_RATIO = 20_000  # the resampling filter has 128 taps for each step of the ratio
-SCAN = 1 << 20  # samples of a float WAV that are looked at in one go
-UNKNOWN_SIZES = (0xFFFFFFFF, 0x7FFFFFFF)  # what a WAV says that was written to a pipe
+CHUNK = 1 << 17  # samples that are put together before anything is done with them
+BUFFER = 1 << 16  # bytes that FFmpeg asks for at once
+# Formats whose durations FFmpeg reads from a header; of others it guesses them, or looks at the end of the file.
+LENGTHS = frozenset("flac mov,mp4,m4a,3gp,3g2,mj2 nistsphere tta wv ape mpc mpc8".split())
+LOSS_SECONDS, LOSS_SHARE = 0.1, 0.01  # what a file may lack of what its header gives
 
 
-def load_audio(audio: Audio, sample_rate: int, source_rate: int | None = None) -> mx.array:
-    """Decode, mix down and resample.
+class Decoder:
+    """The audio of a file, to be decoded once; a context manager.
 
-    Args:
-        audio: a path; samples, (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
-        sample_rate: the rate wanted, in Hz.
-        source_rate: the rate of samples that come without one, in Hz.
-
-    Returns:
-        (N,) float32 in [-1, 1].
-
-    Raises:
-        AudioError: nothing that could be used; says why.
+    Attributes:
+        name: what messages call it.
+        rate: of its samples, in Hz.
+        seconds: duration, as the header or its size tell; None where only the end of the decoding does.
     """
-    if isinstance(audio, (str, os.PathLike)):
-        if source_rate is not None:
-            raise AudioError(f"{os.fspath(audio)} has a sample rate of its own; leave sample_rate out")
-        name = os.fspath(audio)
-        samples, rate = _decode(Path(audio))
-    else:
-        name = "the clip"
-        if isinstance(audio, tuple):
-            if len(audio) != 2:
-                raise AudioError(f"expected a pair (samples, sample_rate), got a tuple of {len(audio)}")
-            audio, rate = audio
-            source_rate = rate if source_rate is None else _same(rate, source_rate)
-        if source_rate is None:
-            raise AudioError("samples need their rate: pass sample_rate=… or a pair (samples, sample_rate)")
-        rate = _rate(source_rate)
-        samples = _to_float(audio)
-    mono = samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float64).astype(np.float32)
-    if mono.size == 0:
-        raise AudioError(f"{name} is empty: it holds no samples")
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{name} holds NaN or infinite samples; clean it before use")
-    if rate != sample_rate:
-        check_ratio(rate, sample_rate, name)
-        from mlx_audio.resample import resample_audio_array
 
-        mono = resample_audio_array(mono, rate, sample_rate)
-    return mx.array(np.ascontiguousarray(mono, dtype=np.float32))
+    def __init__(self, audio: File) -> None:
+        """Open a path, the content of a file, or a binary file object, which is read from its start.
 
+        Raises:
+            AudioError: it is missing or not audio; whatever shows up to its first samples.
+        """
+        self.name = describe(audio)
+        with ExitStack() as resources, _clear_errors(self.name):
+            file = resources.enter_context(opened(audio, self.name))
+            if not file.seek(0, io.SEEK_END):
+                raise AudioError(f"{self.name} is empty")
+            start = after_tags(file)
+            self._extent, counted = extent_of(file, start, self.name), has_length(file, start)
+            self._container = resources.enter_context(_container(_readable(file, start, self._extent)))
+            if not self._container.streams.audio:
+                raise AudioError(f"{self.name} holds no audio")
+            self._stream = self._container.streams.best("audio") or self._container.streams.audio[0]
+            self._given = self._promised(counted)
+            self._failed, self._undecodable = 0, 0.0  # packets; their seconds, where these are known
+            self._frames = self._decoded()
+            self._first = next(self._frames, None)
+            if self._first is None:
+                what = "is not audio that can be decoded" if self._failed else "is empty: it holds no samples"
+                raise AudioError(f"{self.name} {what}")
+            self.rate = check_rate(self._first.sample_rate, f"{self.name}: ")
+            self.seconds = self._duration()
+            self._resources = resources.pop_all()
 
-def check_speech(waveform: mx.array, name: str = "the clip") -> None:
-    """Refuse silence, which every model turns into a confident answer.
+    def __enter__(self) -> "Decoder":
+        return self
 
-    Raises:
-        AudioError: the waveform never leaves its mean by more than -80 dBFS.
-    """
-    if bool(mx.abs(waveform - mx.mean(waveform)).max() < SILENCE_PEAK):
-        raise AudioError(f"{name} is silent (its peak is below -80 dBFS); there is no voice to work on")
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
 
+    def chunks(self, channel: Channel) -> Iterator[Array]:
+        """All samples of one channel, or of the mean of all, in order: (N,) float32, none of them empty.
 
-def check_ratio(rate: int, sample_rate: int, name: str) -> None:
-    """Raises AudioError where resampling would need a huge filter."""
-    if max(rate, sample_rate) // math.gcd(rate, sample_rate) > MAX_RATIO:
-        raise AudioError(f"{name} has the odd sample rate {rate} Hz; resample it to a usual one first")
+        Raises:
+            AudioError: no such channel, NaN or infinite samples, or a file that cannot be decoded or ends early; chunks
+                may have come before that.
+        """
+        total = 0
+        with _clear_errors(self.name):
+            for samples in self._together():
+                total += len(samples)
+                yield to_mono(samples, channel, self.name)
+        self._check_length(total / self.rate)
 
+    def _together(self) -> Iterator[Array]:
+        """Samples (N, channels) of the file's own type, about `CHUNK` at a time."""
+        waiting: list[Array] = []
+        kind, size = None, 0
+        while (frame := self._first or next(self._frames, None)) is not None:
+            self._first = None
+            if frame.sample_rate != self.rate:
+                raise AudioError(
+                    f"{self.name} changes its sample rate from {self.rate} to {frame.sample_rate} Hz; cut it there"
+                )
+            if size >= CHUNK or (waiting and kind != (frame.format.name, frame.layout.nb_channels)):
+                yield np.concatenate(waiting)
+                waiting, size = [], 0
+            kind = frame.format.name, frame.layout.nb_channels
+            values = frame.to_ndarray()
+            waiting.append(values.T if frame.format.is_planar else values.reshape(-1, kind[1]))
+            size += frame.samples
+        if waiting:
+            yield np.concatenate(waiting)
 
-def describe(audio: Audio) -> str:
-    """How error messages name an input."""
-    return os.fspath(audio) if isinstance(audio, (str, os.PathLike)) else "the clip"
+    def _decoded(self) -> Iterator[Any]:
+        """Frames that hold samples; packets that cannot be decoded are counted and passed over, as players do."""
+        import av
 
+        for packet in self._container.demux(self._stream):
+            try:
+                yield from (frame for frame in packet.decode() if frame.samples)
+            except (av.error.InvalidDataError, av.error.EOFError):
+                self._failed += 1
+                self._undecodable += float((packet.duration or 0) * packet.time_base)
 
-def _same(rate: Any, other: int) -> int:
-    if rate != other:
-        raise AudioError(f"the pair says {rate} Hz and sample_rate says {other} Hz; give one of them")
-    return other
+    def _promised(self, counted: bool) -> float | None:
+        """The duration that a header gives, where it can be trusted, in seconds; `counted` says whether an MP3 can."""
+        kind = self._container.format.name
+        if self._extent is None and (kind in LENGTHS or (kind == "mp3" and counted)):
+            return _seconds(self._stream.duration, self._stream.time_base)
+        alone = len(self._container.streams) == 1
+        if kind == "matroska,webm" and alone and self._container.duration:
+            return (self._container.duration - (self._container.start_time or 0)) / 1e6
+        return None
 
+    def _duration(self) -> float | None:
+        if self._extent is not None and self._extent.length is None and not self._extent.head:
+            return None
+        own = _seconds(self._stream.duration, self._stream.time_base)
+        return own or (self._container.duration / 1e6 if self._container.duration else None)
 
-def _rate(rate: Any, where: str = "") -> int:
-    number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
-    if not number or not np.isfinite(rate) or rate != int(rate):
-        raise AudioError(f"{where}a sample rate is a whole number of Hz, not {rate!r}")
-    if not 1000 <= rate <= 768_000:
-        raise AudioError(f"{where}a sample rate of {int(rate)} Hz is outside 1000 to 768000 Hz")
-    return int(rate)
-
-
-def _to_float(samples: Any) -> "np.ndarray[Any, Any]":
-    """Samples as float32 at full scale 1, (N,) or (N, channels)."""
-    if isinstance(samples, mx.array) and samples.dtype == mx.bfloat16:
-        samples = samples.astype(mx.float32)
-    if not isinstance(samples, (np.ndarray, mx.array)):
-        raise AudioError(f"audio is a path, an array or a pair (samples, sample_rate), not {type(samples).__name__}")
-    x = np.asarray(samples)
-    if x.ndim not in (1, 2):
-        raise AudioError(f"samples must have shape (n,) or (n, channels), not {x.shape}")
-    if x.ndim == 2 and (x.shape[1] == 0 or x.shape[1] > MAX_CHANNELS):
-        raise AudioError(f"samples of shape {x.shape} are not (n, channels); transpose them if they are (channels, n)")
-    if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused
-            return x.astype(np.float32)
-    if x.dtype.name not in FULL_SCALE:
-        raise AudioError(f"samples of type {x.dtype.name} have no full scale; use float, uint8, int8, int16 or int32")
-    offset, scale = FULL_SCALE[x.dtype.name]
-    return ((x.astype(np.float64) - offset) / scale).astype(np.float32)
-
-
-def _decode(path: Path) -> "tuple[np.ndarray[Any, Any], int]":
-    """Samples and rate of a file, through mlx-audio."""
-    header = check_file(path)
-    import miniaudio
-    from mlx_audio import audio_io
-
-    with decoding(path):
-        samples, rate = audio_io.read(path, dtype="float32")
-        if header[:4] == b"fLaC" and len(samples) < miniaudio.flac_get_file_info(str(path)).num_frames:
-            raise AudioError(f"{path} is truncated: it ends before the length that its header gives")
-    return samples, _rate(rate, f"{path}: ")
-
-
-def check_file(path: Path) -> bytes:
-    """The first 12 bytes of a file; AudioError where these or a WAV's structure say that it cannot be used."""
-    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
-        raise AudioError(f"{path} does not exist")
-    if not path.is_file():
-        raise AudioError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not an audio file")
-    try:
-        with path.open("rb") as file:
-            header = file.read(12)
-        if header[:4] == b"RIFF" and header[8:12] == b"WAVE":
-            _check_wav(path)
-    except OSError as error:
-        raise AudioError(f"{path} cannot be read: {error.strerror}") from error
-    if not header:
-        raise AudioError(f"{path} is empty")
-    return header
+    def _check_length(self, there: float) -> None:
+        """Raises AudioError where more is missing than `LOSS_SECONDS` and `LOSS_SHARE`."""
+        given = self._given if self._extent is None else there * (1 + self._extent.lost)
+        wrong, says = "truncated", "its header gives"
+        if given is None:
+            given, wrong, says = there + self._undecodable, "damaged", "of"
+        if given - there > max(LOSS_SECONDS, LOSS_SHARE * given):
+            raise AudioError(f"{self.name} is {wrong}: {says} {given:.2f} s, {there:.2f} s are there")
 
 
 @contextmanager
-def decoding(path: Path) -> Iterator[None]:
-    """Turns what decoders raise into AudioError."""
-    import miniaudio
+def opened(audio: Any, name: str) -> Iterator[BinaryIO]:
+    """A path, the content of a file or a file object as a binary file that can be read in any order, at its start.
 
+    Raises:
+        AudioError: there is no such file, or it cannot be read.
+    """
+    if isinstance(audio, (bytes, bytearray, memoryview)):
+        yield io.BytesIO(audio)
+        return
+    if not isinstance(audio, (str, os.PathLike)):
+        seekable = getattr(audio, "seekable", lambda: hasattr(audio, "seek"))()
+        if seekable:
+            audio.seek(0)
+        if not isinstance(audio.read(0), bytes):
+            raise AudioError(f"{name} is open as text; open it in binary mode")
+        yield audio if seekable else io.BytesIO(audio.read())
+        return
+    path = Path(audio)
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name that is too long)
+        raise AudioError(f"{name} does not exist")
+    if not path.is_file():
+        raise AudioError(f"{name} is {'a folder' if path.is_dir() else 'a pipe or device'}, not an audio file")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise AudioError(f"{name} cannot be read: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _readable(file: BinaryIO, start: int, extent: Extent | None) -> Any:
+    """What FFmpeg is given: the file, without tags that it stumbles over, and with a WAV's header made plain."""
+    if extent is not None and (extent.head or start):
+        begin = extent.start if extent.head else start
+        size = extent.there if extent.head else file.seek(0, io.SEEK_END) - start
+        return Spliced(file, extent.head, begin, size)
+    file.seek(0)
+    return file
+
+
+@contextmanager
+def _container(file: Any) -> Iterator[Any]:
+    """FFmpeg's view of a file; it may open no other one, as playlists ask it to."""
+    import av
+
+    options = {"protocol_whitelist": "none"}
+    with av.open(file, metadata_errors="replace", buffer_size=BUFFER, container_options=options) as container:
+        yield container
+
+
+def _seconds(value: Any, base: Any) -> float | None:
+    """A duration of FFmpeg's; None where it has none."""
+    return float(value * base) if value and value > 0 and base else None
+
+
+@contextmanager
+def _clear_errors(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into AudioError."""
     try:
         yield
-    except miniaudio.MiniaudioError as error:
-        raise AudioError(f"{path} is not audio that can be decoded ({error})") from error
-    except RuntimeError as error:
-        reason = str(error).strip(" =\n").splitlines()[0].strip()
-        if "ffmpeg not found" in str(error):
-            reason = "this format needs ffmpeg; install it (brew install ffmpeg, apt install ffmpeg) or use WAV or FLAC"
-        raise AudioError(f"{path} cannot be decoded: {reason}") from error
-    except (OSError, ValueError) as error:
-        raise AudioError(f"{path} cannot be decoded: {error}") from error
+    except (SpeechZooError, GeneratorExit):
+        raise
+    except Exception as error:
+        import av
 
-
-def _check_wav(path: Path) -> None:
-    """Refuse a WAV that was cut off or holds NaN; the decoder would take what is left, and make samples of NaN."""
-    size = path.stat().st_size
-    is_float, bits, position = False, 0, 12
-    with path.open("rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            name, length = struct.unpack("<4sI", file.read(8))
-            position += 8
-            if name == b"fmt ":
-                fmt = file.read(26)
-                if len(fmt) < 16:
-                    break
-                # The decoder takes a rate that it does not know for another.
-                _rate(int.from_bytes(fmt[4:8], "little"), f"{path}: ")
-                tag, bits, subtype = (int.from_bytes(fmt[i : i + 2], "little") for i in (0, 14, 24))
-                is_float = FLOAT_TAG in (tag, subtype if tag == EXTENSIBLE_TAG else tag)
-            elif name == b"data":
-                if length == 0 and size > position:
-                    raise AudioError(
-                        f"{path} was never finished: its header gives no length; write it anew with ffmpeg"
-                    )
-                if length not in UNKNOWN_SIZES and position + length > size:
-                    raise AudioError(
-                        f"{path} is truncated: its header gives {length} bytes of audio, {size - position} are left"
-                    )
-                if is_float and bits in (32, 64):
-                    left = min(length, size - position) // (bits // 8)
-                    while left:
-                        samples = np.fromfile(file, f"<f{bits // 8}", min(left, SCAN))
-                        if not np.isfinite(samples).all():
-                            raise AudioError(f"{path} holds NaN or infinite samples; clean it before use")
-                        left = left - samples.size if samples.size else 0
-                return
-            position += length + length % 2
-    raise AudioError(f"{path} is truncated: it has no audio data")
+        if type(error) is MemoryError:  # ours, not FFmpeg's
+            raise
+        known = isinstance(error, (av.error.InvalidDataError, av.error.EOFError))
+        reason = "" if known else getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise AudioError(f"{name} is not audio that can be decoded{reason and f' ({reason})'}") from error

@@ -1,4 +1,7 @@
-"""The front end: the features that a checkpoint was trained on, as a part of its config."""
+"""The front end: channel, resampler and features that a checkpoint was trained on, as a part of its config.
+
+A config without `resampler` and `channel` is older than these keys, and means what the original of its features does.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +10,7 @@ import mlx.core as mx
 
 from ..errors import ConfigError
 from . import fbank as dsp
+from .resample import Resampler
 
 RATES = range(1000, 400_000)  # Hz
 MAX_MELS = 512
@@ -19,7 +23,11 @@ SUM_RUN = 256  # samples
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """An fbank of `dsp` with CMN; times in ms, `scale` multiplies the waveform in [-1, 1] first."""
+    """An fbank of `dsp` with CMN; times in ms, `scale` multiplies the waveform in [-1, 1] first.
+
+    `resampler` brings audio to `sample_rate`, `channel` is what is taken of several. By default: torchaudio's and the
+    first, as WeSpeaker; the mean for SpeechBrain's features; soxr's and the first for those of 3D-Speaker.
+    """
 
     kind: Literal["kaldi_fbank", "speechbrain_fbank"] = "kaldi_fbank"
     sample_rate: int = 16000
@@ -29,8 +37,13 @@ class FrontEnd:
     frame_shift: float = 10.0
     scale: float = 32768.0
     cmn: bool = True
+    resampler: Resampler = None  # type: ignore[assignment]  # until __post_init__
+    channel: Literal["first", "mean"] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        is_3d_speaker = self.window == "povey" and self.scale == 1.0
+        _default(self, "resampler", "soxr_hq" if is_3d_speaker else "torchaudio")
+        _default(self, "channel", "mean" if self.kind == "speechbrain_fbank" else "first")
         ranges = (
             (self.n_mels, 1, MAX_MELS),
             (self.frame_length, 1, MAX_MS),
@@ -77,11 +90,16 @@ class FrontEnd:
 
 @dataclass(frozen=True)
 class WaveformFrontEnd:
-    """The waveform itself, brought to zero mean and unit variance unless `normalise` is false."""
+    """The waveform itself, brought to zero mean and unit variance unless `normalise` is false.
+
+    transformers leaves the loading to others: `resampler` and `channel` are by default as librosa's.
+    """
 
     kind: Literal["waveform"] = "waveform"
     sample_rate: int = 16000
     normalise: bool = True
+    resampler: Resampler = "soxr_hq"
+    channel: Literal["first", "mean"] = "mean"
 
     def __post_init__(self) -> None:
         if self.sample_rate not in RATES:
@@ -108,12 +126,20 @@ class WaveformFrontEnd:
         return waveform[:, None]
 
 
+def _default(config: object, name: str, value: str) -> None:
+    """Set a field of a frozen dataclass that was not given."""
+    if getattr(config, name) is None:
+        object.__setattr__(config, name, value)
+
+
 def _mean(x: mx.array) -> mx.array:
     """The mean of (N,), summed in runs: a single float32 sum over a clip is off by 1e-4 of itself on a CPU."""
     runs = mx.pad(x, (0, -x.size % SUM_RUN)).reshape(-1, SUM_RUN)
     return mx.sum(mx.sum(runs, axis=1)) / x.size
 
 
-WESPEAKER = FrontEnd()  # wespeaker/dataset/processor.py and cli/speaker.py, compute_fbank
-SPEECHBRAIN = FrontEnd("speechbrain_fbank", scale=1.0)  # speechbrain/lobes/features.py, Fbank, and InputNormalization
-THREE_D_SPEAKER = FrontEnd(window="povey", scale=1.0)  # speakerlab/process/processor.py, FBank
+WESPEAKER = FrontEnd()  # wespeaker/cli/speaker.py, extract_embedding and compute_fbank
+# speechbrain/dataio/preprocess.py, AudioNormalizer; lobes/features.py, Fbank and InputNormalization
+SPEECHBRAIN = FrontEnd("speechbrain_fbank", scale=1.0)
+# speakerlab/bin/infer_sv.py, load_wav, whose SoX `rate` soxr agrees with; process/processor.py, FBank
+THREE_D_SPEAKER = FrontEnd(window="povey", scale=1.0)

@@ -60,15 +60,13 @@ def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
         {"num_channels": 1, "use_energy": False, "window_type": "hamming", "fbank_centering_span": None},
     )
     _only(params, "the checkpoint's hyper_parameters", FBANK_KEYS | PYANNOTE_KEYS)
-    return _number_fields(
-        {
-            "sample_rate": params.get("sample_rate", WESPEAKER.sample_rate),
-            "n_mels": params.get("num_mel_bins", WESPEAKER.n_mels),
-            "frame_length": params.get("frame_length", WESPEAKER.frame_length),
-            "frame_shift": params.get("frame_shift", WESPEAKER.frame_shift),
-        },
-        cmn=True,
-    )
+    fields = {
+        "sample_rate": params.get("sample_rate", WESPEAKER.sample_rate),
+        "n_mels": params.get("num_mel_bins", WESPEAKER.n_mels),
+        "frame_length": params.get("frame_length", WESPEAKER.frame_length),
+        "frame_shift": params.get("frame_shift", WESPEAKER.frame_shift),
+    }
+    return replace(_number_fields(fields, cmn=True), channel="mean")  # pyannote/audio/core/io.py mixes down
 
 
 def _number_fields(fields: dict[str, Any], cmn: bool) -> FrontEnd:

@@ -1,6 +1,5 @@
 """From audio to a model's raw output: features, clip by clip or in batches."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..audio.decode import Audio, check_speech, describe, load_audio
 from ..audio.front_end import FrontEnd, WaveformFrontEnd
+from ..audio.samples import Array, Audio, Channel, describe, is_clip
+from ..audio.stream import load_audio
+from ..audio.vad import check_speech, only_speech, speech
 from ..errors import AudioError, ConfigError, InputError
 from ..processes import check_process, evaluated
 from ..progress import progress
@@ -32,7 +33,6 @@ class AudioModel:
     pads = True  # whether clips of different length may share a batch
     masks = True  # whether zeros after a clip, with its length given, leave its result as it is
     half = True  # whether float16 stays within the limits of parity
-    silence = False  # whether silence is input like any other
     default_sample_rate: int | None = None  # in Hz, of samples that come without one; None refuses them
 
     @property
@@ -43,32 +43,61 @@ class AudioModel:
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:  # pragma: no cover
         raise TypeError("the model class defines __call__")
 
-    def features(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+    def features(
+        self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
+    ) -> mx.array:
         """The front end's features of one clip, (T, F) float32.
 
-        Raises:
-            AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
-        """
-        return evaluated(self._front_end()(self._waveform(audio, sample_rate)))
+        Args:
+            audio: what `load_audio` takes.
+            sample_rate: in Hz, for samples that come without a rate.
+            channel: of several, its number from 0 on, or "mean"; default: what the front end says.
+            vad: whether a clip must hold speech.
 
-    def _waveform(self, audio: Audio, sample_rate: int | None) -> mx.array:
-        """One clip at the front end's rate, (N,) float32; errors as `features`."""
+        Raises:
+            AudioError: unusable audio, no speech, or a clip shorter than the model's minimum.
+        """
+        return evaluated(self._front_end()(self._clip(audio, sample_rate, channel, vad)[0]))
+
+    def _clip(
+        self, audio: Audio, sample_rate: int | None, channel: Channel | None, vad: bool, trim: bool = False
+    ) -> tuple[mx.array, Array | None]:
+        """One clip at the front end's rate, (N,) float32, and the steps of it that hold speech; errors as `features`.
+
+        With `trim`, what holds no speech is left out. The steps are None without `vad`.
+        """
         check_process()
         front_end = self._front_end()
         if self.default_sample_rate is not None and isinstance(audio, (np.ndarray, mx.array)):  # as mlx-audio has them
             sample_rate = sample_rate or self.default_sample_rate
             if audio.ndim == 2 and audio.shape[0] == 1:
                 audio = audio[0]
-        waveform = load_audio(audio, front_end.sample_rate, sample_rate)
-        n_frames = front_end.num_frames(waveform.size)
-        if n_frames < self.min_frames:
+        waveform = load_audio(
+            audio,
+            front_end.sample_rate,
+            sample_rate,
+            resampler=front_end.resampler,
+            channel=front_end.channel if channel is None else channel,
+        )
+        self._check_length(waveform.size, describe(audio))
+        if not (vad or trim):
+            return waveform, None
+        samples = np.array(waveform)
+        speaks = speech(samples, front_end.sample_rate)
+        check_speech(speaks, describe(audio))
+        if trim:
+            waveform = mx.array(only_speech(samples, speaks, front_end.sample_rate))
+            self._check_length(waveform.size, f"the speech in {describe(audio)}")
+        return waveform, speaks
+
+    def _check_length(self, size: int, name: str) -> None:
+        """Raises AudioError for a clip of fewer samples than the model needs."""
+        front_end = self._front_end()
+        if front_end.num_frames(size) < self.min_frames:
             raise AudioError(
-                f"{describe(audio)} is too short: {waveform.size / front_end.sample_rate:.3f} s, "
+                f"{name} is too short: {size / front_end.sample_rate:.3f} s, "
                 f"{self.config.model_type} needs at least {front_end.seconds(self.min_frames):.3f} s"
             )
-        if not self.silence:
-            check_speech(waveform, describe(audio))
-        return waveform
 
     def waveform_features(self, waveforms: mx.array, lengths: mx.array | None = None) -> mx.array:
         """Features of waveforms (N,) or (B, N), float32 in [-1, 1] at the front end's rate: (B, T, F).
@@ -103,10 +132,17 @@ class AudioModel:
             raise ConfigError("this checkpoint takes no audio; call the model with its features (B, T, F)")
         return front_end
 
-    def _outputs(self, audios: Sequence[Audio], sample_rate: int | None, doing: str) -> list[mx.array]:
+    def _outputs(
+        self,
+        audios: Sequence[Audio],
+        doing: str,
+        sample_rate: int | None,
+        channel: Channel | None,
+        vad: bool,
+        trim: bool = False,
+    ) -> list[mx.array]:
         """The raw output (D,) of each clip, in the order given; shows progress on a terminal."""
-        pair = isinstance(audios, tuple) and len(audios) == 2 and isinstance(audios[1], (int, float, np.number))
-        if pair or isinstance(audios, (str, os.PathLike)) or hasattr(audios, "shape"):
+        if is_clip(audios):
             raise AudioError("a batch takes a list of clips; embed or predict takes one")
         front_end = self._front_end()
         frames_per_second = 1 / (front_end.seconds(2) - front_end.seconds(1))
@@ -117,8 +153,8 @@ class AudioModel:
                 found: dict[int, mx.array] = {}
                 clips: dict[int, mx.array] = {}
                 for i, audio in enumerate(audios[start : start + CHUNK_CLIPS], start):
-                    waveform = self._waveform(audio, sample_rate)
-                    if (output := self._in_windows(waveform)) is not None:
+                    waveform, speaks = self._clip(audio, sample_rate, channel, vad, trim)
+                    if (output := self._in_windows(waveform, speaks)) is not None:
                         found[i] = output
                         bar.update()
                     else:
@@ -139,7 +175,7 @@ class AudioModel:
             evaluated(output)
         return output
 
-    def _in_windows(self, waveform: mx.array) -> mx.array | None:
+    def _in_windows(self, waveform: mx.array, speaks: Array | None) -> mx.array | None:
         """The raw output (D,) of a clip that is too long for one pass; None for all others."""
         return None
 

@@ -9,14 +9,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..audio.decode import Audio
+from ..audio.samples import Array, Audio, Channel
+from ..audio.vad import SECONDS
 from ..errors import AudioError, ConfigError, InputError, shown
 from ..processes import evaluated
 from .audio_model import AudioModel
 from .iso639 import language_name, match_language
 
-FRAME_SECONDS = 0.03  # of the speech that weights a window
-SPEECH_RANGE = 40.0  # dB below the loudest frame of the clip
 UNKNOWN = "unknown"  # the label where the evidence was not enough
 
 
@@ -76,10 +75,10 @@ class AudioClassification(AudioModel):
     """Prediction for a model whose raw output is one logit for each of `config.id2label`'s labels.
 
     Clips above `config.single_pass` seconds, where the config has that, are cut into equal windows of at most
-    `config.window` seconds without overlap. The windows' probabilities are averaged, weighted by the speech in each:
-    the number of its `FRAME_SECONDS` frames within `SPEECH_RANGE` dB of the loudest frame of the clip. The logits of
-    such a clip are the logarithm of these probabilities, plus the windows' mean evidence (the logarithm of the sum of
-    the exponentials of their logits, weighted likewise): on the scale of the logits of a short clip.
+    `config.window` seconds without overlap. The windows' probabilities are averaged, weighted by the steps of each that
+    hold speech (all count with `vad=False`). The logits of such a clip are the logarithm of these probabilities, plus
+    the windows' mean evidence (the logarithm of the sum of the exponentials of their logits, weighted likewise): on the
+    scale of the logits of a short clip.
     """
 
     @cached_property
@@ -92,16 +91,20 @@ class AudioClassification(AudioModel):
         """The labels that the checkpoint knows, in the order of its logits."""
         return [code for code, _ in self._languages]
 
-    def logits(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+    def logits(
+        self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
+    ) -> mx.array:
         """The logits of one clip, (L,) float32, in the order of `labels`; arguments and errors as `predict`."""
-        waveform = self._waveform(audio, sample_rate)
-        if (logits := self._in_windows(waveform)) is not None:
+        waveform, speaks = self._clip(audio, sample_rate, channel, vad)
+        if (logits := self._in_windows(waveform, speaks)) is not None:
             return logits
         return _finite(self._forward(self._front_end()(waveform)))
 
-    def log_probs(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+    def log_probs(
+        self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
+    ) -> mx.array:
         """The log-probabilities of one clip, (L,) float32, in the order of `labels`; as `predict`."""
-        logits = self.logits(audio, sample_rate)
+        logits = self.logits(audio, sample_rate, channel=channel, vad=vad)
         return evaluated(logits - mx.logsumexp(logits))
 
     def predict(
@@ -112,11 +115,15 @@ class AudioClassification(AudioModel):
         sample_rate: int | None = None,
         min_score: float | None = None,
         min_logit: float | None = None,
+        *,
+        channel: Channel | None = None,
+        vad: bool = True,
     ) -> list[Prediction]:
         """The most probable languages of one clip, best first; `UNKNOWN` before them where a floor is missed.
 
         Args:
-            audio: a path; samples (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
+            audio: a path, the bytes of a file or a file object; samples (N,) or (N, channels), int or float; a pair
+                (samples, rate); what else `load_audio` takes.
             top_k: how many at most.
             languages: choose among these only, scores sum to 1 over them: codes of ISO 639-1 ("en") or 639-3 ("eng"),
                 whatever the checkpoint's own labels are. A macrolanguage ("zh") stands for all its members ("cmn"),
@@ -125,14 +132,17 @@ class AudioClassification(AudioModel):
             min_score: the best language's probability must reach this, else the first of the list is `UNKNOWN`.
             min_logit: the same for its logit, among the languages chosen. The softmax compares languages with each
                 other; the logit says how much there is for any of them.
+            channel: of several, its number from 0 on, or "mean"; default: what the front end says.
+            vad: whether a clip without speech is an error.
 
         Raises:
-            AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
+            AudioError: unusable audio, no speech, or a clip shorter than the model's minimum.
             InputError: a code is unknown, to ISO 639 or to the checkpoint; names the nearest. A floor is no number.
         """
         chosen = self._chosen(top_k, languages)
         check_floors(min_score, min_logit)
-        return self._best(self.logits(audio, sample_rate), top_k, chosen, min_score, min_logit)
+        logits = self.logits(audio, sample_rate, channel=channel, vad=vad)
+        return self._best(logits, top_k, chosen, min_score, min_logit)
 
     def predict_batch(
         self,
@@ -142,14 +152,17 @@ class AudioClassification(AudioModel):
         sample_rate: int | None = None,
         min_score: float | None = None,
         min_logit: float | None = None,
+        *,
+        channel: Channel | None = None,
+        vad: bool = True,
     ) -> list[list[Prediction]]:
         """`predict` of many clips, equal to one at a time; shows progress on a terminal."""
         chosen = self._chosen(top_k, languages)
         check_floors(min_score, min_logit)
-        rows = self._outputs(audios, sample_rate, "identifying")
+        rows = self._outputs(audios, "identifying", sample_rate, channel, vad)
         return [self._best(_finite(row), top_k, chosen, min_score, min_logit) for row in rows]
 
-    def _in_windows(self, waveform: mx.array) -> mx.array | None:
+    def _in_windows(self, waveform: mx.array, speaks: Array | None) -> mx.array | None:
         """The logits of a long clip, (L,) float32; None where one pass will do."""
         front_end = self._front_end()
         seconds = waveform.size / front_end.sample_rate
@@ -157,11 +170,11 @@ class AudioClassification(AudioModel):
             return None
         count = math.ceil(seconds / self.config.window)
         edges = [round(i * waveform.size / count) for i in range(count + 1)]
-        loudness = _loudness(np.array(waveform), round(FRAME_SECONDS * front_end.sample_rate))
+        speaks = np.ones(math.ceil(seconds / SECONDS), bool) if speaks is None else speaks
         total, evidence, weights = np.zeros(len(self._languages)), 0.0, 0
         for start, end in itertools.pairwise(edges):
-            frames = slice(*(round(edge / waveform.size * len(loudness)) for edge in (start, end)))
-            weight = int((loudness[frames] > loudness.max() - SPEECH_RANGE).sum())
+            steps = slice(*(round(edge / front_end.sample_rate / SECONDS) for edge in (start, end)))
+            weight = int(speaks[steps].sum())
             if weight:
                 window = _finite(self._forward(front_end(waveform[start:end])))
                 total += weight * np.array(mx.softmax(window, precise=True), np.float64)
@@ -233,13 +246,6 @@ def lacking(score: float, logit: float, min_score: float | None, min_logit: floa
     if min_logit is not None and logit < min_logit:
         return f"logit {logit:.4g} is below {min_logit:g}"
     return ""
-
-
-def _loudness(samples: "np.ndarray[Any, Any]", frame: int) -> "np.ndarray[Any, Any]":
-    """Power in dB of frames without overlap, the last one whatever is left: (N,) to (T,)."""
-    starts = np.arange(0, samples.size, frame)
-    sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
-    return 10 * np.log10(np.maximum(sums / np.diff([*starts, samples.size]), 1e-12))
 
 
 def _finite(logits: mx.array) -> mx.array:

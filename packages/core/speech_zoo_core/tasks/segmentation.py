@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..audio.decode import Audio
+from ..audio.samples import Audio, Channel
 from ..processes import evaluated
 from .audio_model import AudioModel
 
@@ -26,17 +26,20 @@ class SpeakerSegmentation(AudioModel):
     frame_step: int  # samples from the start of one frame to the next
     frame_size: int  # samples that a frame sees
 
-    def log_probs(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+    def log_probs(self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None) -> mx.array:
         """The log-probabilities of one clip in one pass, (T, K) float32.
 
         Args:
             audio: a path; samples (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
             sample_rate: in Hz, for samples that come without a rate.
+            channel: of several, its number from 0 on, or "mean"; default: what the front end says.
 
         Raises:
             AudioError: unusable audio, or a clip shorter than a frame.
         """
-        return evaluated(self._forward(self.features(audio, sample_rate)).astype(mx.float32))
+        return evaluated(
+            self._forward(self.features(audio, sample_rate, channel=channel, vad=False)).astype(mx.float32)
+        )
 
     def speakers(self, log_probs: "mx.array | Array") -> Array:
         """Who speaks: the most probable set of each frame, log-probabilities (…, T, K) to bool (…, T, S)."""

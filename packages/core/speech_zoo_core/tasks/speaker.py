@@ -7,8 +7,8 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from ..audio.decode import Audio
 from ..audio.front_end import FrontEnd
+from ..audio.samples import Audio, Channel
 from ..config import Quantization
 from ..errors import AudioError, ConfigError, shown
 from ..processes import evaluated
@@ -71,26 +71,47 @@ class SpeakerEmbedding(AudioModel):
 
     _find_threshold: Callable[[Any], float | None] | None = None  # of the user for a model, before the checkpoint's own
 
-    def embed(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
+    def embed(
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        channel: Channel | None = None,
+        vad: bool = True,
+        trim: bool = False,
+    ) -> mx.array:
         """The speaker embedding of one clip.
 
         Args:
-            audio: a path; samples (N,) or (N, channels), int or float, NumPy or MLX; or a pair (samples, rate).
+            audio: a path, the bytes of a file or a file object; samples (N,) or (N, channels), int or float; a pair
+                (samples, rate); what else `load_audio` takes.
             sample_rate: in Hz, for samples that come without a rate.
+            channel: of several, its number from 0 on, or "mean"; default: what the front end says.
+            vad: whether a clip without speech is an error.
+            trim: leave out what holds no speech, pauses and noise before and after.
 
         Returns:
             (D,) float32, unit length.
 
         Raises:
-            AudioError: unusable audio, silence, or a clip shorter than the model's minimum.
+            AudioError: unusable audio, no speech, or a clip shorter than the model's minimum.
         """
-        return evaluated(_unit(self._forward(self.features(audio, sample_rate))[None])[0])
+        waveform, _ = self._clip(audio, sample_rate, channel, vad, trim)
+        return evaluated(_unit(self._forward(self._front_end()(waveform))[None])[0])
 
     def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """`embed`, under the name that mlx-audio's speaker models have for it."""
         return self.embed(audio, sample_rate)
 
-    def embed_batch(self, audios: Sequence[Audio], sample_rate: int | None = None) -> mx.array:
+    def embed_batch(
+        self,
+        audios: Sequence[Audio],
+        sample_rate: int | None = None,
+        *,
+        channel: Channel | None = None,
+        vad: bool = True,
+        trim: bool = False,
+    ) -> mx.array:
         """Embeddings of many clips, equal to `embed` of each; shows progress on a terminal.
 
         Returns:
@@ -99,7 +120,7 @@ class SpeakerEmbedding(AudioModel):
         Raises:
             AudioError: as `embed`, for the first clip that cannot be used.
         """
-        rows = self._outputs(audios, sample_rate, "embedding")
+        rows = self._outputs(audios, "embedding", sample_rate, channel, vad, trim)
         return _unit(mx.stack(rows)) if rows else evaluated(mx.zeros((0, self.config.embed_dim)))
 
     def verify(
@@ -108,6 +129,10 @@ class SpeakerEmbedding(AudioModel):
         b: Audio,
         sample_rate: int | None = None,
         threshold: float | Literal["checkpoint"] | None = None,
+        *,
+        channel: Channel | None = None,
+        vad: bool = True,
+        trim: bool = False,
     ) -> Verification:
         """Score whether two clips are of the same speaker.
 
@@ -116,6 +141,7 @@ class SpeakerEmbedding(AudioModel):
             sample_rate: in Hz, for samples that come without a rate.
             threshold: cosine that counts as the same speaker; default: the one that the user calibrated, else the
                 checkpoint's own, which "checkpoint" asks for.
+            channel, vad, trim: as for `embed`.
 
         Raises:
             AudioError: as `embed`.
@@ -130,7 +156,7 @@ class SpeakerEmbedding(AudioModel):
                 "this checkpoint names no threshold: pass threshold=… (--threshold), or set it in its config.json"
             )
         threshold = check_threshold(threshold)
-        first, second = self.embed_batch([a, b], sample_rate)
+        first, second = self.embed_batch([a, b], sample_rate, channel=channel, vad=vad, trim=trim)
         score = float(first @ second)
         return Verification(score, score >= threshold, threshold)
 
