@@ -16,7 +16,7 @@ import pytest
 import torch_files as tf
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
-from speech_zoo.bench.weights import source_weights
+from source_weights import source_weights
 from speech_zoo_core.checkpoint import read_checkpoint
 from speech_zoo_core.checkpoint.reader import in_memory
 from speech_zoo_core.conversion import convert

@@ -1,6 +1,7 @@
 """Source checkpoints: what is recognised in them, and settings that contradict the tensors or are not supported."""
 
 import collections
+import json
 import time
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ import yaml
 from safetensors.numpy import save, save_file
 from source_weights import source_weights, wespeaker_ecapa
 from speech_zoo_core.audio.front_end import THREE_D_SPEAKER, WESPEAKER
+from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.loader import load
 from tiny_models import CAMPPLUS, CONFIGS, ECAPA_WESPEAKER, RESNET, tiny_source, wespeaker_folder, wespeaker_yaml
@@ -360,3 +362,86 @@ def test_a_file_of_another_family(tmp_path: Path) -> None:
     message = refusal(tmp_path / "model.safetensors", CheckpointError)
     assert "is not a source checkpoint that is known" in message
     assert "campplus" in message
+
+
+# Settings that lie elsewhere
+
+
+@each_family
+@pytest.mark.parametrize("place", ["beside", "one folder up", "one folder up, of another name"])
+def test_the_rate_that_a_wespeaker_model_was_trained_at(tmp_path: Path, model: str, place: str) -> None:
+    name = "avg" if "another" in place else "models"
+    folder = wespeaker_folder(
+        tmp_path / "exp" / name, TINY[model], settings=settings(model, dataset_args__resample_rate=8000)
+    )
+    if place != "beside":
+        (folder / "config.yaml").rename(folder.parent / "config.yaml")
+    found = load(folder / "avg_model.pt").config
+    assert found.front_end.sample_rate == 8000
+    out = convert(folder, tmp_path / "out")
+    assert load(out).config == found.__class__(**vars(found) | {"source": load(out).config.source})
+    assert sorted(load(out).config.source["sha256"]) == ["avg_model.pt", "config.yaml"]
+
+
+def test_settings_of_something_else_one_folder_up(tmp_path: Path) -> None:
+    folder = wespeaker_folder(tmp_path / "exp" / "mine", RESNET)
+    (folder / "config.yaml").unlink()
+    for text in ("- a list", "!custom {a: 1}", "model: {name: another}", "{"):
+        (folder.parent / "config.yaml").write_text(text)
+        assert load(folder).config.front_end.sample_rate == 16000
+        assert sorted(load(convert(folder, tmp_path / "out", force=True)).config.source["sha256"]) == ["avg_model.pt"]
+
+
+THREE_D = """\
+# speaker verification
+exp_dir: exp/campplus
+fbank_dim: 16
+sample_rate: 8000
+embedding_size: 8
+feature_extractor:
+  obj: speakerlab.process.processor.FBank
+  args:
+    n_mels: <fbank_dim>
+    sample_rate: <sample_rate>
+    mean_nor: True
+embedding_model:
+  obj: speakerlab.models.campplus.DTDNN.CAMPPlus
+  args: {feat_dim: <fbank_dim>, embedding_size: <embedding_size>}
+"""
+
+
+@pytest.mark.parametrize("up", [0, 1, 2])
+def test_the_rate_that_a_3d_speaker_model_was_trained_at(tmp_path: Path, up: int) -> None:
+    folder = tmp_path / "exp" / "models" / "CKPT-EPOCH-1"
+    folder.mkdir(parents=True)
+    tf.save_zip(folder / "embedding_model.ckpt", tf.state_dict(source_weights(CAMPPLUS)))
+    [folder, *folder.parents][up].joinpath("config.yaml").write_text(THREE_D)
+    found = load(folder).config.front_end
+    assert (found.sample_rate, found.n_mels, found.window, found.scale, found.cmn) == (8000, 16, "povey", 1.0, True)
+
+
+def test_the_rate_in_modelscopes_configuration(tmp_path: Path) -> None:
+    tf.save_zip(tmp_path / "campplus.bin", tf.state_dict(source_weights(CAMPPLUS)))
+    facts = {"sample_rate": 8000, "fbank_dim": 16, "emb_size": 8}
+    text = json.dumps({"framework": "pytorch", "model": {"type": "cam++-sv", "model_config": facts}})
+    (tmp_path / "configuration.json").write_text(text)
+    assert load(tmp_path).config.front_end.sample_rate == 8000
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sample_rate: 8000", "sample_rate: abc"),
+        ("sample_rate: 8000", "sample_rate: 1e30"),
+        ("<sample_rate>", "<nothing>"),
+        ("processor.FBank", "processor.Spectrogram"),
+        ("mean_nor: True", "mean_nor: maybe"),
+        ("mean_nor: True", "dither: 1"),
+        ("<fbank_dim>\n    sample", "24\n    sample"),
+    ],
+)
+def test_3d_speaker_settings_that_are_not_supported(tmp_path: Path, old: str, new: str) -> None:
+    tf.save_zip(tmp_path / "campplus.bin", tf.state_dict(source_weights(CAMPPLUS)))
+    (tmp_path / "config.yaml").write_text(THREE_D.replace(old, new))
+    with pytest.raises(ConfigError):
+        load(tmp_path)

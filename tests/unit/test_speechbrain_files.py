@@ -1,8 +1,10 @@
 """SpeechBrain's folders: `hyperparams.yaml` and `label_encoder.txt` read as data, and held against the tensors."""
 
 import itertools
+import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +34,7 @@ from tiny_models import (
     tiny_source,
     voice,
 )
+from torch_files import save_zip, state_dict
 
 pytestmark = pytest.mark.usefixtures("types_found_once")
 FORMS = {"speaker": ECAPA, "language": LID}
@@ -667,3 +670,75 @@ def test_a_square_model(tmp_path: Path) -> None:
     expected = source_weights(config)["blocks.2.res2net_block.blocks.4.conv.conv.weight"].transpose(0, 2, 1)
     for found in (model, again):
         assert np.array_equal(np.array(parameters(found)["blocks.2.res2net_block.blocks.4.conv.weight"]), expected)
+
+
+# A classifier by cosines: languages (CommonLanguage), accents, emotions
+
+
+def cosine_folder(path: Path, labels: Sequence[str], classes: int | None = None) -> Path:
+    folder = speechbrain_folder(path, ECAPA)
+    weight = np.random.default_rng(0).standard_normal((classes or len(labels), ECAPA.embed_dim)).astype(np.float32)
+    save_zip(folder / "classifier.ckpt", state_dict({"weight": weight}))
+    (folder / "label_encoder.txt").write_text(label_encoder(labels), encoding="utf-8")
+    text = (folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    (folder / "hyperparams.yaml").write_text(text.replace("out_n_neurons: 20", f"out_n_neurons: {len(labels)}"))
+    return folder
+
+
+COMMON_LANGUAGE = ["Arabic", "Basque", "Chinese_China", "Chinese_Taiwan", "Hakha_Chin", "Dutch", "Kabyle"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (COMMON_LANGUAGE, "language-identification"),
+        (["en", "fr", "de"], "language-identification"),
+        (["us", "england", "australia", "indian", "newzealand", "southatlandtic"], "audio-classification"),
+        (["neu", "hap", "ang", "sad"], "audio-classification"),
+    ],
+)
+def test_a_classifier_by_cosines(tmp_path: Path, labels: list[str], task: str) -> None:
+    model = load(cosine_folder(tmp_path / "source", labels))
+    assert (model.config.task, model.labels) == (task, labels)
+    x = voice(RATE)
+    vector = np.array(load_speakers(tmp_path).embed((x, RATE)))
+    weight = np.array(model.classifier.weight)
+    cosines = weight @ vector / np.linalg.norm(weight, axis=1)
+    assert np.allclose(np.array(model.logits((x, RATE))), cosines, atol=1e-6)
+    assert np.allclose(np.array(model(mx.array(x)))[0], cosines, atol=1e-6)
+    best = model.predict((x, RATE), top_k=1)[0]
+    assert (best.label, best.logit) == (labels[int(cosines.argmax())], pytest.approx(cosines.max(), abs=1e-6))
+    again = load(convert(tmp_path / "source", tmp_path / "out"))
+    assert np.array_equal(np.array(again.logits((x, RATE))), np.array(model.logits((x, RATE))))
+
+
+def load_speakers(tmp_path: Path) -> Any:
+    return load(speechbrain_folder(tmp_path / "speakers", ECAPA))
+
+
+@pytest.mark.parametrize("labels", [["id10001", "id10002"], ["1089", "121"], ["p225", "p226"]])
+def test_a_classifier_of_speakers(tmp_path: Path, labels: list[str]) -> None:
+    folder = cosine_folder(tmp_path / "source", labels)
+    assert load(folder).config.task == "speaker-embedding"
+    config = json.loads((convert(folder, tmp_path / "out") / "config.json").read_text())
+    assert sorted(config["source"]["sha256"]) == ["config.json", "embedding_model.ckpt", "hyperparams.yaml"]
+
+
+def test_a_classifier_by_cosines_without_what_it_needs(tmp_path: Path) -> None:
+    folder = cosine_folder(tmp_path / "a", COMMON_LANGUAGE, classes=5)
+    assert "has 5 for out_neurons" in refusal(folder)
+    folder = cosine_folder(tmp_path / "b", COMMON_LANGUAGE)
+    (folder / "classifier.ckpt").unlink()
+    assert "holds no classifier.ckpt" in refusal(folder, CheckpointError)
+    folder = cosine_folder(tmp_path / "c", COMMON_LANGUAGE)
+    (folder / "label_encoder.txt").unlink()
+    text = (folder / "hyperparams.yaml").read_text()
+    (folder / "hyperparams.yaml").write_text(text.replace("out_n_neurons", "n_languages"))
+    assert "holds no label_encoder.txt" in refusal(folder, CheckpointError)
+
+
+def test_a_recording_rate_that_is_not_supported(tmp_path: Path) -> None:
+    folder = speechbrain_folder(tmp_path / "source", ECAPA)
+    text = (folder / "hyperparams.yaml").read_text()
+    (folder / "hyperparams.yaml").write_text(text.replace("sample_rate: 16000", "sample_rate: 8000"))
+    assert "sample_rate must be 16000, not 8000" in refusal(folder)

@@ -1,5 +1,6 @@
 """Wav2Vec2 classifiers: what is read from a Hugging Face folder, tensors, windows, quantization."""
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -145,7 +146,9 @@ def test_the_preprocessor(preprocessor: Any, norm: str, mask: bool, normalise: b
     [
         ({"architectures": ["Wav2Vec2ForCTC"]}, "holds a Wav2Vec2ForCTC, not a Wav2Vec2ForSequenceClassification"),
         ({"architectures": ["Wav2Vec2ForPreTraining"]}, "holds a Wav2Vec2ForPreTraining"),
-        ({"pooling_mode": "mean"}, "pooling_mode = 'mean' is not supported"),
+        ({"architectures": 5}, "holds a 5, not a Wav2Vec2ForSequenceClassification"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"auto_map": {"AutoModel": "mine.Model"}}, "auto_map"),
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported"),
         ({"problem_type": "multi_label_classification"}, "problem_type"),
         ({"id2label": {"0": "eng", "1": "fra"}}, "names 2 labels, the classifier has 3 classes"),
@@ -172,11 +175,77 @@ def test_refused_settings(changes: dict[str, Any], message: str, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "preprocessor",
-    [{"padding_side": "left"}, {"feature_size": 2}, {"do_normalize": "yes"}, {"return_attention_mask": 1}, {"x": 1}],
+    [{"padding_side": "left"}, {"feature_size": 2}, {"do_normalize": "yes"}, {"return_attention_mask": 1}],
 )
 def test_refused_preprocessors(preprocessor: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="preprocessor_config"):
         speech_zoo.load(hf_folder(tmp_path / "hf", preprocessor=preprocessor))
+
+
+PROCESSORS: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, bool, bool]] = {
+    # processor_config.json, preprocessor_config.json, then: whether it normalises, and masks
+    "as transformers 5 writes it": (
+        {"feature_extractor": {"do_normalize": False, "return_attention_mask": True}, "processor_class": "P"},
+        None,
+        False,
+        True,
+    ),
+    "nested before the file of its own": (
+        {"feature_extractor": {"do_normalize": False, "return_attention_mask": False}},
+        {"do_normalize": True, "return_attention_mask": True},
+        False,
+        False,
+    ),
+    "nested in nothing": (
+        {"feature_extractor": None},
+        {"do_normalize": False, "return_attention_mask": True},
+        False,
+        True,
+    ),
+    "under another name": ({"audio_processor": {"do_normalize": False}}, None, False, False),
+    "of a processor alone": ({"processor_class": "P"}, {"do_normalize": False}, False, False),
+    "of a processor, and nothing else": ({"processor_class": "P"}, None, True, True),
+    "with keys that nobody reads": ({"feature_extractor": {"do_normalize": False, "x": 1}}, None, False, False),
+}
+
+
+@pytest.mark.parametrize("case", PROCESSORS)
+def test_the_processor(case: str, tmp_path: Path) -> None:
+    processor, preprocessor, normalise, mask = PROCESSORS[case]
+    folder = hf_folder(tmp_path / "hf", preprocessor=preprocessor)
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    found = speech_zoo.load(folder).config
+    assert (found.front_end.normalise, found.attention_mask) == (normalise, mask)
+    out = speech_zoo.convert(folder, tmp_path / "out")
+    assert "processor_config.json" in speech_zoo.load(out).config.source["sha256"]
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        {"feature_extractor_type": "SeamlessM4TFeatureExtractor"},
+        {"sampling_rate": "abc"},
+        {"sampling_rate": 10**30},
+        {"do_normalize": 1},
+        {"feature_size": 2},
+        5,
+        [],
+    ],
+)
+def test_refused_processors(nested: Any, tmp_path: Path) -> None:
+    folder = hf_folder(tmp_path / "hf")
+    (folder / "processor_config.json").write_text(json.dumps({"feature_extractor": nested}))
+    with pytest.raises(ConfigError):
+        speech_zoo.load(folder)
+
+
+def test_keys_that_nobody_reads(tmp_path: Path) -> None:
+    """transformers keeps keys that it does not know, and computes the same."""
+    plain = speech_zoo.load(hf_folder(tmp_path / "plain"))
+    more = {"pooling_mode": "mean", "my_note": {"a": [1]}, "training_step": 5, "pruned_heads": {}, "auto_map": None}
+    found = speech_zoo.load(hf_folder(tmp_path / "more", **more))
+    x = voice(RATE)
+    assert np.array_equal(np.array(found.logits((x, RATE))), np.array(plain.logits((x, RATE))))
 
 
 def test_a_checkpoint_without_a_head(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from speech_zoo_core.oracle import (
     require,
     save_state,
     seeded,
+    three_d_speaker_fbank,
     wespeaker,
     wespeaker_fbank,
 )
@@ -41,7 +42,7 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     if package is WESPEAKER:
         fbank = wespeaker_fbank(source, config.feat_dim)
     else:
-        fbank = {"window": "povey", "scale": 1.0, "n_mels": config.feat_dim, "rate": 16000}
+        fbank = three_d_speaker_fbank(source, config.feat_dim)
     return fbank_oracle(package, module, fbank)
 
 

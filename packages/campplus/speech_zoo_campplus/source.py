@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from speech_zoo_core.audio.front_end import THREE_D_SPEAKER
-from speech_zoo_core.checkpoint.source import Recognised, Source, expect, mapping, shape_of
-from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
+from speech_zoo_core.checkpoint.source import Recognised, Source, expect, mapping, shape_of, without_prefix
+from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, three_d_speaker_front_end, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 
@@ -23,7 +22,7 @@ def recognise(source: Source) -> Recognised | None:
         ConfigError: its `config.yaml` contradicts its tensors, or asks for something unsupported.
         CheckpointError: it is WeSpeaker's but its `config.yaml` is missing.
     """
-    weights = source.checkpoint.tensors
+    weights = without_prefix(source.checkpoint.tensors, "head.conv1.weight", "xvector.tdnn.linear.weight")
     if (
         not {"head.conv1.weight", "xvector.tdnn.linear.weight", "xvector.block1.tdnnd1.linear1.weight"}
         <= weights.keys()
@@ -54,7 +53,8 @@ def recognise(source: Source) -> Recognised | None:
             f"{source.main_file} is a WeSpeaker CAM++; put its config.yaml beside it, which tells its features"
         )
     else:
-        facts = {"front_end": THREE_D_SPEAKER, "pool_eps": 0.0, "threshold": THREE_D_SPEAKER_THRESHOLD}
+        front_end = three_d_speaker_front_end(source, shape["feat_dim"])
+        facts = {"front_end": front_end, "pool_eps": 0.0, "threshold": THREE_D_SPEAKER_THRESHOLD}
         form = "3D-Speaker CAM++"
     config = {"model_type": "campplus", **shape, **facts, "front_end": to_dict(facts["front_end"])}
     return Recognised(config, weights, form)

@@ -15,7 +15,7 @@ from . import blas, hub, registry
 from .checkpoint.reader import in_memory
 from .checkpoint.source import Source
 from .config import from_dict, to_dict
-from .errors import CheckpointError, ConfigError, RegistryError, shown
+from .errors import CheckpointError, ConfigError, RegistryError, SpeechZooError, shown
 from .layers import load_strict, parameters, quantize
 from .processes import check_process
 from .registry import ModelSpec
@@ -121,9 +121,21 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
         spec = registry.get(str(model_type))
         config = from_dict(spec.config, settings, where)
         return spec, config, source.checkpoint.tensors, "converted"
-    for spec in registry.specs():
-        if found := spec.recognise(source):
-            return spec, from_dict(spec.config, found.config, str(source.path)), found.weights, found.form
+    _ = source.checkpoint  # what is wrong with the file itself is told once
+    problems: list[SpeechZooError] = []
+    for name in registry.model_types():
+        try:
+            spec = registry.get(name)
+            found = spec.recognise(source)
+        except (CheckpointError, ConfigError) as error:  # like one of its own, but not quite: others may know it
+            problems.append(error)
+        except RegistryError as error:
+            LOG.warning("%s", error)
+        else:
+            if found:
+                return spec, from_dict(spec.config, found.config, str(source.path)), found.weights, found.form
+    if problems:
+        raise problems[0]
     known = ", ".join(registry.model_types())
     if model_type is not None:
         raise RegistryError(f"{where} has the unknown model_type {shown(model_type)}; known: {known}")

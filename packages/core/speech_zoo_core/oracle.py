@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .checkpoint.reader import STATE_KEYS
-from .checkpoint.source import PREFIXES
+from .checkpoint.source import without_prefix
+from .checkpoint.wespeaker import three_d_speaker_settings, wespeaker_settings
 from .errors import CheckpointError, SpeechZooError
 
 if TYPE_CHECKING:
@@ -192,8 +193,11 @@ def wespeaker_fbank(source: "Source", n_mels: int) -> dict[str, Any]:
         source: a checkpoint with WeSpeaker's `config.yaml` beside it, a Lightning checkpoint, or neither.
         n_mels: where nothing says it.
     """
-    data = (source.settings("config.yaml") or {}).get("dataset_args") or {}
-    given = data.get("fbank_args") or read_tensors(source.main_file)[1].get("hyper_parameters") or {}
+    data = (wespeaker_settings(source) or {}).get("dataset_args") or {}
+    given = data.get("fbank_args")
+    if not given and source.main_file.suffix != ".onnx":
+        given = read_tensors(source.main_file)[1].get("hyper_parameters")
+    given = given or {}
     return {
         "window": "hamming",
         "scale": 32768.0,
@@ -228,6 +232,18 @@ def output_of(returned: Any) -> Any:
     return getattr(returned, "logits", returned[-1] if isinstance(returned, tuple) else returned)
 
 
+def three_d_speaker_fbank(source: "Source", n_mels: int) -> dict[str, Any]:
+    """Arguments of `kaldi_features` as 3D-Speaker computes them; `n_mels` where the source does not say it."""
+    given = three_d_speaker_settings(source)
+    return {
+        "window": "povey",
+        "scale": 1.0,
+        "cmn": bool(given.get("mean_nor", True)),
+        "n_mels": int(given.get("n_mels", n_mels)),
+        "rate": int(given.get("sample_rate", 16000)),
+    }
+
+
 def fbank_oracle(package: Package, module: "Callable[[], Any]", fbank: dict[str, Any]) -> Oracle:
     """The oracle of a torch module that maps Kaldi features (B, T, F), computed with `fbank`, to embeddings (B, D)."""
 
@@ -242,8 +258,8 @@ def fbank_oracle(package: Package, module: "Callable[[], Any]", fbank: dict[str,
     )
 
 
-def onnx_oracle(path: Path) -> Oracle:
-    """onnxruntime on a file that WeSpeaker exported: features (1, T, F) to embeddings (1, D).
+def onnx_oracle(path: Path, fbank: dict[str, Any]) -> Oracle:
+    """onnxruntime on an exported file: features (1, T, F), computed as `fbank` says, to embeddings (1, D).
 
     Raises:
         CheckpointError: onnxruntime cannot load it.
@@ -255,15 +271,16 @@ def onnx_oracle(path: Path) -> Oracle:
     except Exception as error:  # onnxruntime's own classes share no base but this
         raise CheckpointError(f"onnxruntime cannot load {path}: {str(error)[:300]}") from error
     entry = session.get_inputs()[0]
-    n_mels = entry.shape[-1] if isinstance(entry.shape[-1], int) else 80
+    dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
 
     def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        return kaldi_features(waveform, "hamming", 32768.0, n_mels=n_mels)
+        return kaldi_features(waveform, **fbank)
 
     def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        return np.asarray(session.run(None, {entry.name: features(waveform)[None]})[0])[0]
+        found = session.run(None, {entry.name: features(waveform)[None].astype(dtype)})[0]
+        return np.asarray(found, np.float32)[0]
 
-    return Oracle(ONNXRUNTIME.name, ONNXRUNTIME.version, output, features, str(KALDI))
+    return Oracle(ONNXRUNTIME.name, ONNXRUNTIME.version, output, features, str(KALDI), fbank["rate"])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -335,10 +352,8 @@ def fill(module: Any, tensors: dict[str, Any], where: str, dropped: tuple[str, .
     Raises:
         CheckpointError: the tensors do not fit.
     """
-    wanted = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
-    fits = [prefix for prefix in ("", *PREFIXES) if all(prefix + name in tensors for name in wanted)]
-    prefix = fits[0] if fits else ""
-    found = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    wanted = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+    found = without_prefix(tensors, *wanted)
     try:
         module.load_state_dict({name: value for name, value in found.items() if not name.startswith(dropped)})
     except RuntimeError as error:

@@ -9,14 +9,14 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.conv import Conv1d
-from speech_zoo_core.errors import ConfigError, InputError
+from speech_zoo_core.errors import CheckpointError, ConfigError, InputError
 from speech_zoo_core.functions import exp
 from speech_zoo_core.layers import ScaleShift, leaky_relu, relu
 from speech_zoo_core.tasks.audio_model import AudioModel
@@ -25,6 +25,8 @@ from speech_zoo_core.tasks.speaker import SpeakerConfig
 from speech_zoo_core.tiles import in_tiles, is_allowed, total
 
 TILE = 1000  # frames that are computed at once on a CPU
+NORM_FLOOR = 1e-12  # torch.nn.functional.normalize
+COSINE_SCALE = 30.0
 MAX_DILATION = 100
 LEAKY_SLOPE = 0.01  # of the classifier's LeakyReLU
 FLOORS = {"centred": 1e-12, "raw": 1e-7}  # of the weighted variance
@@ -39,7 +41,7 @@ class ModelConfig(SpeakerConfig):
     """Names and widths are those of SpeechBrain's `ECAPA_TDNN`; the other fields tell the dialects apart.
 
     Attributes:
-        task: "language-identification" adds the classifier.
+        task: the two of classification add the classifier; "audio-classification" where labels are no languages.
         front_end: None where the input is no audio but RVQ sums, which also gives embeddings of unit length.
         feat_dim: width of the input.
         channels: of the first layer, of each SE-Res2Net block, and of the aggregation (mfa).
@@ -49,11 +51,12 @@ class ModelConfig(SpeakerConfig):
             (mfa) and in nothing.
         moments: "centred": variance about the mean, floor 1e-12; "raw": E[x^2] - mean^2, floor 1e-7, and for the
             global context the unbiased variance plus 1e-7.
+        classifier: "cosine" to a vector of each class; None for a hidden layer and one of logits.
         classifier_neurons: width of the classifier's hidden layer.
         id2label: class to language, "ab: Abkhazian" or "ab".
     """
 
-    task: Literal["speaker-embedding", "language-identification"] = "speaker-embedding"  # type: ignore[assignment]
+    task: Literal["speaker-embedding", "language-identification", "audio-classification"] = "speaker-embedding"  # type: ignore[assignment]
     front_end: FrontEnd | None = None  # type: ignore[assignment]
     feat_dim: int
     channels: list[int]
@@ -67,6 +70,7 @@ class ModelConfig(SpeakerConfig):
     res2net_skip: Literal["first", "last"] = "first"
     aggregation_norm: bool = True
     moments: Literal["centred", "raw"] = "centred"
+    classifier: Literal["cosine"] | None = None
     classifier_neurons: int | None = None
     id2label: dict[str, str] | None = None
 
@@ -87,13 +91,14 @@ class ModelConfig(SpeakerConfig):
             )
         if self.front_end is not None and self.front_end.n_mels != self.feat_dim:
             raise ConfigError(f"feat_dim {self.feat_dim} must equal front_end.n_mels {self.front_end.n_mels}")
-        lid = self.task == "language-identification"
-        if lid != (self.id2label is not None) or lid != (self.classifier_neurons is not None):
-            raise ConfigError("id2label and classifier_neurons belong to task language-identification, and to no other")
+        if (self.task != "speaker-embedding") != (self.id2label is not None):
+            raise ConfigError("id2label belongs to a task of classification, and to no other")
+        if (self.id2label is not None and self.classifier is None) != (self.classifier_neurons is not None):
+            raise ConfigError("classifier_neurons belongs to a classifier of layers, and to nothing else")
         if self.id2label is not None:
             check_labels(self.id2label)
-            if self.front_end is None or self.classifier_neurons is None or self.classifier_neurons < 1:
-                raise ConfigError("language-identification needs a front_end and positive classifier_neurons")
+            if self.front_end is None or (self.classifier_neurons is not None and self.classifier_neurons < 1):
+                raise ConfigError(f"{self.task} needs a front_end and positive classifier_neurons")
 
     @property
     def layers(self) -> int:
@@ -281,6 +286,17 @@ class AttentiveStatisticsPooling(nn.Module):
         return mean, variance - mx.square(mean) if self.moments == "raw" else variance
 
 
+class Cosines(nn.Module):
+    """Cosines of embeddings (B, D) to a vector of each class, (B, L) float32."""
+
+    def __init__(self, embed_dim: int, classes: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((classes, embed_dim))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return _unit(x.astype(mx.float32)) @ _unit(self.weight.astype(mx.float32)).T
+
+
 class Model(nn.Module, AudioModel):
     """Features to speaker embeddings or to the logits of languages."""
 
@@ -293,11 +309,18 @@ class Model(nn.Module, AudioModel):
         self.mfa = TDNNBlock(config.channels[0] * (len(layers) - 2), *layers[-1], norm=config.aggregation_norm)
         self.asp = AttentiveStatisticsPooling(config)
         self.fc = nn.Linear(2 * config.channels[-1], config.embed_dim)
-        if config.id2label is not None and config.classifier_neurons is not None:
+        if config.id2label is not None and config.classifier == "cosine":
+            self.classifier: Any = Cosines(config.embed_dim, len(config.id2label))
+        elif config.id2label is not None and config.classifier_neurons is not None:
             self.classifier = {
                 "DNN": {"block_0": {"linear": nn.Linear(config.embed_dim, config.classifier_neurons)}},
                 "out": nn.Linear(config.classifier_neurons, len(config.id2label)),
             }
+
+    @property
+    def scale(self) -> float:
+        """Of the scores before the softmax: of cosines, the one that SpeechBrain's recipes train with."""
+        return COSINE_SCALE if self.config.classifier == "cosine" else 1.0
 
     @property
     def half(self) -> bool:  # type: ignore[override]
@@ -350,6 +373,8 @@ class Model(nn.Module, AudioModel):
         embedding = self._embedding(x.astype(self.blocks[0].norm.weight.dtype), frames)
         if "classifier" not in self:
             return embedding if self.config.front_end else _unit(embedding)
+        if self.config.classifier == "cosine":
+            return self.classifier(embedding)
         hidden = self.classifier["DNN"]["block_0"]["linear"](leaky_relu(embedding, LEAKY_SLOPE))  # type: ignore[index]
         logits: mx.array = self.classifier["out"](leaky_relu(hidden, LEAKY_SLOPE))  # type: ignore[operator]
         return logits
@@ -380,13 +405,14 @@ class Model(nn.Module, AudioModel):
         kept = {name: value for name, value in weights.items() if not name.startswith(DROPPED)}
         if not any(name.endswith("running_var") for name in kept):
             return to_mlx_layout(to_numpy(kept), self, source_layout=False)
-        arrays = to_numpy(
-            {
-                WRAPPED.sub(lambda found: f"{found[found.lastindex or 0]}.", name): value
-                for name, value in kept.items()
-                if not name.endswith("num_batches_tracked")
-            }
-        )
+        plain = {
+            name: WRAPPED.sub(lambda found: f"{found[found.lastindex or 0]}.", name)
+            for name in kept
+            if not name.endswith("num_batches_tracked")
+        }
+        if len(set(plain.values())) < len(plain):
+            raise CheckpointError("a layer stands twice in the checkpoint, with and without SpeechBrain's wrapper")
+        arrays = to_numpy({short: kept[name] for name, short in plain.items()})
         following = {
             "asp_bn": "fc",
             "classifier.norm": "classifier.DNN.block_0.linear",
@@ -414,4 +440,4 @@ def _linear_of_parts(layer: nn.Module, parts: list[mx.array]) -> mx.array:
 def _unit(x: mx.array) -> mx.array:
     """Rows of unit length, computed in float32."""
     full = x.astype(mx.float32)
-    return (full / mx.linalg.norm(full, axis=-1, keepdims=True)).astype(x.dtype)
+    return (full / mx.maximum(mx.linalg.norm(full, axis=-1, keepdims=True), NORM_FLOOR)).astype(x.dtype)

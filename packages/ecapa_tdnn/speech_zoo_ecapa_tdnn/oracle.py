@@ -54,7 +54,8 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
         raise NoOracle("the speaker proxy's own code is not public, so there is nothing to compare with")
     if "ONNX" in form:
         require(ONNXRUNTIME, KALDI)
-        return onnx_oracle(original().main_file)
+        source = original()
+        return onnx_oracle(source.main_file, wespeaker_fbank(source, config.feat_dim))
     if form.startswith("SpeechBrain"):
         require(TORCH, *SPEECHBRAIN_NEEDS, SPEECHBRAIN)
         return _speechbrain(config, original())
@@ -138,7 +139,7 @@ def _speechbrain(config: Any, source: Source) -> Oracle:
     """The steps of `EncoderClassifier.classify_batch`, in float32."""
     settings = hyperparams(source) or {}
     fbank, norm = _arguments(settings["compute_features"]), _arguments(settings["mean_var_norm"])
-    lid = config.task == "language-identification"
+    lid, cosine = config.task != "speaker-embedding", config.classifier == "cosine"
 
     def module() -> Any:
         import torch
@@ -151,7 +152,7 @@ def _speechbrain(config: Any, source: Source) -> Oracle:
                 self.embedding = _embedding(_arguments(settings["embedding_model"]))
                 fill(self.embedding, read_tensors(source.main_file)[0], source.main_file.name)
                 if lid:
-                    kind = speechbrain_module("lobes.models.Xvector").Classifier
+                    kind = speechbrain_module(f"lobes.models.{'ECAPA_TDNN' if cosine else 'Xvector'}").Classifier
                     self.classifier = kind(**_arguments(settings["classifier"]))
                     fill(self.classifier, read_tensors(source.folder / "classifier.ckpt")[0], "classifier.ckpt")
 
@@ -181,7 +182,7 @@ def _speechbrain(config: Any, source: Source) -> Oracle:
         features=lambda waveform: speechbrain_features(waveform, fbank, norm, "float64"),
         features_by=f"{SPEECHBRAIN} in float64",
         sample_rate=int(fbank.get("sample_rate", 16000)),
-        log_probs=lid,
+        log_probs=lid and not cosine,
     )
 
 

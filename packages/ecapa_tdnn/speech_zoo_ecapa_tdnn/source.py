@@ -10,13 +10,16 @@ from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError, shown
+from speech_zoo_core.tasks.iso639 import all_languages, are_names
 
 from .graph import from_graph
 from .proxy import PROXY_CONFIG_KEYS, proxy_config
-from .speechbrain import arguments, check_activation, class_of, hyperparams, read_labels
+from .speechbrain import LABEL_FILES, arguments, check_activation, class_of, hyperparams, read_labels
 
 ECAPA = "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN"
-SPEAKER_HEAD = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"  # cosines to the training speakers; dropped
+# Cosines to the training speakers, which are dropped, or to languages, accents, emotions.
+COSINE_HEAD = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"
+CLASSES = re.compile("lang|accent|dialect|emotion")  # in the names of settings
 LANGUAGE_HEAD = "speechbrain.lobes.models.Xvector.Classifier"
 SPEECHBRAIN_THRESHOLD = 0.25  # of SpeakerRecognition.verify_batch in speechbrain/inference/speaker.py
 WESPEAKER_DIALECT = {"padding": "zeros", "res2net_skip": "last", "aggregation_norm": False, "moments": "raw"}
@@ -48,7 +51,9 @@ def recognise(source: Source) -> Recognised | None:
     checkpoint = source.checkpoint
     if checkpoint.graph is not None:
         weights = from_graph(checkpoint.graph)
-        return None if weights is None else _wespeaker(weights, WESPEAKER, "WeSpeaker ONNX")
+        settings = wespeaker_settings(source)
+        front_end = WESPEAKER if settings is None else front_end_of(settings)
+        return None if weights is None else _wespeaker(weights, front_end, "WeSpeaker ONNX")
     proxy = checkpoint.extra.get("config")
     if isinstance(proxy, dict) and proxy.keys() >= PROXY_CONFIG_KEYS:
         return _proxy(checkpoint, str(source.main_file))
@@ -167,12 +172,54 @@ def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | N
         "front_end": to_dict(front_end),
     }
     head = class_of(settings, "classifier")
-    if head not in (None, SPEAKER_HEAD, LANGUAGE_HEAD):
+    if head not in (None, COSINE_HEAD, LANGUAGE_HEAD):
         raise ConfigError(f"hyperparams.yaml: classifier is a {head}, which is not supported")
-    if head != LANGUAGE_HEAD:
+    if head is None or (head == COSINE_HEAD and _of_speakers(source, settings)):
         return Recognised({**config, "threshold": SPEECHBRAIN_THRESHOLD}, weights, "SpeechBrain speaker ECAPA-TDNN")
-    facts, classifier = _classifier(source, settings)
-    return Recognised({**config, **facts}, {**weights, **classifier}, "SpeechBrain language identification ECAPA-TDNN")
+    facts, classifier = _cosines(source, settings, embed_dim) if head == COSINE_HEAD else _classifier(source, settings)
+    what = "language identification" if facts["task"] == "language-identification" else "classification"
+    return Recognised({**config, **facts}, {**weights, **classifier}, f"SpeechBrain {what} ECAPA-TDNN")
+
+
+def _of_speakers(source: Source, settings: dict[str, Any]) -> bool:
+    """Whether the classes are the training speakers: their names have digits, those of languages and accents none."""
+    if any((source.folder / name).is_file() for name in LABEL_FILES):
+        speakers = any(character.isdigit() for label in read_labels(source) for character in label)
+        if speakers:
+            source.files -= {source.folder / name for name in LABEL_FILES}
+        return speakers
+    return not any(CLASSES.search(name) for name in settings)
+
+
+def _cosines(source: Source, settings: dict[str, Any], embed_dim: int) -> tuple[dict[str, Any], dict[str, mx.array]]:
+    """The configuration and the tensors of a classifier by cosines."""
+    given = arguments(
+        settings, "classifier", {"lin_blocks": (0,)}, {"input_size", "out_neurons", "lin_neurons", "device"}
+    )
+    weights = _head(source, "weight")
+    labels = read_labels(source)
+    classes, width = shape_of(weights, "weight", 2)
+    if width != embed_dim:
+        raise CheckpointError(f"classifier.ckpt takes embeddings of {width} values, the model gives {embed_dim}")
+    for key, value in (("input_size", width), ("out_neurons", classes), ("labels", classes)):
+        if (given | {"labels": len(labels)}).get(key, value) != value:
+            found = len(labels) if key == "labels" else given[key]
+            raise ConfigError(f"classifier.ckpt has {value} for {key}, the settings beside it {shown(found)}")
+    languages = all_languages(labels) or are_names(labels)
+    facts = {
+        "task": "language-identification" if languages else "audio-classification",
+        "classifier": "cosine",
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+    }
+    return facts, {f"classifier.{name}": value for name, value in weights.items()}
+
+
+def _head(source: Source, marker: str) -> dict[str, mx.array]:
+    """The tensors of `classifier.ckpt`."""
+    head = source.beside("classifier.ckpt")
+    if head is None:
+        raise CheckpointError(f"{source.folder} holds no classifier.ckpt, which tells the classes apart")
+    return without_prefix(head.tensors, marker)
 
 
 def _architecture(settings: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +262,8 @@ def _front_end(settings: dict[str, Any]) -> FrontEnd:
         "win_length": (25,),
         "hop_length": (10,),
     }
+    if settings.get("sample_rate", SPEECHBRAIN.sample_rate) != SPEECHBRAIN.sample_rate:
+        raise ConfigError(f"hyperparams.yaml: sample_rate must be 16000, not {shown(settings['sample_rate'])}")
     training = {"requires_grad", "param_change_factor", "param_rand_factor", "left_frames", "right_frames"}
     given = arguments(settings, "compute_features", supported, {"n_mels", *training})
     n_mels = given.get("n_mels", 40)
@@ -238,12 +287,10 @@ def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any
         settings, "classifier", {"lin_blocks": (1,)}, {"input_shape", "activation", "lin_neurons", "out_neurons"}
     )
     check_activation(given, "classifier", "torch.nn.LeakyReLU")
-    head = source.beside("classifier.ckpt")
-    if head is None:
-        raise CheckpointError(f"{source.folder} holds no classifier.ckpt, which identifies the languages")
+    weights = _head(source, "out.w.weight")
     labels = read_labels(source)
-    neurons, _ = shape_of(head.tensors, "DNN.block_0.linear.w.weight", 2)
-    classes, _ = shape_of(head.tensors, "out.w.weight", 2)
+    neurons, _ = shape_of(weights, "DNN.block_0.linear.w.weight", 2)
+    classes, _ = shape_of(weights, "out.w.weight", 2)
     if len(labels) != classes:
         raise CheckpointError(f"the classifier has {classes} classes, label_encoder.txt {len(labels)} labels")
     for key, value in (("lin_neurons", neurons), ("out_neurons", classes)):
@@ -254,7 +301,7 @@ def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any
         "classifier_neurons": neurons,
         "id2label": {str(i): label for i, label in enumerate(labels)},
     }
-    return facts, {f"classifier.{name}": value for name, value in head.tensors.items()}
+    return facts, {f"classifier.{name}": value for name, value in weights.items()}
 
 
 def _proxy(checkpoint: Checkpoint, where: str) -> Recognised:

@@ -37,7 +37,8 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     """See `ModelSpec.oracle`."""
     if "ONNX" in config.source["form"]:
         require(ONNXRUNTIME, KALDI)
-        return onnx_oracle(original().main_file)
+        source = original()
+        return onnx_oracle(source.main_file, wespeaker_fbank(source, config.feat_dim))
     require(TORCH, KALDI, WESPEAKER)
     source = original()
 

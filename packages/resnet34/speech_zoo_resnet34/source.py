@@ -24,6 +24,11 @@ NAMES = {
     "ResNet221": ("bottleneck", [6, 16, 48, 3]),
     "ResNet293": ("bottleneck", [10, 20, 64, 3]),
 }
+NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+TENSORS = re.compile(
+    rf"(layer[1-4]\.\d{{1,3}}\.)?(conv[1-3]\.weight|bn[1-3]\.{NORM}|shortcut\.(0\.weight|1\.{NORM}))"
+    rf"|seg_[12]\.(weight|bias)|seg_bn_1\.{NORM}|projection\..*"
+)
 
 
 def recognise(source: Source) -> Recognised | None:
@@ -35,10 +40,15 @@ def recognise(source: Source) -> Recognised | None:
     """
     checkpoint = source.checkpoint
     if checkpoint.graph is not None:
-        return _from_graph(checkpoint.graph)
+        return _from_graph(checkpoint.graph, wespeaker_settings(source))
     weights = without_prefix(checkpoint.tensors, "conv1.weight", "seg_1.weight")
     if not {"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "seg_1.weight"} <= weights.keys():
         return None
+    if others := [name for name in weights if not TENSORS.fullmatch(name)]:
+        listed = ", ".join(name[:80] for name in others[:5])
+        raise CheckpointError(
+            f"{source.main_file} looks like a WeSpeaker ResNet, but has {len(others)} tensors that none has: {listed}"
+        )
     shape = _shape(weights)
     settings = wespeaker_settings(source)
     if settings is not None:
@@ -95,7 +105,7 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
             raise ConfigError(f"config.yaml says {key} = {shown(value)}, the tensors say {shape[key]}")
 
 
-def _from_graph(graph: Graph) -> Recognised | None:
+def _from_graph(graph: Graph, settings: dict[str, Any] | None) -> Recognised | None:
     """Map an exported ResNet by its structure; BatchNorm may be folded already, names may be anything."""
     walk = ResNetWalk(graph)
     first = walk.next(graph.inputs[0], "Conv") if len(graph.inputs) == 1 else None
@@ -123,4 +133,7 @@ def _from_graph(graph: Graph) -> Recognised | None:
         for name, value in walk.weights.items()
     }
     shape = _shape(weights)
-    return Recognised(_config(shape, FrontEnd(n_mels=shape["feat_dim"])), weights, "WeSpeaker ONNX")
+    if settings is not None:
+        _compare(shape, settings)
+    front_end = FrontEnd(n_mels=shape["feat_dim"]) if settings is None else front_end_of(settings)
+    return Recognised(_config(shape, front_end), weights, "WeSpeaker ONNX")

@@ -17,7 +17,7 @@ from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.weights import to_mlx_layout
 from speech_zoo_core.config import Quantization
 from speech_zoo_core.conv import Conv1d
-from speech_zoo_core.errors import ConfigError, InputError, shown
+from speech_zoo_core.errors import CheckpointError, ConfigError, InputError, shown
 from speech_zoo_core.functions import attention, gelu
 from speech_zoo_core.layers import gelu_tanh, relu, silu
 from speech_zoo_core.tasks.audio_model import AudioModel
@@ -451,6 +451,8 @@ class Model(nn.Module, AudioModel):
         for magnitude, direction in WEIGHT_NORM:
             if f"{POS_CONV}.{direction}" in kept and f"{POS_CONV}.{magnitude}" in kept:
                 g, v = (kept.pop(f"{POS_CONV}.{part}").astype(mx.float32) for part in (magnitude, direction))
+                if v.ndim != 3 or g.shape != (1, 1, v.shape[2]) or f"{POS_CONV}.weight" in kept:
+                    raise CheckpointError(f"{POS_CONV} has weights {v.shape} of norms {g.shape}, or stands twice")
                 kept[f"{POS_CONV}.weight"] = v * (g / mx.sqrt(mx.sum(mx.square(v), axis=(0, 1), keepdims=True)))
                 source = True
         first = kept.get("wav2vec2.feature_extractor.conv_layers.0.conv.weight")

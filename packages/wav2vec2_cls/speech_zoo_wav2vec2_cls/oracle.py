@@ -1,7 +1,7 @@
 """The original of Wav2Vec2 classifiers: transformers, with its feature extractor."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,13 @@ def _require() -> None:
 
 
 def _extractor(source: Source, settings: dict[str, Any]) -> Any:
-    """The feature extractor, from local files alone."""
-    from transformers import Wav2Vec2FeatureExtractor
+    """The feature extractor as transformers finds it, from local files alone."""
+    from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
-    if (source.folder / "preprocessor_config.json").is_file():
-        return Wav2Vec2FeatureExtractor.from_pretrained(source.folder, local_files_only=True)
+    files = ("processor_config.json", "preprocessor_config.json")
+    if any((source.folder / name).is_file() for name in files):
+        with suppress(OSError):  # a processor's settings alone, without those of a feature extractor
+            return AutoFeatureExtractor.from_pretrained(source.folder, local_files_only=True)
     masked = settings.get("feat_extract_norm", "group") == "layer"  # as transformers' documentation asks
     return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked)
 

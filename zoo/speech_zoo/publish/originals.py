@@ -132,10 +132,11 @@ class Reference:
                 raise CheckpointError(f"{what}: its sha256 differs")
             return found
         for name, digest in wanted.items():
-            path = found.folder / name
-            if not path.is_file():
+            places = [found.folder, *found.folder.resolve().parents[:2]]  # settings of a training lie further up
+            paths = [place / name for place in places if (place / name).is_file()]
+            if not paths:
                 raise CheckpointError(f"{what}: it lacks {name}")
-            if sha256(path) != digest:
+            if digest not in map(sha256, paths):
                 raise CheckpointError(f"{what}: the sha256 of {name} differs")
         names = checkpoint_names(list(wanted))
         main = next((name for name in names if len(names) == 1 or name in USUAL_NAMES), None)

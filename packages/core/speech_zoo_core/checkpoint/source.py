@@ -1,10 +1,11 @@
 """A source checkpoint: a folder or a single file, with the settings that lie beside it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import yaml
@@ -13,6 +14,7 @@ from ..config import read_json
 from ..errors import CheckpointError, ConfigError, shown
 from .reader import Checkpoint, read_checkpoint
 
+T = TypeVar("T")
 # Best first: where a folder holds the same weights in several forms, the first one is read.
 FORMS = (
     (".safetensors.index.json",),
@@ -23,7 +25,8 @@ FORMS = (
     (".onnx",),
 )
 SETTINGS: tuple[str, ...] = (".json", ".yaml", ".yml", ".txt")
-PREFIXES = ("resnet.", "model.", "module.")  # pyannote, wrappers of training frameworks
+# Wrappers of training frameworks, nested: DataParallel, Lightning, torch.compile, SpeechBrain's and pyannote's modules.
+PREFIX = re.compile(r"((module|model|_orig_mod|embedding_model|net|resnet)\.)+")
 MAX_YAML_NODES = 10_000
 MAX_YAML = 100_000  # characters: PyYAML takes seconds for them
 MAX_TEXT = 10_000_000  # bytes
@@ -238,12 +241,26 @@ def shape_of(weights: dict[str, mx.array], name: str, rank: int) -> tuple[int, .
     return shape
 
 
-def without_prefix(weights: dict[str, mx.array], *markers: str) -> dict[str, mx.array]:
-    """The tensors without the prefix of a wrapper, where the tensors `markers` have it."""
-    for prefix in PREFIXES:
-        if all(f"{prefix}{marker}" in weights for marker in markers):
-            return {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
+def without_prefix(tensors: Mapping[str, T], *markers: str) -> dict[str, T]:
+    """The tensors without the names of wrappers, where the tensors `markers` have such names before theirs.
+
+    Raises:
+        CheckpointError: a name would stand twice.
+    """
+    starts = {name.removesuffix(markers[0]) for name in tensors if name.endswith(markers[0])}
+    for start in sorted(starts, key=len):
+        if (not start or PREFIX.fullmatch(start)) and all(f"{start}{marker}" in tensors for marker in markers):
+            break
+    else:
+        return dict(tensors)
+    found: dict[str, T] = {}
+    for name, value in tensors.items():
+        wrapped = PREFIX.match(name)
+        short = name.removeprefix(start) if name.startswith(start) else name[wrapped.end() if wrapped else 0 :]
+        if start and short in found:
+            raise CheckpointError(f"{short} stands twice in the checkpoint, with and without {start}")
+        found[short if start else name] = value
+    return found
 
 
 def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None:

@@ -46,6 +46,8 @@ def pop_batch_norm(
         if parts[-1].ndim != 1 or parts[-1].shape != parts[0].shape:
             raise CheckpointError(f"{name}.{part} has shape {parts[-1].shape}, running_mean has {parts[0].shape}")
     mean, var, weight, bias = parts if affine else (*parts, 1.0, 0.0)
+    if not np.all(var + BATCH_NORM_EPS > 0):
+        raise CheckpointError(f"{name}.running_var holds negative variances, or NaN")
     scale = weight / np.sqrt(var + BATCH_NORM_EPS)
     return scale, bias - mean * scale
 
@@ -56,6 +58,8 @@ def fold_batch_norm(weights: Arrays, layer: str, norm: str, affine: bool = True)
     Raises:
         CheckpointError: a part is missing or their widths differ.
     """
+    if layer == norm:
+        raise CheckpointError(f"the checkpoint has a BatchNorm {norm} that follows no layer")
     if f"{layer}.weight" not in weights:
         raise CheckpointError(f"the checkpoint lacks {layer}.weight")
     scale, shift = pop_batch_norm(weights, norm, affine)
@@ -116,7 +120,7 @@ def to_mlx_layout(
         x = value if isinstance(value, mx.array) else mx.array(value)
         shape: Any = shapes.get(name, x.shape)
         moved = mx.moveaxis(x, 1, -1) if x.ndim > 2 else x
-        if len(shape) == 2 and x.ndim > 2 and set(moved.shape[1:-1]) == {1}:  # a 1x1 convolution that is a Linear here
+        if len(shape) == 2 and x.ndim > 2 and x.size and set(moved.shape[1:-1]) == {1}:  # 1x1, a Linear here
             moved = moved.reshape(x.shape[0], -1)
         order = (moved, x) if source_layout else (x, moved)
         fitted[name] = next((y for y in order if y.shape == shape), x)

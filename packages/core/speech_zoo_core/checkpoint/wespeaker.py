@@ -1,12 +1,13 @@
-"""What WeSpeaker's `config.yaml` and pyannote's hyper-parameters say about the features.
+"""What WeSpeaker's and 3D-Speaker's `config.yaml` and pyannote's hyper-parameters say about the features.
 
 Reference: wespeaker/cli/speaker.py and its recipes' conf/*.yaml; pyannote/audio/models/embedding/wespeaker.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..audio.front_end import WESPEAKER, FrontEnd
+from ..audio.front_end import THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from ..config import MAX_NUMBER
 from ..errors import ConfigError, shown
 from .source import Source, expect, mapping
@@ -19,9 +20,30 @@ PYANNOTE_KEYS = {"sample_rate", "num_channels", "window_type", "fbank_centering_
 
 
 def wespeaker_settings(source: Source) -> dict[str, Any] | None:
-    """WeSpeaker's `config.yaml` beside the checkpoint; None if there is none that names a model."""
-    settings = source.settings("config.yaml")
-    return settings if settings is not None and isinstance(settings.get("model"), str) else None
+    """WeSpeaker's `config.yaml`, beside the checkpoint or one folder up, where training keeps it (exp/X/models/…).
+
+    None if there is none that names a model.
+    """
+    return settings_near(source, ("config.yaml", "../config.yaml"), lambda found: isinstance(found.get("model"), str))
+
+
+def settings_near(
+    source: Source, names: tuple[str, ...], fits: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any] | None:
+    """The first of some files that holds the settings of this checkpoint; None if none does."""
+    for name in names:
+        above = name.startswith("..")
+        try:
+            found = source.settings(name)
+        except ConfigError:
+            if not above or source.folder.resolve().name == "models":
+                raise
+            found = None  # of something else
+        if found is not None and fits(found):
+            return found
+        if above:
+            source.files.discard(source.folder / name)
+    return None
 
 
 def front_end_of(settings: dict[str, Any]) -> FrontEnd:
@@ -69,15 +91,56 @@ def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
     return replace(_number_fields(fields, cmn=True), channel="mean")  # pyannote/audio/core/io.py mixes down
 
 
-def _number_fields(fields: dict[str, Any], cmn: bool) -> FrontEnd:
+def three_d_speaker_settings(source: Source) -> dict[str, Any]:
+    """Arguments of 3D-Speaker's `FBank`: `n_mels`, `sample_rate`, `mean_nor`, as far as they are given.
+
+    From `config.yaml` beside the checkpoint or up to two folders up, where training keeps it (exp/X/models/CKPT-…), or
+    from ModelScope's `configuration.json`.
+
+    Raises:
+        ConfigError: they describe another kind of features.
+    """
+    names = tuple("../" * up + "config.yaml" for up in range(3))
+    settings = settings_near(source, names, lambda found: "feature_extractor" in found)
+    if settings is not None:
+        features = mapping(settings, "feature_extractor", "config.yaml")
+        expect(features, "config.yaml feature_extractor", {"obj": "speakerlab.process.processor.FBank"})
+        args = mapping(features, "args", "config.yaml feature_extractor")
+        _only(args, "config.yaml feature_extractor", {"n_mels", "sample_rate", "mean_nor"})
+        found = {"mean_nor": False} | args
+        for key, value in found.items():
+            if isinstance(value, str) and value[:1] == "<":  # a reference to another entry
+                found[key] = settings.get(value.strip("<>"))
+        return found
+    model = mapping(source.settings("configuration.json") or {}, "model", "configuration.json")
+    facts = mapping(model, "model_config", "configuration.json")
+    known = {"n_mels": facts.get("fbank_dim"), "sample_rate": facts.get("sample_rate")}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def three_d_speaker_front_end(source: Source, n_mels: int) -> FrontEnd:
+    """The front end of a 3D-Speaker checkpoint; absent settings have 3D-Speaker's usual values.
+
+    Raises:
+        ConfigError: they ask for features that are not supported.
+    """
+    given = {"n_mels": n_mels, "sample_rate": THREE_D_SPEAKER.sample_rate, "mean_nor": True}
+    given |= three_d_speaker_settings(source)
+    if not isinstance(given["mean_nor"], bool):
+        raise ConfigError(f"mean_nor must be true or false, not {shown(given['mean_nor'])}")
+    fields = {"n_mels": given["n_mels"], "sample_rate": given["sample_rate"]}
+    return _number_fields(fields, given["mean_nor"], THREE_D_SPEAKER)
+
+
+def _number_fields(fields: dict[str, Any], cmn: bool, usual: FrontEnd = WESPEAKER) -> FrontEnd:
     for key, value in fields.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not abs(value) <= MAX_NUMBER:
             raise ConfigError(f"{key} must be a number in its range, not {shown(value)}")
-        fields[key] = type(getattr(WESPEAKER, key))(value)
+        fields[key] = type(getattr(usual, key))(value)
         if fields[key] != value:
             raise ConfigError(f"{key} must be a whole number, not {shown(value)}")
-    return replace(WESPEAKER, **fields, cmn=cmn)
+    return replace(usual, **fields, cmn=cmn)
 
 
 def _only(settings: dict[str, Any], where: str, known: set[str]) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -43,6 +44,18 @@ def all_languages(labels: Sequence[str]) -> bool:
     found = [language(label.lower()) for label in labels]
     living = sum(item is not None and item.type() == "Living" for item in found)
     return None not in found and living >= 0.75 * len(found)
+
+
+def are_names(labels: Sequence[str]) -> bool:
+    """Whether most labels are names of languages, with a country or the like behind: "Arabic", "Chinese_Taiwan"."""
+    from iso639 import Lang
+    from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
+
+    found = 0
+    for label in labels:
+        with suppress(DeprecatedLanguageValue, InvalidLanguageValue):
+            found += len(label) > 3 and Lang(label.partition("_")[0]) is not None
+    return found > len(labels) / 2
 
 
 def match_language(code: str, labels: Sequence[str]) -> list[int]:

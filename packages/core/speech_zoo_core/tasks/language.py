@@ -11,7 +11,7 @@ import numpy as np
 
 from ..audio.samples import Array, Audio, Channel
 from ..audio.vad import SECONDS
-from ..errors import AudioError, ConfigError, InputError, shown
+from ..errors import AudioError, ConfigError, InputError, printable, shown
 from ..processes import evaluated
 from .audio_model import AudioModel
 from .iso639 import language_name, match_language
@@ -81,10 +81,12 @@ class AudioClassification(AudioModel):
     scale of the logits of a short clip.
     """
 
+    scale = 1.0  # of the logits before the softmax
+
     @cached_property
     def _languages(self) -> list[tuple[str, str]]:
-        """Label and name of each class."""
-        return [(label, label) for label in check_labels(self.config.id2label)]
+        """Label and name of each class, as they can be printed."""
+        return [(label, label) for label in map(printable, check_labels(self.config.id2label))]
 
     @property
     def labels(self) -> list[str]:
@@ -104,7 +106,7 @@ class AudioClassification(AudioModel):
         self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
     ) -> mx.array:
         """The log-probabilities of one clip, (L,) float32, in the order of `labels`; as `predict`."""
-        logits = self.logits(audio, sample_rate, channel=channel, vad=vad)
+        logits = self.scale * self.logits(audio, sample_rate, channel=channel, vad=vad)
         return evaluated(logits - mx.logsumexp(logits))
 
     def predict(
@@ -176,11 +178,11 @@ class AudioClassification(AudioModel):
             steps = slice(*(round(edge / front_end.sample_rate / SECONDS) for edge in (start, end)))
             weight = int(speaks[steps].sum())
             if weight:
-                window = _finite(self._forward(front_end(waveform[start:end])))
+                window = self.scale * _finite(self._forward(front_end(waveform[start:end])))
                 total += weight * np.array(mx.softmax(window, precise=True), np.float64)
                 evidence += weight * float(mx.logsumexp(window))
                 weights += weight
-        return mx.array((np.log(total / weights) + evidence / weights).astype(np.float32))
+        return mx.array(((np.log(total / weights) + evidence / weights) / self.scale).astype(np.float32))
 
     def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
         """Indices of the classes to choose among."""
@@ -199,7 +201,7 @@ class AudioClassification(AudioModel):
         self, logits: mx.array, top_k: int, chosen: list[int], min_score: float | None, min_logit: float | None
     ) -> list[Prediction]:
         among = logits[mx.array(chosen)]
-        scores, levels = np.array(mx.softmax(among, precise=True)), np.array(among)
+        scores, levels = np.array(mx.softmax(self.scale * among, precise=True)), np.array(among)
         order = np.argsort(-scores, kind="stable")[:top_k]
         best = [
             Prediction(code, float(scores[i]), name, float(levels[i]))
@@ -216,7 +218,7 @@ class LanguageIdentification(AudioClassification):
 
     @cached_property
     def _languages(self) -> list[tuple[str, str]]:
-        pairs = (label.partition(": ") for label in check_labels(self.config.id2label))
+        pairs = (printable(label).partition(": ") for label in check_labels(self.config.id2label))
         return [(code, name or language_name(code)) for code, _, name in pairs]
 
     def choose(self, languages: Sequence[str] | None) -> list[tuple[int, str, str]]:
