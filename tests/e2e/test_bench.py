@@ -1,5 +1,6 @@
 """`speech-zoo bench` in a fresh process: what it prints and writes, and what it refuses. Speed is never asserted."""
 
+import json
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from speech_zoo.bench import audio as audio_bench
 from speech_zoo.bench.process import KALDI
 from speech_zoo.bench.run import names
 
@@ -115,3 +117,16 @@ def test_a_clip_that_is_too_short(cli: Callable[..., Any]) -> None:
     said = cli("bench", "resnet34", "--seconds", "0.1", "--contenders", "ours").failed()
     assert said.startswith("bench: ours of resnet34: ")
     assert "too short" in said
+
+
+def test_what_comes_before_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(audio_bench, "RUNS", {name: run for name, run in audio_bench.RUNS.items() if "ours" in name})
+    audio_bench.run(1, True, seconds=20)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["decoding"]) == 3
+    for row in found["decoding"].values():
+        assert row["audio_seconds"] > 20
+        assert row["seconds"] > 0
+    assert 0 < found["speech_check"]["share"] < 1
+    audio_bench.run(1, False, seconds=1)
+    assert "the speech check of 10 s" in capsys.readouterr().out

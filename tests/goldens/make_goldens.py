@@ -10,6 +10,7 @@ and needs none of the above:
 - `features.safetensors`: log-mel features of kaldi-native-fbank and SpeechBrain, without CMN, as "front end/signal".
 - `embeddings.safetensors`: the oracles' embeddings before normalisation, as "case/signal" and "file/signal"; of
   `ecapa-lid` the log-probabilities, of `wav2vec2-*` the logits, of `speaker-proxy` the embeddings of unit length.
+- `silero.safetensors`: the probabilities of speech of Silero's ONNX file, as "signal".
 - `seeded.json`: names and shapes of the state dicts that the tests fill by `signals.seeded_weights`.
 - `tiny/`: small ResNets in the file forms that torch writes.
 
@@ -46,6 +47,7 @@ from parity_oracles import (
 )
 from safetensors.numpy import save
 from signals import ALL, RATE, waveforms
+from silero_oracles import silero_probabilities
 from speechbrain_files import SMALL, SMALL_PROXY
 from speechbrain_oracles import Proxy, SpeechBrain, speechbrain_features
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
@@ -57,6 +59,7 @@ FEATURE_SIGNALS = ("1 s", "0.3 s", "silence", "noise")
 SPEECHBRAIN_SIGNALS = ("1 s", "0.5 s", "0.3 s")
 SOME = ("voice 01", "voice 02", "voice 03", "0.3 s", "silence", "noise")
 TINY_SIGNAL = "voice 01"
+SILERO_SIGNALS = ("voice 01", "voice 03", "0.3 s", "silence", "noise")
 WAV2VEC2_SIGNALS = ("voice 01", "0.3 s", "noise")
 
 
@@ -175,6 +178,9 @@ def main() -> None:
     for file, oracle in write_tiny(HERE / "tiny").items():
         embeddings[f"{file}/{TINY_SIGNAL}"] = oracle.embed(TINY_SIGNAL)
     write_shipped(SHIPPED)
+    probabilities = {signal: silero_probabilities(waveforms()[signal]) for signal in SILERO_SIGNALS}
+    made_by = {"made_with": f"silero-vad {version('silero-vad')}, onnxruntime {version('onnxruntime')}"}
+    (HERE / "silero.safetensors").write_bytes(save(probabilities, made_by))
     packages = (
         "torch",
         "speakerlab",

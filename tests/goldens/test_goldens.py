@@ -29,6 +29,7 @@ from signals import (
     waveforms,
 )
 from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER, FrontEnd
+from speech_zoo_core.audio.vad import silero
 from speechbrain_files import LANGUAGES, SMALL, SMALL_PROXY, write_folder
 from torch_files import save_zip, state_dict
 from wav2vec2_files import VARIANTS, hf_folder, source_tensors
@@ -83,6 +84,16 @@ def test_features(front_end: FrontEnd, signal: str) -> None:
 @pytest.mark.parametrize("signal", ["1 s", "0.5 s", "0.3 s"])
 def test_speechbrain_features(n_mels: int, signal: str) -> None:
     check_features(replace(SPEECHBRAIN, n_mels=n_mels), f"speechbrain {n_mels}", signal)
+
+
+@pytest.mark.parametrize("signal", ["voice 01", "voice 03", "0.3 s", "silence", "noise"])
+def test_speech_detector(signal: str) -> None:
+    expected = load_file(HERE / "silero.safetensors")[signal]
+    padded = np.pad(waveforms()[signal], (64, -waveforms()[signal].size % 512))
+    steps = np.stack([padded[i : i + 576] for i in range(0, padded.size - 64, 512)])
+    found, state = silero()(mx.array(steps[:7]), np.zeros((2, 128), np.float32))  # in two pieces
+    more, _ = silero()(mx.array(steps[7:]), state)
+    assert np.abs(np.concatenate([found, more]) - expected).max() <= 1e-4
 
 
 def test_bundled_campplus() -> None:

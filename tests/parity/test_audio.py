@@ -22,6 +22,7 @@ import speech_zoo
 import torch
 from parity_oracles import REAL_CAMPPLUS, real_campplus, resnet, save_pyannote, save_wespeaker
 from signals import COSINE, RATE, best, cosine, voices
+from silero_oracles import silero_file, silero_probabilities, steps_of
 from sounds import written
 from speech_zoo_core.audio import load_audio
 from speech_zoo_core.audio.vad import Silero, silero, speech
@@ -204,18 +205,9 @@ def test_tensors_of_torch() -> None:
 # Silero
 
 
-def silero_file() -> Path:
-    spec = find_spec("silero_vad")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0], "data", "silero_vad_16k_op15.onnx")
-
-
 @pytest.mark.parametrize("name", [*voices(), "noise", "silence", "long"])
 def test_silero(name: str, record: Callable[..., None]) -> None:
     """Step by step through its ONNX file, as its own package calls it."""
-    import onnxruntime
-
     extra = {
         "noise": np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32) * np.float32(0.1),
         "silence": np.zeros(RATE, np.float32),
@@ -223,25 +215,18 @@ def test_silero(name: str, record: Callable[..., None]) -> None:
     }
     samples = extra.get(name, voices().get(name))
     assert samples is not None
-    session = onnxruntime.InferenceSession(str(silero_file().with_name("silero_vad.onnx")))
-    padded = np.pad(samples, (64, -samples.size % 512))
-    steps = np.stack([padded[i : i + 576] for i in range(0, padded.size - 64, 512)])
-    state, expected = np.zeros((2, 1, 128), np.float32), []
-    for step in steps:
-        inputs = {"input": step[None], "state": state, "sr": np.array(RATE)}
-        probability, state = session.run(None, inputs)
-        expected.append(probability[0, 0])
-    found, _ = silero()(mx.array(steps), np.zeros((2, 128), np.float32))
-    error = float(np.abs(found - np.array(expected)).max())
+    expected = silero_probabilities(samples)
+    found, _ = silero()(mx.array(steps_of(samples)), np.zeros((2, 128), np.float32))
+    error = float(np.abs(found - expected).max())
     record("Silero VAD", "bundled", "float32", name, f"{error:.1e}", "", "", str(PROBABILITY), "silero_vad.onnx")
     assert error <= PROBABILITY
     if name in voices():
-        loud = np.array(expected) >= 0.5
+        loud = expected >= 0.5
         assert (speech(samples, RATE) >= loud).all()  # what has begun goes on down to 0.35
 
 
 def test_the_bundled_silero_is_what_our_converter_makes_of_its_onnx_file() -> None:
-    graph = read_checkpoint(silero_file()).graph
+    graph = read_checkpoint(silero_file("silero_vad_16k_op15.onnx")).graph
     assert graph is not None
     source = {n: mx.array(x) for n, x in graph.constants.items() if n.startswith("model.") and x.dtype == np.float32}
     made = Silero().sanitize(source)
@@ -251,7 +236,7 @@ def test_the_bundled_silero_is_what_our_converter_makes_of_its_onnx_file() -> No
 
 def test_silero_s_other_file_is_read_too() -> None:
     """The one for tinygrad, of another training."""
-    source = read_checkpoint(silero_file().with_name("silero_vad_16k.safetensors")).tensors
+    source = read_checkpoint(silero_file("silero_vad_16k.safetensors")).tensors
     made = Silero().sanitize(source)
     assert {name: value.shape for name, value in made.items()} == {
         name: value.shape for name, value in parameters(silero()).items()

@@ -218,6 +218,32 @@ def test_vectors_of_another_checkpoint_are_refused(store: Any) -> None:
 # Files that are no stores
 
 
+def test_a_store_from_before_the_front_end_told_its_resampler(store: Any, tmp_path: Path) -> None:
+    checkpoint = store.checkpoint
+    older = StoreFile(store.path)
+    with older.writing(Checkpoint(checkpoint.before, checkpoint.name, checkpoint.dim)) as db:
+        add_clip(db, Clip("Ann", "0" * 64, "a.wav", np.ones(SIZE, "<f4").tobytes()))
+    with pytest.raises(SpeechZooError, match=r"voices\.sqlite is from before files were resampled as .* move it away"):
+        store.identify(clip(1, 0))
+    assert store.names() == {"Ann": 1}  # without a model it is a store like any other
+
+
+def test_enrolling_leaves_out_what_is_no_speech_and_identifying_does_not(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Listening(Echo):
+        def embed(self, audio: Any, sample_rate: int | None = None, **how: Any) -> mx.array:
+            asked.append(how)
+            return super().embed(audio, sample_rate)
+
+    for how in ({}, {"vad": False, "channel": 1}):
+        store = speech_zoo.VoiceStore(tmp_path / f"{len(asked)}.sqlite", Listening(), **how)
+        store.enroll("Ann", clip(1, 0))
+        store.identify(clip(1, 0))
+    default, other = {"channel": None, "vad": True}, {"channel": 1, "vad": False}
+    assert asked == [default | {"trim": True}, default, other | {"trim": False}, other]
+
+
 def held(path: Path) -> tuple[list[Clip], list[Recording]]:
     file = StoreFile(path)
     with file.reading() as db:

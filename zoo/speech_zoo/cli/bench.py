@@ -29,10 +29,18 @@ def bench(
     start: Annotated[
         bool, typer.Option("--start", help="Measure the start instead: the bundled model through mlx_audio.load.")
     ] = False,
+    audio: Annotated[
+        bool, typer.Option("--audio", help="Measure an hour of MP3 to samples, and the speech check instead.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a bar chart into this .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure models on this machine, next to their originals and stock MLX; large ones: memory to convert, too."""
+    if audio:
+        from ..bench import audio as audio_bench
+
+        audio_bench.run(repeats, as_json)
+        return
     if start:
         from ..bench import startup as start_bench
 
