@@ -94,13 +94,15 @@ def test_a_changed_copy_fails(cli: Run, tmp_path: Path) -> None:
 
 
 def test_an_original_that_is_not_installed(python: Run, original: Path, folder: Path) -> None:
-    out = python(WITHOUT_TORCH, "check", folder, "--reference", original).succeeded().out
+    result = python(WITHOUT_TORCH, "check", folder, "--reference", original)
+    out = result.out
+    assert (result.status, "--reference names the original" in result.err) == (3, True)
     assert out.startswith("Nothing was compared: torch")
     assert "pip install torch" in out
     facts = json.loads((folder / "parity.json").read_text())
     assert (facts["passed"], facts["oracle"], facts["clips"]) == (None, None, [])
     assert facts["checkpoint"].keys() == {"config.json", "model.safetensors"}
-    printed = python(WITHOUT_TORCH, "check", folder, "--json").succeeded().json
+    printed = python(WITHOUT_TORCH, "check", folder, "--json").json
     assert printed == json.loads((folder / "parity.json").read_text())
 
 
@@ -133,8 +135,9 @@ def test_the_repo_that_it_came_from(
     assert out.startswith(f"fetched org/tiny {commit} ")
     empty = {"HF_HOME": str(tmp_path / "empty")}
     hub.broken = True
-    out = python(WITH_ORACLE, "check", "zoo", env=hub_env | empty).succeeded().out
-    assert out.startswith("Nothing was compared: the original is not at hand: org/tiny")
+    result = python(WITH_ORACLE, "check", "zoo", env=hub_env | empty)
+    assert result.status == 3
+    assert result.out.startswith("Nothing was compared: the original is not at hand: org/tiny")
 
 
 def test_errors(cli: Run, folder: Path, original: Path, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_wrong_usage(cli: Run, tmp_path: Path, arguments: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_files_leave_nothing_behind(
+def test_bad_files_are_told_and_leave_nothing_behind(
     cli: Run, unchanged: Unchanged, tmp_path: Path, talk: Path, lid_folder: Path, speakers: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -154,7 +154,10 @@ def test_bad_files_leave_nothing_behind(
             command = ["lid", talk, name, "--timeline", "--model", lid_folder, "--output", "out.csv", "--format", "csv"]
         else:
             command = ["embed", talk, name, "--windows", "3/1.5", "--model", speakers, "--output", "out.safetensors"]
-        assert cli(*command).failed().startswith(message)
+        result = cli(*command)
+        assert result.status == 1 and result.err.startswith(f"error: {message}") and result.err.count("\n") == 1
+        Path(tmp_path, command[-1] if i % 2 == 0 else "out.csv").unlink()  # with what works
+        assert cli(*[part for part in command if part != talk]).failed().startswith(message)
     assert cli("lid", talk, "--timeline", "--model", speakers).failed().startswith(f"{speakers} is for speaker-emb")
     unchanged()
 

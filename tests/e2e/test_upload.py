@@ -43,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, converted: Path) -> Path:
     target = tmp_path_factory.mktemp("upload") / "tiny"
     shutil.copytree(converted, target)
     (target / "README.md").write_text(CARD)
-    return prove(target)
+    prove(target)
+    return target
 
 
 @pytest.fixture
