@@ -85,6 +85,20 @@ def test_a_process_whose_thread_used_a_model_ends_well(run_process: Run, tmp_pat
         run_process([sys.executable, "-c", ONE_THREAD, name], tmp_path, {"PYTHONPATH": path}).succeeded()
 
 
+LOAD = """
+import sys, threading, speech_zoo
+
+thread = threading.Thread(target=lambda: speech_zoo.load(sys.argv[1]).embed(sys.argv[2]))
+thread.start()
+thread.join()
+"""
+
+
+def test_a_process_whose_thread_loaded_a_model_ends_well(python: Run, clip: Path) -> None:
+    for _ in range(6):  # 5 of 10 aborted
+        python(LOAD, "campplus-zh-en", clip).succeeded()
+
+
 FORK = """
 import os, sys, speech_zoo
 

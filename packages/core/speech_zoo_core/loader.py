@@ -17,7 +17,7 @@ from .checkpoint.source import Source
 from .config import from_dict, to_dict
 from .errors import CheckpointError, ConfigError, RegistryError, SpeechZooError, shown
 from .layers import load_strict, parameters, quantize
-from .processes import check_process
+from .processes import check_process, zero_initialised
 from .registry import ModelSpec
 from .tasks.methods import with_methods
 from .tiles import on_cpu
@@ -155,7 +155,8 @@ def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str
     _check_sizes(config, weights, where)
     model_class = with_methods(spec.model, config.task)  # type: ignore[arg-type]  # a class can be hashed
     try:
-        model = model_class(config)
+        with zero_initialised():
+            model = model_class(config)
     except (ValueError, TypeError, ArithmeticError, MemoryError) as error:  # of MLX, on sizes
         raise ConfigError(f"the config of {where} gives no model: {error}") from error
     if config.quantization is not None:

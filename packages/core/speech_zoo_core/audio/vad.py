@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import AudioError
 from ..layers import load_strict, parameters
-from ..processes import evaluated
+from ..processes import evaluated, zero_initialised
 from .resample import Soxr
 from .samples import Array
 
@@ -106,7 +106,8 @@ def _recur(gates: Array, weight: Array, state: Array) -> tuple[Array, Array]:
 @cache
 def silero() -> Silero:
     """The bundled model."""
-    model = Silero()
+    with zero_initialised():
+        model = Silero()
     with as_file(files(__package__) / "silero" / "model.safetensors") as path:
         load_strict(model, mx.load(str(path)), str(path))  # type: ignore[arg-type]
     evaluated(list(parameters(model).values()))
