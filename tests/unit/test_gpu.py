@@ -46,7 +46,7 @@ def test_eight_buckets_an_octave() -> None:
 @pytest.mark.parametrize("name", AUDIO)
 def test_padding_to_a_bucket_changes_nothing(name: str) -> None:
     model = tiny_model(name)
-    assert model.masks
+    assert model.masks_padding
     padded, alone = outputs(model, [9000, 12345, 20000, 9000])
     assert np.allclose(padded, alone, atol=1e-5 * np.abs(alone).max())
 
@@ -56,8 +56,8 @@ def test_padding_to_a_bucket_changes_nothing(name: str) -> None:
 def test_wav2vec2(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Where zeros after a clip change its result there are no buckets, and clips of one length share a batch."""
     model = speech_zoo.load(hf_folder(tmp_path / "model", source_tensors(**settings), **settings))
-    assert model.masks == (not settings)
-    samples = [9000, 12345, 20000, 9000] if model.masks else [9000, 9000, 9000]
+    assert model.masks_padding == (not settings)
+    samples = [9000, 12345, 20000, 9000] if model.masks_padding else [9000, 9000, 9000]
     padded, alone = outputs(model, samples)
     assert np.allclose(padded, alone, atol=1e-5 * np.abs(alone).max())
 
@@ -107,8 +107,8 @@ def test_float16_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_speaker_proxy_stays_in_float32() -> None:
-    assert not tiny_model("speaker_proxy").half
-    assert tiny_model("ecapa_speechbrain").half
+    assert not tiny_model("speaker_proxy").half_precision
+    assert tiny_model("ecapa_speechbrain").half_precision
 
 
 @pytest.mark.usefixtures("on_a_gpu")

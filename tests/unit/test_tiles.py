@@ -22,7 +22,7 @@ def test_tiles_along_time(length: int, size: int, stride: int, spare: int) -> No
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "cpu_layers", lambda: True)
-        with tiles.allowed():
+        with tiles.with_cpu_layers():
             found = tiles.in_tiles(lambda part: calls.append(1) or convolved(part, stride), x, **arguments)
     assert len(calls) > 1 or length < 1.6 * size * stride
     assert mx.allclose(found, convolved(x, stride), atol=1e-5)
@@ -30,7 +30,7 @@ def test_tiles_along_time(length: int, size: int, stride: int, spare: int) -> No
 
 def test_several_inputs() -> None:
     x = mx.arange(40.0).reshape(1, 20, 2)
-    with tiles.allowed():
+    with tiles.with_cpu_layers():
         found = tiles.in_tiles(lambda a, b: a * b, x, x + 1, axis=1, size=4)
     assert mx.array_equal(found, x * (x + 1))
 
@@ -47,14 +47,14 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiles.cpu_layers()
     monkeypatch.setenv("SPEECH_ZOO_CPU_LAYERS", "0")
     assert not tiles.cpu_layers()
-    with tiles.allowed():
-        assert not tiles.is_allowed()
+    with tiles.with_cpu_layers():
+        assert not tiles.in_cpu_layers()
 
 
 def test_it_ends_with_its_block() -> None:
-    with pytest.raises(ZeroDivisionError), tiles.allowed():
+    with pytest.raises(ZeroDivisionError), tiles.with_cpu_layers():
         raise ZeroDivisionError
-    assert not tiles.is_allowed()
+    assert not tiles.in_cpu_layers()
 
 
 def test_a_total_is_that_of_the_whole() -> None:
@@ -64,6 +64,6 @@ def test_a_total_is_that_of_the_whole() -> None:
         return mx.sum(a * b, axis=1)
 
     expected = moment(x, y)
-    with tiles.allowed():
+    with tiles.with_cpu_layers():
         assert mx.allclose(tiles.total(moment, x, y, axis=1, size=10), expected, atol=1e-4)
     assert mx.array_equal(tiles.total(moment, x, y, axis=1, size=10), expected)

@@ -1,4 +1,4 @@
-"""GELU, exponentials and softmax attention in few passes over memory, where `tiles.allowed`; MLX's elsewhere.
+"""GELU, exponentials and softmax attention in few passes over memory, where `tiles.with_cpu_layers`; MLX's elsewhere.
 
 MLX's CPU backend takes 15 ns for an exponential and 30 ns for an erf; these polynomials take 4 and 5. Their errors are
 those of MLX's own: below 1e-6 for GELU, 4e-6 relative for the exponential.
@@ -9,7 +9,7 @@ import math
 import mlx.core as mx
 
 from . import layers
-from .tiles import each, in_tiles, is_allowed
+from .tiles import each, in_cpu_layers, in_tiles
 
 # erf(x) = 1 - 1 / (1 + a1 x + ... + a6 x^6)^16 for x >= 0: Abramowitz and Stegun, 7.1.28; here of x / sqrt(2).
 ERF = [
@@ -23,7 +23,7 @@ HEADS_AT_ONCE, FRAMES_AT_ONCE = 2, 128
 
 def gelu(x: mx.array) -> mx.array:
     """x times the standard normal distribution function of x; any shape."""
-    if not is_allowed() or x.dtype != mx.float32:
+    if not in_cpu_layers() or x.dtype != mx.float32:
         return layers.gelu(x)
     size = mx.abs(x)
     tail = mx.square(mx.square(mx.square(mx.square(_polynomial(ERF, size)))))
@@ -40,7 +40,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
     Returns:
         (B, H, T, D).
     """
-    if not is_allowed() or mask is not None or q.dtype != mx.float32:
+    if not in_cpu_layers() or mask is not None or q.dtype != mx.float32:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
     def heads(start: int) -> mx.array:
@@ -55,7 +55,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
 
 def exp(x: mx.array) -> mx.array:
     """The exponential of numbers that are not positive: (B, T, C) to (B, T, C)."""
-    if not is_allowed() or x.dtype != mx.float32:
+    if not in_cpu_layers() or x.dtype != mx.float32:
         return mx.exp(x)
     return in_tiles(_exp, x, axis=1, size=FRAMES_AT_ONCE)
 

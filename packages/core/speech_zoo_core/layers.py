@@ -104,10 +104,10 @@ def quantize(model: nn.Module, bits: int, group_size: int = GROUP_SIZE) -> None:
     if bits not in (4, 8) or group_size not in (32, 64, 128):
         raise ConfigError(f"cannot quantize to {bits} bits in groups of {group_size}; use 8 or 4 bits, groups of 32")
 
-    allowed = getattr(type(model), "quantizable", lambda _model, _name: True)
+    fits_model = getattr(type(model), "quantizable", lambda _model, _name: True)
 
     def fits(name: str, module: nn.Module) -> bool:
-        return isinstance(module, nn.Linear) and module.weight.shape[-1] % group_size == 0 and allowed(model, name)
+        return isinstance(module, nn.Linear) and module.weight.shape[-1] % group_size == 0 and fits_model(model, name)
 
     if not any(fits(name, module) for name, module in model.named_modules()):
         raise ConfigError("the model has no linear layer to quantize")

@@ -71,7 +71,7 @@ def _fastest(model: Any, stored: set[mx.Dtype]) -> mx.Dtype:
         return mx.float32
     if mx.bfloat16 in stored:
         return mx.bfloat16
-    return mx.float16 if model.half or mx.float16 in stored else mx.float32
+    return mx.float16 if model.half_precision or mx.float16 in stored else mx.float32
 
 
 def parse_dtype(dtype: str) -> mx.Dtype:

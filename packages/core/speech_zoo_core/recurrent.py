@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .tiles import is_allowed
+from .tiles import in_cpu_layers
 
 
 class BiLSTM(nn.Module):
@@ -33,7 +33,7 @@ class BiLSTM(nn.Module):
         gates = both @ (self.weight_ih * scale[:, None]).transpose(0, 2, 1) + (self.bias * scale)[:, None]
         gates = gates.reshape(2, frames, batch, 4 * hidden)
         weight = (self.weight_hh * scale[:, None]).transpose(0, 2, 1)
-        states = (_numpy_steps if is_allowed() and x.dtype == mx.float32 else _steps)(gates, weight)
+        states = (_numpy_steps if in_cpu_layers() and x.dtype == mx.float32 else _steps)(gates, weight)
         return mx.concatenate([states[0], states[1, ::-1]], axis=-1).transpose(1, 0, 2)
 
 

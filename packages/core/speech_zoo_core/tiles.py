@@ -23,45 +23,45 @@ def cpu_layers() -> bool:
 
 
 @contextmanager
-def allowed() -> Iterator[None]:
+def with_cpu_layers() -> Iterator[None]:
     """Within it, on a CPU, `each` and `in_tiles` evaluate what they compute.
 
     Outside of it they stay lazy, so that a model can be differentiated and compiled.
     """
-    before = is_allowed()
-    _thread.allowed = cpu_layers()
+    before = in_cpu_layers()
+    _thread.cpu_layers = cpu_layers()
     try:
         yield
     finally:
-        _thread.allowed = before
+        _thread.cpu_layers = before
 
 
-def is_allowed() -> bool:
-    """Whether this thread is within `allowed`, on a CPU."""
-    return getattr(_thread, "allowed", False)
+def in_cpu_layers() -> bool:
+    """Whether this thread is within `with_cpu_layers`, on a CPU."""
+    return getattr(_thread, "cpu_layers", False)
 
 
 @contextmanager
-def traced() -> Iterator[None]:
+def while_tracing() -> Iterator[None]:
     """Within it, a model is compiled: it must look at no value, and takes its arguments as checked."""
-    _thread.traced = True
+    _thread.tracing = True
     try:
         yield
     finally:
-        _thread.traced = False
+        _thread.tracing = False
 
 
-def is_traced() -> bool:
-    """Whether this thread is within `traced`."""
-    return getattr(_thread, "traced", False)
+def in_trace() -> bool:
+    """Whether this thread is within `while_tracing`."""
+    return getattr(_thread, "tracing", False)
 
 
 def each(fn: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
-    """`fn` of every item, in order; each evaluated before the next where `allowed`."""
+    """`fn` of every item, in order; each evaluated before the next where `with_cpu_layers`."""
     results = []
     for item in items:
         results.append(fn(item))
-        if is_allowed():
+        if in_cpu_layers():
             mx.eval(results[-1])
     return results
 
@@ -69,7 +69,7 @@ def each(fn: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
 def in_tiles(
     fn: Callable[..., mx.array], *xs: mx.array, axis: int, size: int, halo: int = 0, stride: int = 1
 ) -> mx.array:
-    """`fn(*xs)`, computed in tiles along an axis where `allowed`.
+    """`fn(*xs)`, computed in tiles along an axis where `with_cpu_layers`.
 
     Args:
         fn: a part of a network that sees at most `halo` positions to each side, pads both ends itself, and gives one
@@ -80,7 +80,7 @@ def in_tiles(
     """
     length = xs[0].shape[axis]
     count = round(length / size)
-    if not is_allowed() or count < 2:
+    if not in_cpu_layers() or count < 2:
         return fn(*xs)
     mx.eval(xs)
     step = -(-length // (count * stride)) * stride
@@ -97,8 +97,8 @@ def in_tiles(
 
 
 def total(fn: Callable[..., mx.array], *xs: mx.array, axis: int, size: int) -> mx.array:
-    """`fn(*xs)`, a sum over an axis, computed as the sum of its tiles' where `allowed`; arguments as `in_tiles`."""
-    if not is_allowed() or xs[0].shape[axis] <= size:
+    """`fn(*xs)`, a sum over an axis, as the sum of its tiles' where `with_cpu_layers`; arguments as `in_tiles`."""
+    if not in_cpu_layers() or xs[0].shape[axis] <= size:
         return fn(*xs)
     mx.eval(xs)
     starts = range(0, xs[0].shape[axis], size)

@@ -22,7 +22,7 @@ from speech_zoo_core.layers import ScaleShift, leaky_relu, relu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tasks.speaker import SpeakerConfig
-from speech_zoo_core.tiles import in_tiles, is_allowed, total
+from speech_zoo_core.tiles import in_cpu_layers, in_tiles, total
 
 TILE = 1000  # frames that are computed at once on a CPU
 NORM_FLOOR = 1e-12  # torch.nn.functional.normalize
@@ -259,7 +259,7 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def _moments(self, x: mx.array, hidden: mx.array, mask: mx.array | None) -> tuple[mx.array, mx.array]:
         """Mean and variance, (B, C) each, under the softmax over time of the attention, on a CPU tile by tile."""
-        step = TILE if is_allowed() else x.shape[1]
+        step = TILE if in_cpu_layers() else x.shape[1]
         tiles = []
         for start in range(0, x.shape[1], step):
             here = slice(start, start + step)
@@ -269,7 +269,7 @@ class AttentiveStatisticsPooling(nn.Module):
             most = mx.max(logits, axis=1, keepdims=True)
             weights = exp(logits - most)
             sums = mx.sum(weights, axis=1), mx.sum(weights * x[:, here], axis=1)
-            if is_allowed():
+            if in_cpu_layers():
                 mx.eval(most, weights, sums)
             tiles.append((x[:, here], most[:, 0], weights, *sums))
         top = functools.reduce(mx.maximum, (most for _, most, *_ in tiles))
@@ -281,7 +281,7 @@ class AttentiveStatisticsPooling(nn.Module):
         around = mx.zeros(()) if self.moments == "raw" else mean[:, None]
         for scale, (part, _, weights, *_) in zip(scales, tiles, strict=True):
             variance = variance + scale * mx.sum(weights * mx.square(part - around), axis=1) / count
-            if is_allowed():
+            if in_cpu_layers():
                 mx.eval(variance)
         return mean, variance - mx.square(mean) if self.moments == "raw" else variance
 
@@ -323,7 +323,7 @@ class Model(nn.Module, AudioModel):
         return COSINE_SCALE if self.config.classifier == "cosine" else 1.0
 
     @property
-    def half(self) -> bool:  # type: ignore[override]
+    def half_precision(self) -> bool:  # type: ignore[override]
         """Whether float16 stays within the limits of parity; the speaker proxy, which is differentiated, is held to
         float32.
         """

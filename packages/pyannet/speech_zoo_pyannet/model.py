@@ -117,7 +117,7 @@ class SincNet(nn.Module):
 class Model(nn.Module, AudioModel):
     """Waveforms to the log-probabilities of sets of speakers; computes in float32, whatever its weights are kept in."""
 
-    pads = masks = False  # the norms take in the whole window, as it was padded
+    batches_unequal = masks_padding = False  # the norms take in the whole window, as it was padded
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

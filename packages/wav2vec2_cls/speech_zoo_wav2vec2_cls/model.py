@@ -22,7 +22,7 @@ from speech_zoo_core.functions import attention, gelu
 from speech_zoo_core.layers import gelu_tanh, relu, silu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
-from speech_zoo_core.tiles import each, in_tiles, is_allowed, is_traced
+from speech_zoo_core.tiles import each, in_cpu_layers, in_tiles, in_trace
 
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
@@ -332,7 +332,7 @@ class Wav2Vec2(nn.Module):
     def _extracted(self, x: mx.array) -> mx.array:
         """The feature extractor: (B, N, 1) to (B, T, C)."""
         layers = list(self.feature_extractor["conv_layers"])
-        if not is_allowed():
+        if not in_cpu_layers():
             return _in_turn(layers, x)
         if layers[0].over_time:
             x = layers.pop(0)(x)  # its norm needs the whole clip
@@ -373,16 +373,16 @@ class Model(nn.Module, AudioModel):
         return samples
 
     @property
-    def pads(self) -> bool:  # type: ignore[override]
+    def batches_unequal(self) -> bool:  # type: ignore[override]
         """Whether clips of different length may share a batch."""
         return self.config.attention_mask
 
     @property
-    def masks(self) -> bool:  # type: ignore[override]
+    def masks_padding(self) -> bool:  # type: ignore[override]
         """Whether zeros after a clip leave its result as it is: not where the norm of the whole clip, or the adapter's
         convolutions, see them.
         """
-        return self.pads and self.config.feat_extract_norm == "layer" and not self.config.add_adapter
+        return self.batches_unequal and self.config.feat_extract_norm == "layer" and not self.config.add_adapter
 
     def _frames(self, samples: Any) -> Any:
         """Frames that the feature extractor makes of samples, a number or an array."""
@@ -410,7 +410,7 @@ class Model(nn.Module, AudioModel):
         frames = mask = None
         if lengths is not None:
             frames = self._frames(lengths)
-            if not is_traced():
+            if not in_trace():
                 x = x[:, : int(np.array(lengths).max())]
             mask = mx.arange(self._frames(x.shape[1]))[None] < frames[:, None]
         states = self.wav2vec2(x.astype(self.classifier.weight.dtype), mask)

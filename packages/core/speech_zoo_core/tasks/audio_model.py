@@ -14,7 +14,7 @@ from ..audio.vad import check_speech, only_speech, speech
 from ..errors import AudioError, ConfigError, InputError
 from ..processes import check_process, evaluated
 from ..progress import progress
-from ..tiles import allowed, is_traced, on_cpu, traced
+from ..tiles import in_trace, on_cpu, while_tracing, with_cpu_layers
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
 BATCH_SECONDS = 160.0  # of padded audio per forward pass, to bound memory
@@ -30,9 +30,9 @@ class AudioModel:
 
     config: Any
     min_frames: int
-    pads = True  # whether clips of different length may share a batch
-    masks = True  # whether zeros after a clip, with its length given, leave its result as it is
-    half = True  # whether float16 stays within the limits of parity
+    batches_unequal = True  # whether clips of different length may share a batch
+    masks_padding = True  # whether zeros after a clip, with its length given, leave its result as it is
+    half_precision = True  # whether float16 stays within the limits of parity
     default_sample_rate: int | None = None  # in Hz, of samples that come without one; None refuses them
 
     @property
@@ -118,7 +118,7 @@ class AudioModel:
 
     def _check_lengths(self, lengths: mx.array | None, size: int, count: int) -> None:
         """Raises InputError unless `lengths` gives `count` clips at least `min_frames` and at most `size` frames."""
-        if lengths is None or is_traced():
+        if lengths is None or in_trace():
             return
         sizes = np.array(lengths)
         if sizes.shape != (count,) or sizes.dtype.kind not in "iu":
@@ -159,8 +159,8 @@ class AudioModel:
                         bar.update()
                     else:
                         clips[i] = front_end(waveform)
-                for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.pads):
-                    with allowed():
+                for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.batches_unequal):
+                    with with_cpu_layers():
                         outputs = self._batch([clips[i] for i in batch])
                         evaluated(outputs)
                     found.update(zip(batch, outputs, strict=True))
@@ -170,7 +170,7 @@ class AudioModel:
 
     def _forward(self, clip: mx.array) -> mx.array:
         """The raw output (D,) of one clip's features (T, F), evaluated."""
-        with allowed():
+        with with_cpu_layers():
             output = self._batch([clip])[0]
             evaluated(output)
         return output
@@ -181,7 +181,7 @@ class AudioModel:
 
     def _batch(self, clips: list[mx.array]) -> mx.array:
         """Raw outputs (B, D) of clips (T_i, F); on a GPU compiled, once for all lengths of a bucket."""
-        if on_cpu() or not self.masks:
+        if on_cpu() or not self.masks_padding:
             return self._padded(clips)
         sizes = [len(clip) for clip in clips]
         size = bucket(max(sizes))
@@ -193,7 +193,7 @@ class AudioModel:
         """The model, compiled for each shape that it is given; its weights are looked up at every call."""
 
         def run(x: mx.array, lengths: mx.array) -> mx.array:
-            with traced():
+            with while_tracing():
                 return self(x, lengths)
 
         return mx.compile(run, inputs=self.state)  # type: ignore[attr-defined, no-any-return]
