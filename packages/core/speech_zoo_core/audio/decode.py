@@ -51,6 +51,8 @@ class Decoder:
             if not self._container.streams.audio:
                 raise AudioError(f"{self.name} holds no audio")
             self._stream = self._container.streams.best("audio") or self._container.streams.audio[0]
+            if self._stream.codec_context is None:  # PyAV 17 and earlier do not survive to decode such a stream
+                raise AudioError(f"{self.name} is not audio that can be decoded: FFmpeg has no decoder for it")
             self._given = self._promised(counted)
             self._failed, self._undecodable = 0, 0.0  # packets; their seconds, where these are known
             self._frames = self._decoded()
