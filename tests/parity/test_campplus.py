@@ -49,3 +49,38 @@ def test_wespeaker_embedding_size(tmp_path: Path, compare: Compare) -> None:
     oracle = wespeaker_campplus(seed=12, embed_dim=192)
     folder = save_wespeaker(tmp_path / "ws", oracle, "CAMPPlus", embed_dim=192)
     compare(speech_zoo.load(folder), oracle, "CAM++ WeSpeaker, 192-d", "avg_model.pt + config.yaml", signals=BRIEF)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("opset", [11, 17])
+def test_onnx(opset: int, dynamic: bool, tmp_path: Path) -> None:
+    """3D-Speaker's own export (speakerlab/bin/export_speaker_embedding_onnx.py), against onnxruntime on it."""
+    import mlx.core as mx
+    import numpy as np
+    import onnxruntime
+    import torch
+    from parity_oracles import seeded
+    from speakerlab.models.campplus.DTDNN import CAMPPlus
+
+    module = seeded(CAMPPlus(feat_dim=80, embedding_size=192), 5)
+    path = tmp_path / "campplus.onnx"
+    axes = {"feature": {0: "batch", 1: "frame"}, "embedding": {0: "batch"}}
+    torch.onnx.export(
+        module,
+        (torch.randn(1, 345, 80),),
+        str(path),
+        opset_version=opset,
+        dynamo=False,
+        input_names=["feature"],
+        output_names=["embedding"],
+        dynamic_axes=axes if dynamic else None,
+    )
+    model = speech_zoo.load(path)
+    assert (model.config.front_end.window, model.config.pool_eps) == ("povey", 0.0)
+    features = np.random.default_rng(0).standard_normal((1, 345, 80)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(features)).numpy()[0]
+    assert np.allclose(session.run(None, {"feature": features})[0][0], expected, rtol=1e-3, atol=1e-4)
+    found = np.array(model(mx.array(features)))[0]
+    assert found @ expected / np.linalg.norm(found) / np.linalg.norm(expected) >= 0.999999

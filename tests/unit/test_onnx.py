@@ -548,4 +548,36 @@ def test_an_ecapa_of_one_layer(tmp_path: Path) -> None:
     exporter = EcapaExporter(wespeaker_ecapa(tiny_source("ecapa_wespeaker")), fold=False, rename=True)
     exporter.tdnn(exporter.node("Transpose", ["feats"], perm=[0, 2, 1]), "layer1.conv", "layer1.bn")
     exporter.nodes[-1].output[0] = "embs"
-    assert "is not a WeSpeaker ECAPA-TDNN" in refusal(exporter.save(tmp_path / "model.onnx"), load)
+    assert "looks like a WeSpeaker ECAPA-TDNN" in refusal(exporter.save(tmp_path / "model.onnx"), load)
+
+
+def test_a_graph_of_a_family_that_is_not_read_from_onnx(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((8, 1, 10), np.float32), "model.wav2vec2.feature_extractor.conv.weight")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", weight.name], ["y"])], "g", ends[:1], ends[1:], [weight])
+    (tmp_path / "model.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert "looks like a Wav2Vec2, which is read from transformers' files only" in refusal(
+        tmp_path / "model.onnx", load
+    )
+
+
+@pytest.mark.parametrize("family", ["resnet", "ecapa"])
+def test_half_precision_with_a_cast_at_the_end(tmp_path: Path, family: str) -> None:
+    if family == "resnet":
+        plain = Exporter(tiny_source("basic"), fold=True, rename=True).export(CONFIG, tmp_path / "plain.onnx")
+    else:
+        weights = wespeaker_ecapa(tiny_source("ecapa_wespeaker"))
+        plain = EcapaExporter(weights, fold=False, rename=True).ecapa(tmp_path / "plain.onnx")
+    model = onnx.load(str(plain))
+    for tensor in model.graph.initializer:
+        x = numpy_helper.to_array(tensor)
+        if x.dtype.kind == "f":
+            tensor.CopyFrom(numpy_helper.from_array(x.astype(np.float16), tensor.name))
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["last" if name == output else name for name in node.output]
+    model.graph.node.append(helper.make_node("Cast", ["last"], [output], to=TensorProto.FLOAT))
+    onnx.save(model, str(tmp_path / "half.onnx"))
+    x = mx.random.normal((1, 60, 16), key=mx.random.key(0))
+    a, b = (np.array(load(path)(x))[0] for path in (plain, tmp_path / "half.onnx"))
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.9999

@@ -8,12 +8,14 @@ from speech_zoo_core.audio.front_end import THREE_D_SPEAKER
 from speech_zoo_core.checkpoint.source import Source
 from speech_zoo_core.oracle import (
     KALDI,
+    ONNXRUNTIME,
     TORCH,
     WESPEAKER,
     Oracle,
     Package,
     fbank_oracle,
     fill,
+    onnx_oracle,
     read_tensors,
     require,
     save_state,
@@ -31,6 +33,11 @@ SPEAKERLAB = Package("speakerlab", "speakerlab==0.0.6", alone=True)
 
 def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     """See `ModelSpec.oracle`."""
+    if config.source["form"].endswith("ONNX"):
+        require(ONNXRUNTIME, KALDI)
+        source = original()
+        features = wespeaker_fbank if config.pool_eps else three_d_speaker_fbank
+        return onnx_oracle(source.main_file, features(source, config.feat_dim))
     package = WESPEAKER if config.source["form"].startswith("WeSpeaker") else SPEAKERLAB
     require(TORCH, KALDI, package)
     source = original()

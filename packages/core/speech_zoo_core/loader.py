@@ -131,6 +131,9 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
             problems.append(error)
         except RegistryError as error:
             LOG.warning("%s", error)
+        except Exception as error:  # a package's own fault must not keep the others from what they know
+            LOG.debug("%s", name, exc_info=True)
+            problems.append(CheckpointError(f"{source.main_file} cannot be read as {name}: {error!r}"))
         else:
             if found:
                 return spec, from_dict(spec.config, found.config, str(source.path)), found.weights, found.form

@@ -15,7 +15,7 @@ class _Walk(Walk):
 
     def expect(self, node: Node | None, what: str) -> Node:
         if node is None:
-            raise CheckpointError(f"the graph is not a WeSpeaker ECAPA-TDNN: {what}")
+            raise CheckpointError(f"the graph looks like a WeSpeaker ECAPA-TDNN, but {what}")
         return node
 
     def convolution(self, node: Node, name: str, dilation: int = 1) -> str:
@@ -136,7 +136,8 @@ def from_graph(graph: Graph) -> dict[str, mx.array] | None:
     """
     walk = _Walk(graph)
     first = walk.next(graph.inputs[0], "Conv") if len(graph.inputs) == 1 else None
-    if first is None or walk.constant(first, 1).ndim != 3:
+    norms = any(node.op == "BatchNormalization" for node in graph.nodes)
+    if first is None or set(graph.kernel_ranks()) != {3} or not norms:
         return None
     value = walk.tdnn(first, "layer1.conv", "layer1.bn")
     outputs = []

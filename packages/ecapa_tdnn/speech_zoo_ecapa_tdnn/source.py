@@ -51,9 +51,12 @@ def recognise(source: Source) -> Recognised | None:
     checkpoint = source.checkpoint
     if checkpoint.graph is not None:
         weights = from_graph(checkpoint.graph)
+        if weights is None:
+            return None
         settings = wespeaker_settings(source)
-        front_end = WESPEAKER if settings is None else front_end_of(settings)
-        return None if weights is None else _wespeaker(weights, front_end, "WeSpeaker ONNX")
+        n_mels = shape_of(weights, "layer1.conv.weight", 3)[1]
+        front_end = FrontEnd(n_mels=n_mels) if settings is None else front_end_of(settings)
+        return _wespeaker(weights, front_end, "WeSpeaker ONNX")
     proxy = checkpoint.extra.get("config")
     if isinstance(proxy, dict) and proxy.keys() >= PROXY_CONFIG_KEYS:
         return _proxy(checkpoint, str(source.main_file))

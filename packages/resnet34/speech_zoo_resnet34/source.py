@@ -109,24 +109,15 @@ def _from_graph(graph: Graph, settings: dict[str, Any] | None) -> Recognised | N
     """Map an exported ResNet by its structure; BatchNorm may be folded already, names may be anything."""
     walk = ResNetWalk(graph)
     first = walk.next(graph.inputs[0], "Conv") if len(graph.inputs) == 1 else None
-    if first is None or walk.constant(first, 1).shape[1:] != (1, 3, 3):
+    if first is None or not {*graph.kernel_ranks()} <= {4} or walk.constant(first, 1).shape[1:] != (1, 3, 3):
         return None
     relu = walk.next(walk.convolution(first, "conv1"), "Relu")
     if relu is None:
         return None
-    value, counts, kinds = relu.outputs[0], [0], set()
-    while branches := walk.branches(value):
-        if max(stride_of(node) for node in branches[-1]) > 1:  # opens a stage
-            counts.append(0)
-        value = walk.block(branches, f"layer{len(counts)}.{counts[-1]}")
-        kinds.add(len(branches[-1]))
-        counts[-1] += 1
-    if len(counts) != len(STRIDES) or len(kinds) != 1:
-        raise CheckpointError(f"the graph has stages of {counts} blocks; a WeSpeaker ResNet has four of one kind")
-    forbidden = {node.op for node in graph.nodes} & {"Softmax", "Tanh", "LSTM", "GRU", "Sigmoid"}
-    if forbidden:
-        raise CheckpointError(f"the graph pools with {', '.join(sorted(forbidden))}; only TSTP pooling is supported")
-    walk.head()
+    try:
+        _follow(walk, relu.outputs[0])
+    except CheckpointError as error:
+        raise CheckpointError(f"the graph looks like a WeSpeaker ResNet, but {error}") from error
     # In MLX's layout, as a converted checkpoint: with the BatchNorms gone, nothing tells the layout of a square kernel.
     weights = {
         name: mx.array(np.ascontiguousarray(np.moveaxis(value, 1, -1) if value.ndim == 4 else value, np.float32))
@@ -137,3 +128,20 @@ def _from_graph(graph: Graph, settings: dict[str, Any] | None) -> Recognised | N
         _compare(shape, settings)
     front_end = FrontEnd(n_mels=shape["feat_dim"]) if settings is None else front_end_of(settings)
     return Recognised(_config(shape, front_end), weights, "WeSpeaker ONNX")
+
+
+def _follow(walk: ResNetWalk, value: str) -> None:
+    """Record the stages and the embedding layers that follow the first convolution."""
+    counts, kinds = [0], set()
+    while branches := walk.branches(value):
+        if max(stride_of(node) for node in branches[-1]) > 1:  # opens a stage
+            counts.append(0)
+        value = walk.block(branches, f"layer{len(counts)}.{counts[-1]}")
+        kinds.add(len(branches[-1]))
+        counts[-1] += 1
+    if len(counts) != len(STRIDES) or len(kinds) != 1:
+        raise CheckpointError(f"the graph has stages of {counts} blocks; a WeSpeaker ResNet has four of one kind")
+    forbidden = {node.op for node in walk.graph.nodes} & {"Softmax", "Tanh", "LSTM", "GRU", "Sigmoid"}
+    if forbidden:
+        raise CheckpointError(f"the graph pools with {', '.join(sorted(forbidden))}; only TSTP pooling is supported")
+    walk.head()

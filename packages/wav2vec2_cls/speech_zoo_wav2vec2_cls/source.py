@@ -28,6 +28,12 @@ def recognise(source: Source) -> Recognised | None:
         ConfigError: its settings contradict its tensors, or ask for something unsupported.
         CheckpointError: it has no classification head, or its `config.json` is missing.
     """
+    graph = source.checkpoint.graph
+    if graph is not None:
+        names = (*graph.constants, *(name for node in graph.nodes for name in node.outputs))
+        if not any("wav2vec2" in name for name in names):
+            return None
+        raise CheckpointError(f"{source.main_file} looks like a Wav2Vec2, which is read from transformers' files only")
     settings = source.settings("config.json") or {}
     if settings.get("model_type") != "wav2vec2":
         if settings or not any("encoder.pos_conv_embed." in name for name in source.checkpoint.tensors):

@@ -61,11 +61,16 @@ class Graph:
         """The nodes that read a value."""
         return self._consumers.get(value, [])
 
+    def kernel_ranks(self) -> list[int]:
+        """Dimensions of the weights of the convolutions, in order: 3 for those over time, 4 for those over images."""
+        weights = [self.constants.get(node.inputs[1]) for node in self.nodes if node.op == "Conv" and node.inputs[1:]]
+        return [weight.ndim for weight in weights if weight is not None]
+
 
 class Walk:
     """Follows the data from the input of an exported graph to its output, whatever the initialisers are called."""
 
-    SKIPPED = ("Transpose", "Unsqueeze", "Identity", "Cast")
+    SKIPPED = ("Transpose", "Unsqueeze", "Squeeze", "Identity", "Cast")
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -164,6 +169,8 @@ def read_graph(path: Path) -> Graph:
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
             if node.op_type == "Constant" and "value" in attributes:
                 constants[node.output[0]] = external.array(attributes["value"])
+            elif node.op_type == "Identity" and node.input[0] in constants:  # equal tensors are stored once
+                constants[node.output[0]] = constants[node.input[0]]
             else:
                 own = node.domain in ("", "ai.onnx")
                 op = node.op_type if own else f"{node.domain}::{node.op_type}"
