@@ -72,7 +72,7 @@ samples = (np.random.default_rng(0).standard_normal(16000) * 0.1).astype("f4")
 model = tiny_model(sys.argv[1])
 mx.eval(model.parameters())
 call = getattr(model, "embed", None) if model.config.task == "speaker-embedding" else model.logits
-thread = threading.Thread(target=lambda: call((samples, 16000)))
+thread = threading.Thread(target=lambda: call((samples, 16000), vad=False))
 thread.start()
 thread.join()
 """

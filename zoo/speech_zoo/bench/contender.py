@@ -57,7 +57,7 @@ def ours(model: str, half: bool = False) -> Contender:
 
         def run(clips: Array) -> Array:
             # What embed_batch and predict_batch do, up to the raw output.
-            rows = loaded._outputs(list(clips), loaded.sample_rate, "bench")
+            rows = loaded._outputs(list(clips), "bench", loaded.sample_rate, None, vad=False)
             return np.array(mx.stack(rows).astype(mx.float32))
 
     return Contender(run, f"mlx-speech-zoo {__version__}", mlx_device(), *blas())

@@ -62,7 +62,7 @@ def profile(model: str, seconds: float, layers: int, repeats: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as directory:
         loaded = load(subject(model, layers, Path(directory)).ref, dtype="float32")
     clip = speech(seconds, 1, loaded.sample_rate)[0]
-    run = partial(loaded._outputs, [clip], loaded.sample_rate, "profile")
+    run = partial(loaded._outputs, [clip], "profile", loaded.sample_rate, None, vad=False)
     plain = _median(run, repeats)
     runs = []
     for _ in range(repeats):
