@@ -122,6 +122,7 @@ USAGE = {
     "embed a.wav --windows 3/x": "--windows takes",
     "embed a.wav --windows 3/4": "a hop is between",
     "embed a.wav --windows nan/1": "a window is",
+    "embed --manifest a.jsonl --output out --no-vad": "--no-vad goes with FILE…, not with --manifest",
     "embed a.wav --windows 3/1 --trim": "--trim goes with FILE…, without --windows",
     "embed a.wav --windows 3/1 --output a.npz": "--output must end in .safetensors",
 }

@@ -63,7 +63,7 @@ def embed(
     if windows is not None or manifest is not None:
         only_for("FILE…, without --windows or --manifest", trim=trim or None)
     if manifest is not None:
-        only_for("FILE…, not with --manifest", windows=windows, channel=channel)
+        only_for("FILE…, not with --manifest", windows=windows, channel=channel, **({} if vad else {"no-vad": True}))
         if given or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
         embed_corpus(manifest, output, model, as_json, shard)
