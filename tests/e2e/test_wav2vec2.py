@@ -65,7 +65,7 @@ def test_shards_from_the_hub(cli: Run, tmp_path: Path, clip: Path, hub: Loopback
     [
         ({"architectures": ["Wav2Vec2ForCTC"]}, "holds a Wav2Vec2ForCTC"),
         ({"id2label": {"0": "eng", "1": "fra"}}, "names 2 labels, the classifier has 3 classes"),
-        ({"pooling_mode": "max"}, "pooling_mode"),
+        ({"hidden_act": "mish"}, "hidden_act"),
     ],
 )
 @pytest.mark.parametrize("command", ["lid", "convert"])

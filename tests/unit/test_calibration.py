@@ -350,7 +350,7 @@ def changed(**changes: Any) -> str:
         ('{"format": 1, "thresholds": {"one": 0.4}}', "thresholds.json: one must be a JSON object"),
         (changed(threshold=1.5), "threshold is a cosine"),
         (changed(threshold="0.5"), "threshold"),
-        (changed(threshold=math.nan), "threshold is a cosine"),
+        (changed(threshold=math.nan), "'threshold' is out of range"),
         (changed(target_histogram=[1, 2]), "a histogram has 100 bins"),
         (changed(colour="red"), "colour"),
         ('{"format": 2, "limits": {}}', "was written by a newer mlx-speech-zoo; update"),

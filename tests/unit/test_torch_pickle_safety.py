@@ -297,7 +297,7 @@ def test_records_that_are_kept_are_never_imported(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
     content = {"state_dict": tf.state_dict({"a": MATRIX}), "extra": Name("pyannote", "Anything")()}
     assert list(read_checkpoint(tf.save_zip(tmp_path / "model.pt", content)).tensors) == ["a"]
-    assert "pyannote" not in sys.modules
+    assert getattr(sys.modules.get("pyannote"), "__file__", None) != str(package / "__init__.py")
 
 
 @pytest.mark.parametrize("code", [b"\x82\xf0", b"\x83\xf0\0", b"\x84\xf0\0\0\0"])

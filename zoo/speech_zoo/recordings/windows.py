@@ -26,6 +26,7 @@ from speech_zoo_core.tiles import on_cpu, with_cpu_layers
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 SPEECH_SHARE = 0.2  # of a window's steps that must hold speech
+ROUNDING = 1e-9  # of steps: a window that ends with a step holds it
 MIN_HOP, MAX_WINDOW = 0.1, 60.0  # seconds
 BATCH = 16  # windows at a time
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
@@ -171,10 +172,11 @@ class _Heard:
         """The window from a sample on; what lies before it is forgotten."""
         rate, at = self._rate, start - self._first
         samples = self._samples[at : at + size].copy()
-        first, last = math.ceil(start / rate / SECONDS), math.floor((start + size) / rate / SECONDS)
+        first = math.ceil(start / rate / SECONDS - ROUNDING)
+        last = math.floor((start + size) / rate / SECONDS + ROUNDING)
         last = max(last, first + 1)  # of a window that is shorter than a step
         speech = self._speech[first - self._first_step : last - self._first_step].copy()
-        gone = int(start / rate / SECONDS) - self._first_step
+        gone = int(start / rate / SECONDS + ROUNDING) - self._first_step
         self._samples, self._first = self._samples[at:], start
         self._speech, self._first_step = self._speech[gone:], self._first_step + gone
         return Clip(Window(start / rate, (start + size) / rate), samples, speech)

@@ -44,8 +44,10 @@ def with_methods(model: Any, task: str) -> Any:
             return super().__getattr__(name)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            _, (_, *arguments), *state = super().__reduce_ex__(protocol)
-            return (_new, (model, task, *arguments), *state)
+            _, (_, *arguments), state, *rest = super().__reduce_ex__(protocol)
+            if isinstance(state, dict):
+                state = {key: value for key, value in state.items() if key != "_compiled"}
+            return (_new, (model, task, *arguments), state, *rest)
 
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(Model, name, getattr(model, name))
