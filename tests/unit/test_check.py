@@ -102,7 +102,7 @@ def test_an_equal_checkpoint(speaker: tuple[Path, Path], with_oracle: Any) -> No
     assert parity.limits == {"features": 1e-3, "cosine": 0.999999}
     assert parity.not_compared == []
     assert parity.reference == {"sha256": json.loads((folder / "config.json").read_text())["source"]["sha256"]}
-    assert parity.machine.keys() == {"system", "device", "python", "packages"}
+    assert parity.machine.keys() == {"system", "device", "tf32", "python", "packages"}
     assert "mlx" in parity.machine["packages"]
     assert read(folder) == parity
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from speech_zoo_core import registry
-from speech_zoo_core.errors import ConfigError, RegistryError
+from speech_zoo_core.errors import CheckpointError, ConfigError, RegistryError
 from speech_zoo_core.loader import load
 from speech_zoo_core.registry import GROUP, ModelSpec
 from speech_zoo_core.tasks.methods import TASKS
+from tiny_models import RESNET, wespeaker_folder
 
 
 def register(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
@@ -194,3 +195,48 @@ def test_a_type_that_a_new_package_brings(monkeypatch: pytest.MonkeyPatch, tmp_p
     vector = model.embed(np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10, 16000, vad=False)
     assert vector.shape == (3,)
     assert float(mx.linalg.norm(vector)) == pytest.approx(1)
+
+
+BROKEN = {
+    "raises": "raise ValueError('broken\\n at birth')",
+    "exits": "import sys; sys.exit('bye')",
+    "no Python": "def (:",
+    "divides": "1 / 0",
+    "asserts": "assert False",
+    "no SPEC": "",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN.values(), ids=list(BROKEN))
+def test_a_broken_package_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    (tmp_path / "somebody.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebody", raising=False)
+    register(monkeypatch, ("aaa", "somebody:SPEC"), ("resnet34", "speech_zoo_resnet34:SPEC"))
+    with pytest.raises(RegistryError, match="somebody:SPEC registers 'aaa' but fails"):
+        registry.get("aaa")
+    assert load(wespeaker_folder(tmp_path / "source", RESNET)).config.embed_dim == 8  # others know it
+    assert "somebody:SPEC registers 'aaa'" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["", ":", "a b:c", "no.such.package:SPEC", "json:dumps", "...", "json:x.y"])
+def test_a_broken_entry_point(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    register(monkeypatch, ("aaa", value), ("campplus", "speech_zoo_campplus:SPEC"))
+    assert "campplus-zh-en" in registry.bundled()
+    with pytest.raises(RegistryError, match="registers 'aaa'"):
+        registry.get("aaa")
+
+
+def test_a_package_that_fails_at_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+    from speech_zoo_core.registry import ModelSpec
+    SPEC = ModelSpec("aaa", "speaker-embedding", object, object, lambda source: {}["key"])
+    """
+    (tmp_path / "somebody.py").write_text(textwrap.dedent(code), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebody", raising=False)
+    register(monkeypatch, ("aaa", "somebody:SPEC"))
+    with pytest.raises(CheckpointError, match="cannot be read as aaa: KeyError"):
+        load(wespeaker_folder(tmp_path / "source", RESNET))

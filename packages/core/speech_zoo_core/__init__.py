@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import blas
+from . import blas, tf32
 from .errors import (
     AudioError,
     CheckpointError,
@@ -15,6 +15,7 @@ from .errors import (
 )
 
 blas.preload()
+tf32.disable()
 
 if TYPE_CHECKING:
     from .audio.front_end import FrontEnd

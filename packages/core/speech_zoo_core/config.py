@@ -28,7 +28,7 @@ def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
     try:
         return dacite.from_dict(cls, data, dacite.Config(strict=True))  # type: ignore[type-var]
     except (dacite.DaciteError, ConfigError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {str(error)[:500]}") from error
 
 
 def _check(cls: type[Any], data: dict[str, Any], where: str) -> None:

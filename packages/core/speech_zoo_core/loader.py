@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from . import blas, hub, registry
+from . import blas, hub, registry, tf32
 from .checkpoint.reader import in_memory
 from .checkpoint.source import Source
 from .config import from_dict, to_dict
@@ -54,6 +54,8 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     for name, tensor in parameters(model).items():  # one by one: a source's is freed before the next is read
         in_memory(name, tensor)
     blas.warn_if_slow()
+    if _dtype(model) == "float32":
+        tf32.warn_if_on()
     what = f"{spec.model_type} ({form}), {_dtype(model)} on {mx.default_device().type.name}"
     LOG.info("loaded %s: %s, %.2f s", ref, what, time.perf_counter() - start)
     return model

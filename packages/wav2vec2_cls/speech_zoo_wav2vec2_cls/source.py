@@ -84,7 +84,8 @@ def _labels(settings: dict[str, Any], classes: int, where: str) -> dict[str, str
 
 
 def _listed(names: Any) -> str:
-    return ", ".join(names) if isinstance(names, list) and all(isinstance(x, str) for x in names) else shown(names)
+    plain = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ", ".join(names)[:200] if plain else shown(names)
 
 
 def _preprocessor(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from speech_zoo_core import tf32
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import AudioError
 from speech_zoo_core.progress import progress
@@ -207,6 +208,7 @@ def _machine(live: bool) -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "device": mx.default_device().type.name,
+        "tf32": tf32.state(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
     }

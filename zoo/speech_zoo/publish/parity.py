@@ -66,7 +66,7 @@ class Parity:
         clips: one for each clip and precision that it was computed in.
         not_compared: sentences.
         passed: None if nothing was compared.
-        machine: system, device, python, packages.
+        machine: system, device, tf32 (whether float32 products were computed in it), python, packages.
         features_unit: what the differences of features are in.
     """
 
