@@ -60,7 +60,7 @@ def check(
 
 
 def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str] | None) -> tuple[Parity, Path | None]:
-    """What `check` found, and the local folder that it may write into; arguments and errors as `check`."""
+    """The result of `check`, and the local folder that it may write into; arguments and errors as `check`."""
     converted = Converted(checkpoint)
     original = Reference(converted, reference)
     clips = signals()
@@ -74,7 +74,7 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
             notes.append(
                 f"embeddings with a limit: in {converted.precision} they have none, their cosines are measured only"
             )
-    held = [row.passed for row in rows if row.passed is not None]
+    verdicts = [row.passed for row in rows if row.passed is not None]
     parity = Parity(
         checkpoint=hashes(converted.source.folder),
         precision=converted.precision,
@@ -84,7 +84,7 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
         limits=limits,
         clips=rows,
         not_compared=notes,
-        passed=all(held) if held else None,
+        passed=all(verdicts) if verdicts else None,
         features_unit=FEATURE_UNITS.get(getattr(converted.config.front_end, "kind", ""), ""),
         machine=_machine(expected is not None and expected.facts["from"] == "live"),
     )
@@ -117,15 +117,15 @@ def _output(model: Any, clip: Signal, waveform: mx.array) -> Array | str:
     audio: Any = clip.path or (clip.samples, RATE)
     try:
         if clip.name == "silence":
-            found = model(model.config.front_end(waveform)[None])[0].astype(mx.float32)
+            output = model(model.config.front_end(waveform)[None])[0].astype(mx.float32)
         else:
             method = {"speaker-embedding": "embed", "speaker-segmentation": "log_probs"}.get(
                 model.config.task, "logits"
             )
-            found = getattr(model, method)(audio, **({} if method == "log_probs" else {"vad": False}))
+            output = getattr(model, method)(audio, **({} if method == "log_probs" else {"vad": False}))
     except AudioError as error:
         return str(error)
-    return np.array(found, np.float64)
+    return np.array(output, np.float64)
 
 
 def _row(
@@ -138,39 +138,46 @@ def _row(
     labels: list[str] | None,
 ) -> Clip:
     """One clip against the original."""
-    theirs = expected.results[clip.name]
+    original = expected.results[clip.name]
     facts: dict[str, Any] = {"clip": clip.name, "seconds": round(clip.samples.size / RATE, 3), "computed": computed}
-    for what, ours, right in (("features", features, theirs.features), ("output", output, theirs.output)):
-        if isinstance(ours, str):
-            return Clip(**facts, problem=ours, passed=False)
-        if right is not None and (ours.shape != right.shape or not np.isfinite(ours).all()):
-            wrong = f"of shape {ours.shape} instead of {right.shape}" if ours.shape != right.shape else "not finite"
+    for what, converted, wanted in (("features", features, original.features), ("output", output, original.output)):
+        if isinstance(converted, str):
+            return Clip(**facts, problem=converted, passed=False)
+        if wanted is not None and (converted.shape != wanted.shape or not np.isfinite(converted).all()):
+            wrong = (
+                f"of shape {converted.shape} instead of {wanted.shape}"
+                if converted.shape != wanted.shape
+                else "not finite"
+            )
             return Clip(**facts, problem=f"{what} {wrong}", passed=False)
-        if right is not None and not np.isfinite(right).all():
+        if wanted is not None and not np.isfinite(wanted).all():
             return Clip(**facts, problem=f"{what} of the original not finite", passed=False)
     assert not isinstance(output, str)
     passed: list[bool] = []
-    if theirs.features is not None:
-        error = float(np.abs(features - theirs.features).max())
+    if original.features is not None:
+        error = float(np.abs(features - original.features).max())
         facts["features"] = float(f"{error:.3g}")
         passed.append(error <= limits["features"])
     if output.ndim == 2:  # frame by frame
-        error, same = _difference(output, theirs.output), float((output.argmax(1) == theirs.output.argmax(1)).mean())
+        error, same = (
+            _difference(output, original.output),
+            float((output.argmax(1) == original.output.argmax(1)).mean()),
+        )
         facts |= {"logits": float(f"{error:.3g}"), "frames": round(same, 6)}
         if "logits" in limits:
             passed.append(error <= limits["logits"])
         elif clip.speech:
             passed.append(same >= limits["frames"])
     elif labels is None:
-        cosine = _cosine(output, theirs.output)
+        cosine = _cosine(output, original.output)
         facts["cosine"] = round(cosine, 10)
         if "cosine" in limits:
             passed.append(cosine >= limits["cosine"])
     else:
-        ours = output - _log_sum(output) if expected.log_probs else output
-        error = _difference(ours, theirs.output)
-        top1, top5 = _same_order(ours, theirs.output, 1), _same_order(ours, theirs.output, 5)
-        first = labels[int(theirs.output.argmax())] if len(labels) == ours.size else ""
+        scores = output - _log_sum(output) if expected.log_probs else output
+        error = _difference(scores, original.output)
+        top1, top5 = _same_order(scores, original.output, 1), _same_order(scores, original.output, 5)
+        first = labels[int(original.output.argmax())] if len(labels) == scores.size else ""
         facts |= {"logits": float(f"{error:.3g}"), "top1": first, "same_top1": top1, "same_top5": top5}
         if "logits" in limits:
             passed += [error <= limits["logits"], top5]
@@ -184,10 +191,10 @@ def _cosine(a: Array, b: Array) -> float:
     return float(a @ b) / size if size else float(np.array_equal(a, b))
 
 
-def _difference(ours: Array, theirs: Array) -> float:
-    """The largest, relative to the largest of theirs."""
-    scale = float(np.abs(theirs).max())
-    return float(np.abs(ours - theirs).max()) / (scale or 1.0)
+def _difference(converted: Array, original: Array) -> float:
+    """The largest, relative to the original's largest value."""
+    scale = float(np.abs(original).max())
+    return float(np.abs(converted - original).max()) / (scale or 1.0)
 
 
 def _log_sum(logits: Array) -> float:
@@ -195,11 +202,11 @@ def _log_sum(logits: Array) -> float:
     return float(top + np.log(np.exp(logits - top).sum()))
 
 
-def _same_order(ours: Array, theirs: Array, count: int) -> bool:
+def _same_order(converted: Array, original: Array, count: int) -> bool:
     """Whether the first places are the same, but for the order of what the original scores alike."""
-    first = np.argsort(-ours, kind="stable")[:count], np.argsort(-theirs, kind="stable")[:count]
-    scores = theirs[first[0]], theirs[first[1]]
-    return bool((np.abs(scores[0] - scores[1]) <= TIE * np.abs(theirs).max()).all())
+    first = np.argsort(-converted, kind="stable")[:count], np.argsort(-original, kind="stable")[:count]
+    scores = original[first[0]], original[first[1]]
+    return bool((np.abs(scores[0] - scores[1]) <= TIE * np.abs(original).max()).all())
 
 
 def _machine(live: bool) -> dict[str, Any]:

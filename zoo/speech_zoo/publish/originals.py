@@ -108,7 +108,7 @@ class Reference:
         repo, revision = provenance.get("repo"), provenance.get("revision")
         if self.given is not None:
             repo, _, revision = self.given.partition("@") if self._remote else (self.given, "", "")
-            found = find(resolve(repo), revision or None)
+            source = find(resolve(repo), revision or None)
         else:
             if repo is None and (entry := entry_of(provenance)) is not None:
                 repo = entry[1].repo
@@ -119,20 +119,20 @@ class Reference:
             if not isinstance(revision, str | None):
                 raise ConfigError(f"{self.converted.name}: its config.json names the revision {shown(revision)}")
             try:
-                found = find(repo, revision)
+                source = find(repo, revision)
             except HubError as error:
                 raise NoOracle(f"the original is not at hand: {error}") from error
-        return self._verified(found)
+        return self._verified(source)
 
-    def _verified(self, found: Source) -> Source:
+    def _verified(self, source: Source) -> Source:
         wanted = self.converted.hashes
-        what = f"{self.given or found.repo} is not what {self.converted.name} was converted from"
-        if not found.path.is_dir() and len(wanted) == 1:  # a file may have got another name
-            if sha256(found.path) not in wanted.values():
+        what = f"{self.given or source.repo} is not what {self.converted.name} was converted from"
+        if not source.path.is_dir() and len(wanted) == 1:  # a file may have got another name
+            if sha256(source.path) not in wanted.values():
                 raise CheckpointError(f"{what}: its sha256 differs")
-            return found
+            return source
         for name, digest in wanted.items():
-            places = [found.folder, *found.folder.resolve().parents[:2]]  # settings of a training lie further up
+            places = [source.folder, *source.folder.resolve().parents[:2]]  # settings of a training lie further up
             paths = [place / name for place in places if (place / name).is_file()]
             if not paths:
                 raise CheckpointError(f"{what}: it lacks {name}")
@@ -140,7 +140,7 @@ class Reference:
                 raise CheckpointError(f"{what}: the sha256 of {name} differs")
         names = checkpoint_names(list(wanted))
         main = next((name for name in names if len(names) == 1 or name in USUAL_NAMES), None)
-        return found if main is None else Source(found.folder / main, found.repo, found.revision)
+        return source if main is None else Source(source.folder / main, source.repo, source.revision)
 
     def facts(self) -> dict[str, Any]:
         """As in `Parity.reference`."""

@@ -1,4 +1,4 @@
-"""Parity of a converted checkpoint with its source: what `speech_zoo.check` found, as `parity.json` keeps it."""
+"""Parity of a converted checkpoint with its source: the result of `speech_zoo.check`, as `parity.json` keeps it."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
         checkpoint: sha256 of each file of the converted folder.
@@ -88,11 +88,11 @@ class Parity:
 
     def worst(self) -> dict[str, float]:
         """The worst of each figure: the largest difference of features and logits, the lowest cosine and share."""
-        found = {}
+        worst = {}
         for key, of in (("features", max), ("cosine", min), ("logits", max), ("frames", min)):
             if figures := [value for clip in self.clips if (value := getattr(clip, key)) is not None]:
-                found[key] = of(figures)
-        return found
+                worst[key] = of(figures)
+        return worst
 
     def to_json(self) -> str:
         """The text of `parity.json`."""
@@ -171,12 +171,12 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def limits_of(task: str, precision: str) -> dict[str, float]:
     """What a checkpoint must meet; 4-bit embeddings have no limit."""
-    found: dict[str, float] = {"features": FEATURES}
+    limits: dict[str, float] = {"features": FEATURES}
     if task == "speaker-embedding":
-        return found | ({"cosine": COSINE[precision]} if precision in COSINE else {})
+        return limits | ({"cosine": COSINE[precision]} if precision in COSINE else {})
     if task == "speaker-segmentation":
-        return found | ({"logits": LOGITS} if precision == "float32" else {"frames": FRAMES})
-    return found | ({"logits": LOGITS, "top": 5} if precision == "float32" else {"top": 1})
+        return limits | ({"logits": LOGITS} if precision == "float32" else {"frames": FRAMES})
+    return limits | ({"logits": LOGITS, "top": 5} if precision == "float32" else {"top": 1})
 
 
 def show(parity: Parity) -> None:
