@@ -148,7 +148,7 @@ def save_wespeaker(folder: Path, oracle: Oracle, model: str, **model_args: Any) 
 
 @contextmanager
 def pyannote_stand_ins() -> Iterator[types.ModuleType]:
-    """pyannote's record classes under their real names, so that pickles name them; gone afterwards."""
+    """pyannote's record classes under their real names, so that pickles name them."""
 
     class Problem(enum.Enum):
         MONO_LABEL_CLASSIFICATION = 1
@@ -174,13 +174,14 @@ def pyannote_stand_ins() -> Iterator[types.ModuleType]:
     for cls in (Problem, Resolution, Specifications):
         cls.__module__, cls.__qualname__ = name, cls.__name__
         setattr(modules[name], cls.__name__, cls)
-    assert not modules.keys() & sys.modules.keys()
+    real = {name: module for name, module in sys.modules.items() if name in modules}  # where pyannote is an oracle too
     sys.modules.update(modules)
     try:
         yield modules[name]
     finally:
-        for module in modules:
-            del sys.modules[module]
+        for name in modules:
+            del sys.modules[name]
+        sys.modules.update(real)
 
 
 def save_pyannote(path: Path, oracle: Oracle, **options: Any) -> Path:

@@ -55,11 +55,16 @@ def _require() -> None:
 
 def _extractor(source: Source, settings: dict[str, Any]) -> Any:
     """The feature extractor as transformers finds it, from local files alone."""
-    from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+    from transformers import Wav2Vec2FeatureExtractor
 
     files = ("processor_config.json", "preprocessor_config.json")
     if any((source.folder / name).is_file() for name in files):
         with suppress(OSError):  # a processor's settings alone, without those of a feature extractor
+            given, _ = Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source.folder, local_files_only=True)
+            if given.get("feature_extractor_type") in (None, Wav2Vec2FeatureExtractor.__name__):
+                return Wav2Vec2FeatureExtractor.from_pretrained(source.folder, local_files_only=True)
+            from transformers import AutoFeatureExtractor  # which imports torch, so only where the class is another
+
             return AutoFeatureExtractor.from_pretrained(source.folder, local_files_only=True)
     masked = settings.get("feat_extract_norm", "group") == "layer"  # as transformers' documentation asks
     return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked)

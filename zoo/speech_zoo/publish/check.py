@@ -103,7 +103,7 @@ def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: 
         front_end = model.config.front_end
         labels = None if model.config.task in NO_LABELS else model.labels
         for clip in progress(chosen, desc=f"this checkpoint, {computed}", unit="clip"):
-            waveform = mx.array(clip.at(front_end.sample_rate))
+            waveform = mx.array(clip.at(front_end.sample_rate, front_end.resampler))
             if front_end.num_frames(waveform.size) < model.min_frames:
                 notes.append(f"{clip.name}: it is too short for this checkpoint")
                 continue

@@ -162,7 +162,7 @@ def live(converted: Converted, original: Reference, clips: list[Signal], notes: 
         oracle = converted.spec.oracle(converted.config, lambda: original.source)
         results = {}
         for clip in progress(clips, desc=oracle.name, unit="clip"):
-            waveform = clip.at(oracle.sample_rate)
+            waveform = clip.at(oracle.sample_rate, converted.config.front_end.resampler)
             features = None if oracle.features is None else np.asarray(oracle.features(waveform))
             results[clip.name] = Expected(features, np.asarray(oracle.output(waveform), np.float64))
     except NoOracle as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_core.audio import load_audio
+from speech_zoo_core.audio.resample import Resampler
 
 from ..settings import VOICES
 
@@ -23,9 +24,9 @@ class Signal:
     path: Path | None = None
     speech: bool = True
 
-    def at(self, rate: int) -> Array:
-        """The samples at another rate."""
-        return self.samples if rate == RATE else np.array(load_audio((self.samples, RATE), rate))
+    def at(self, rate: int, resampler: Resampler) -> Array:
+        """The samples at another rate, brought there as a front end says."""
+        return self.samples if rate == RATE else np.array(load_audio((self.samples, RATE), rate, resampler=resampler))
 
 
 def signals() -> list[Signal]:

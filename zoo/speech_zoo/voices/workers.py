@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias
 
 from speech_zoo_core.errors import SpeechZooError
+from tqdm import tqdm
 
 Work: TypeAlias = Callable[[Any, str], Any]
 
@@ -94,6 +95,7 @@ def _serve(pipe: Connection, ref: Any, jobs: int, work: Work) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     logging.getLogger("speech_zoo").setLevel(logging.ERROR)  # no progress bars beside the parent's
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaks, with a warning
     from ..models import load  # opens OpenBLAS, where that is needed
 
     blas = ctypes.CDLL(None)
