@@ -88,8 +88,9 @@ def parity(session: nox.Session) -> None:
     aside = Path(session.virtualenv.location).resolve() / TORCHAUDIO  # it does not import beside this torch
     if not aside.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={aside}", TORCHAUDIO)
-    env = {"SPEECH_ZOO_TORCHAUDIO": str(aside / "torchaudio")}
-    session.run("pytest", "tests/parity", "tests/e2e/test_publish.py", *session.posargs, env=env)
+    env = {"SPEECH_ZOO_TORCHAUDIO": str(aside / "torchaudio"), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    by_file = ("-n", "logical", "--dist", "loadfile")  # whose oracles are made once
+    session.run("pytest", *by_file, "tests/parity", "tests/e2e/test_publish.py", *session.posargs, env=env)
 
 
 @nox.session

@@ -20,6 +20,22 @@ collect_ignore_glob = [] if HAS_TORCH else ["test_*.py"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
+    config.pluginmanager.register(Workers(config))
+
+
+class Workers:
+    """The rows of pytest-xdist's workers go into the table of the run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.rows = config.stash[ROWS]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["parity"] = self.rows
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.rows += map(tuple, node.workeroutput.get("parity", []))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
