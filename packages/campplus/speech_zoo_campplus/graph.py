@@ -32,8 +32,8 @@ class _Walk(Walk):
 
     def one_of(self, value: str, *ops: str) -> Node:
         """The only consumer of a value that is one of `ops`, among others."""
-        found = [node for node in self.graph.consumers(value) if node.op in ops]
-        return self.expect(found[0] if len(found) == 1 else None, f"{value} does not go on with one {ops[0]}")
+        consumers = [node for node in self.graph.consumers(value) if node.op in ops]
+        return self.expect(consumers[0] if len(consumers) == 1 else None, f"{value} does not go on with one {ops[0]}")
 
     def after(self, value: str, *ops: str) -> Node:
         """What follows a value, and nothing else does."""
@@ -42,11 +42,11 @@ class _Walk(Walk):
     def convolution(self, node: Node, name: str, shape: tuple[int, ...], **wanted: Any) -> str:
         """Record a convolution with this kernel and the BatchNorm after it; returns the value that it gives."""
         weight, rank = self.constant(node, 1), len(shape)
-        found = {"pads": [0] * 2 * rank, "strides": [1] * rank, "dilations": [1] * rank, "group": 1}
-        usual = dict(found)
-        found |= {key: value for key, value in node.attributes.items() if key in found}
+        attributes = {"pads": [0] * 2 * rank, "strides": [1] * rank, "dilations": [1] * rank, "group": 1}
+        usual = dict(attributes)
+        attributes |= {key: value for key, value in node.attributes.items() if key in attributes}
         padding = node.attributes.get("auto_pad", b"NOTSET")
-        if weight.shape[2:] != shape or found != usual | wanted or padding not in (b"NOTSET", "NOTSET"):
+        if weight.shape[2:] != shape or attributes != usual | wanted or padding not in (b"NOTSET", "NOTSET"):
             raise self.fail(f"{name} is another convolution")
         value, bias = node.outputs[0], self.constant(node, 2) if len(node.inputs) > 2 else None
         if norm := self.next(value, "BatchNormalization"):

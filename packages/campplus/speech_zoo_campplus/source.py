@@ -78,10 +78,10 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
 
 def _from_graph(source: Source, graph: Graph) -> Recognised | None:
     """Map an exported CAM++ by its structure; what it adds to the variance tells whose it is."""
-    found = from_graph(graph)
-    if found is None:
+    matched = from_graph(graph)
+    if matched is None:
         return None
-    weights, pool_eps = found
+    weights, pool_eps = matched
     shape = _shape(weights, weights["xvector.tdnn.linear.weight"].shape[-1], 2)
     facts: dict[str, Any] = {"pool_eps": pool_eps}
     if pool_eps:

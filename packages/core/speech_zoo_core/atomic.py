@@ -36,15 +36,15 @@ def check_free(out: Path, force: bool, called: str) -> None:
         return
     if not out.is_dir() or out.is_symlink():
         raise CheckpointError(f"{called} exists already and is not a folder")
-    found = sorted(item.name for item in out.iterdir())
-    if found and not force:
+    names = sorted(item.name for item in out.iterdir())
+    if names and not force:
         raise CheckpointError(
             f"{called} exists already; give a new or empty folder; --force of speech-zoo convert replaces it"
         )
-    if others := [name for name in found if not _is_ours(out / name)]:
+    if others := [name for name in names if not _is_ours(out / name)]:
         listed = ", ".join(others[:5])
         raise CheckpointError(f"{called} holds more than a converted checkpoint ({listed}): not replaced")
-    if found and not _is_marked(out / "config.json"):
+    if names and not _is_marked(out / "config.json"):
         raise CheckpointError(f"{called} has no config.json that says speech-zoo convert wrote it: not replaced")
 
 

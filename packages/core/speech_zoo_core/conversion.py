@@ -121,15 +121,15 @@ def _check_apart(out: Path, origin: Source, called: str) -> None:
 
 def _check_files(expected: Expected, provenance: dict[str, Any], source: str) -> None:
     hashes = provenance.get("sha256")
-    found = hashes if isinstance(hashes, dict) else {}
-    if missing := sorted(expected.files.keys() - found.keys()):
+    actual = hashes if isinstance(hashes, dict) else {}
+    if missing := sorted(expected.files.keys() - actual.keys()):
         raise CheckpointError(
             f"{source} should be made of {', '.join(sorted(expected.files))}, but {', '.join(missing)} was not there; "
-            f"read: {', '.join(found)}"
+            f"read: {', '.join(actual)}"
         )
     for file, digest in expected.files.items():
-        if digest not in (None, found[file]):
-            raise CheckpointError(f"{file} of {source} has SHA-256 {found[file]}, {digest} was expected")
+        if digest not in (None, actual[file]):
+            raise CheckpointError(f"{file} of {source} has SHA-256 {actual[file]}, {digest} was expected")
 
 
 def _check_counts(expected: Expected, config: Any, parameters: int, source: str) -> None:

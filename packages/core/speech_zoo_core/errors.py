@@ -14,7 +14,7 @@ _SHORT.maxlevel, _SHORT.maxlist = 3, 12
 
 def printable(text: str) -> str:
     """Text from a file, with its control characters as Python's escapes."""
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def shown(value: Any) -> str:

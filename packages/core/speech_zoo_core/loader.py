@@ -128,7 +128,7 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
     for name in registry.model_types():
         try:
             spec = registry.get(name)
-            found = spec.recognise(source)
+            recognised = spec.recognise(source)
         except (CheckpointError, ConfigError) as error:  # like one of its own, but not quite: others may know it
             problems.append(error)
         except RegistryError as error:
@@ -137,8 +137,13 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
             LOG.debug("%s", name, exc_info=True)
             problems.append(CheckpointError(f"{source.main_file} cannot be read as {name}: {error!r}"))
         else:
-            if found:
-                return spec, from_dict(spec.config, found.config, str(source.path)), found.weights, found.form
+            if recognised:
+                return (
+                    spec,
+                    from_dict(spec.config, recognised.config, str(source.path)),
+                    recognised.weights,
+                    recognised.form,
+                )
     if problems:
         raise problems[0]
     known = ", ".join(registry.model_types())

@@ -277,8 +277,8 @@ def onnx_oracle(path: Path, fbank: dict[str, Any]) -> Oracle:
         return kaldi_features(waveform, **fbank)
 
     def output(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        found = session.run(None, {entry.name: features(waveform)[None].astype(dtype)})[0]
-        return np.asarray(found, np.float32)[0]
+        embeddings = session.run(None, {entry.name: features(waveform)[None].astype(dtype)})[0]
+        return np.asarray(embeddings, np.float32)[0]
 
     return Oracle(ONNXRUNTIME.name, ONNXRUNTIME.version, output, features, str(KALDI), fbank["rate"])
 
@@ -329,13 +329,13 @@ def _torch_load(path: Path) -> Any:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # torch raises nearly anything
-                found = UNKNOWN_GLOBAL.search(str(error))
-                if found is None or found[1] in names or len(names) == MAX_STAND_INS:
+                match = UNKNOWN_GLOBAL.search(str(error))
+                if match is None or match[1] in names or len(names) == MAX_STAND_INS:
                     reason = REFUSAL.search(str(error))
                     told = reason[0] if reason else str(error)[:200]
                     raise NoOracle(f"torch.load refuses {path.name}: {told}") from error
-            names.add(found[1])
-            full = found[1] if "." in found[1] else f"builtins.{found[1]}"
+            names.add(match[1])
+            full = match[1] if "." in match[1] else f"builtins.{match[1]}"
             record = type(full.rpartition(".")[2], (Record,), {})
             known.enter_context(torch.serialization.safe_globals([(record, full)]))  # type: ignore[list-item]
 
@@ -353,9 +353,9 @@ def fill(module: Any, tensors: dict[str, Any], where: str, dropped: tuple[str, .
         CheckpointError: the tensors do not fit.
     """
     wanted = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
-    found = without_prefix(tensors, *wanted)
+    unprefixed = without_prefix(tensors, *wanted)
     try:
-        module.load_state_dict({name: value for name, value in found.items() if not name.startswith(dropped)})
+        module.load_state_dict({name: value for name, value in unprefixed.items() if not name.startswith(dropped)})
     except RuntimeError as error:
         raise CheckpointError(f"the original implementation does not take {where}: {str(error)[:300]}") from error
     return module.eval()

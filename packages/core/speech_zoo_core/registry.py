@@ -59,15 +59,15 @@ class ModelSpec:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
+        other = points.setdefault(point.name, point)
         if other.value != point.value:
             raise RegistryError(
                 f"two packages register the model type {point.name!r}: {_package(other)} and {_package(point)}; "
                 "uninstall one of them"
             )
-    return found
+    return points
 
 
 def _package(point: EntryPoint) -> str:
@@ -106,11 +106,11 @@ def specs() -> Iterator[ModelSpec]:
 
 def bundled() -> dict[str, Path]:
     """Checkpoints that ship inside a registered package, in its folder `bundled/`: name to folder."""
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for point in _entry_points().values():
         for root in _folders(point.value.split(":")[0].split(".")[0]):
-            found.update({config.parent.name: config.parent for config in Path(root).glob("bundled/*/config.json")})
-    return found
+            folders.update({config.parent.name: config.parent for config in Path(root).glob("bundled/*/config.json")})
+    return folders
 
 
 def _folders(package: str) -> list[str]:

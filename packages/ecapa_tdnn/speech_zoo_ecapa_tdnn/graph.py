@@ -22,9 +22,9 @@ class _Walk(Walk):
         """Record a 1-D convolution that keeps the length with zeros; returns the value that it gives."""
         weight = self.constant(node, 1)
         pad = (weight.shape[-1] - 1) // 2 * dilation
-        found = {"pads": [0, 0], "dilations": [1], "strides": [1], "group": 1, "auto_pad": b"NOTSET", **node.attributes}
+        attrs = {"pads": [0, 0], "dilations": [1], "strides": [1], "group": 1, "auto_pad": b"NOTSET", **node.attributes}
         wanted = {"pads": [pad, pad], "dilations": [dilation], "strides": [1], "group": 1, "auto_pad": b"NOTSET"}
-        if weight.ndim != 3 or any(found[key] != value for key, value in wanted.items()):
+        if weight.ndim != 3 or any(attrs[key] != value for key, value in wanted.items()):
             raise CheckpointError(
                 f"{name} of the graph is not a 1-D convolution of dilation {dilation} that pads zeros"
             )
@@ -49,8 +49,8 @@ class _Walk(Walk):
 
     def one_of(self, value: str, op: str, what: str) -> Node:
         """The only consumer of a value that is an `op`, among others."""
-        found = [node for node in self.graph.consumers(value) if node.op == op]
-        return self.expect(found[0] if len(found) == 1 else None, what)
+        consumers = [node for node in self.graph.consumers(value) if node.op == op]
+        return self.expect(consumers[0] if len(consumers) == 1 else None, what)
 
     def res2net(self, value: str, name: str, dilation: int) -> str:
         """Record the convolutions of the chunks; the last chunk must be passed on as it is."""

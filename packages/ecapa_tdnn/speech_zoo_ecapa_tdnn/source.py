@@ -67,10 +67,10 @@ def recognise(source: Source) -> Recognised | None:
         form = "WeSpeaker ECAPA-TDNN state dict" if settings is None else f"WeSpeaker {settings['model']}"
         if settings is None:
             front_end = FrontEnd(n_mels=shape_of(weights, "layer1.conv.weight", 3)[1])
-        found = _wespeaker(weights, front_end, form)
+        recognised = _wespeaker(weights, front_end, form)
         if settings is not None:
-            _compare(found.config, settings, "bn2.running_var" in weights)
-        return found
+            _compare(recognised.config, settings, "bn2.running_var" in weights)
+        return recognised
     return _speechbrain(source, checkpoint.tensors)
 
 
@@ -155,8 +155,8 @@ def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | N
             f"{source.main_file} is a SpeechBrain ECAPA-TDNN; put its hyperparams.yaml beside it, which tells its "
             "features and its task"
         )
-    if (found := class_of(settings, "embedding_model")) != ECAPA:
-        raise ConfigError(f"{source.folder / 'hyperparams.yaml'} describes {found}, not {ECAPA}")
+    if (described := class_of(settings, "embedding_model")) != ECAPA:
+        raise ConfigError(f"{source.folder / 'hyperparams.yaml'} describes {described}, not {ECAPA}")
     if not ecapa:
         raise CheckpointError(f"{source.main_file} does not hold the ECAPA-TDNN of its hyperparams.yaml")
     config, front_end = _architecture(settings), _front_end(settings)
@@ -206,8 +206,8 @@ def _cosines(source: Source, settings: dict[str, Any], embed_dim: int) -> tuple[
         raise CheckpointError(f"classifier.ckpt takes embeddings of {width} values, the model gives {embed_dim}")
     for key, value in (("input_size", width), ("out_neurons", classes), ("labels", classes)):
         if (given | {"labels": len(labels)}).get(key, value) != value:
-            found = len(labels) if key == "labels" else given[key]
-            raise ConfigError(f"classifier.ckpt has {value} for {key}, the settings beside it {shown(found)}")
+            expected = len(labels) if key == "labels" else given[key]
+            raise ConfigError(f"classifier.ckpt has {value} for {key}, the settings beside it {shown(expected)}")
     languages = all_languages(labels) or are_names(labels)
     facts = {
         "task": "language-identification" if languages else "audio-classification",
@@ -252,8 +252,8 @@ def _front_end(settings: dict[str, Any]) -> FrontEnd:
         ("compute_features", "speechbrain.lobes.features.Fbank"),
         ("mean_var_norm", "speechbrain.processing.features.InputNormalization"),
     ):
-        if (found := class_of(settings, key)) != wanted:
-            raise ConfigError(f"hyperparams.yaml: {key} must be a {wanted}, not {found}")
+        if (described := class_of(settings, key)) != wanted:
+            raise ConfigError(f"hyperparams.yaml: {key} must be a {wanted}, not {described}")
     supported: dict[str, tuple[Any, ...]] = {
         "deltas": (False,),
         "context": (False,),

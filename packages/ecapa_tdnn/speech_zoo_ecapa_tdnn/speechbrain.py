@@ -127,7 +127,7 @@ def read_labels(source: Source) -> list[str]:
         CheckpointError: there is no such file.
         ConfigError: a line cannot be read, or the numbers are not 0 to the last.
     """
-    found: dict[int, str] = {}
+    labels: dict[int, str] = {}
     for name in LABEL_FILES:
         if (text := source.text(name)) is not None:
             break
@@ -141,9 +141,9 @@ def read_labels(source: Source) -> list[str]:
             label, index = ast.literal_eval(literal), int(number)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
             raise ConfigError(f"{name}: cannot read the line {line[:80]!r}") from error
-        if not arrow or not isinstance(label, str) or index in found:
+        if not arrow or not isinstance(label, str) or index in labels:
             raise ConfigError(f"{name}: the line {line[:80]!r} is no label, or its number stands twice")
-        found[index] = label
-    if sorted(found) != list(range(len(found))) or not found:
-        raise ConfigError(f"{name}: the numbers of its {len(found)} labels do not run from 0 without gaps")
-    return [found[i] for i in range(len(found))]
+        labels[index] = label
+    if sorted(labels) != list(range(len(labels))) or not labels:
+        raise ConfigError(f"{name}: the numbers of its {len(labels)} labels do not run from 0 without gaps")
+    return [labels[i] for i in range(len(labels))]

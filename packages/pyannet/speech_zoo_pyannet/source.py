@@ -43,10 +43,10 @@ def recognise(source: Source) -> Recognised | None:
 
 def _speakers(classes: int) -> int:
     """The number of speakers whose sets are so many."""
-    found = next((n for n in range(3, 17) if len(powerset(n, MAX_OVERLAP)) == classes), None)
-    if found is None:
+    speakers = next((n for n in range(3, 17) if len(powerset(n, MAX_OVERLAP)) == classes), None)
+    if speakers is None:
         raise CheckpointError(f"a PyanNet with {classes} classes is not supported: they are no sets of 1 or 2 speakers")
-    return found
+    return speakers
 
 
 def _stride(params: dict[str, Any], shape: dict[str, Any]) -> int:

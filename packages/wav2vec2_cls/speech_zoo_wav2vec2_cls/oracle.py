@@ -29,8 +29,8 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     extractor = _extractor(source, settings)
 
     def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        found = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
-        return np.asarray(found["input_values"][0])[:, None]
+        inputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        return np.asarray(inputs["input_values"][0])[:, None]
 
     def inputs(clips: "np.ndarray[Any, Any]") -> tuple[Any, ...]:
         """What the extractor does, which imports torch; the mask is all ones where clips are of one length."""
@@ -86,12 +86,12 @@ def _module(source: Source, early_sum: bool) -> Any:
 
     classifier: Any = Version4 if early_sum else Wav2Vec2ForSequenceClassification  # whose types know no pair
     with _quiet():
-        module, found = classifier.from_pretrained(
+        module, loading = classifier.from_pretrained(
             source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    odd = {*found["missing_keys"], *found["unexpected_keys"]} - UNUSED
+    odd = {*loading["missing_keys"], *loading["unexpected_keys"]} - UNUSED
     odd = {name for name in odd if not name.startswith(("quantizer.", "project_q.", "project_hid."))}
-    if odd or found["mismatched_keys"]:
+    if odd or loading["mismatched_keys"]:
         raise CheckpointError(f"transformers does not take {source.folder}: {', '.join(sorted(odd)[:5])}")
     return module.eval()
 

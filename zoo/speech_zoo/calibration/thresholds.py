@@ -146,14 +146,14 @@ def calibration_of(model: Any) -> Calibration | None:
     known = calibrations()
     if not known:
         return None
-    found = known.get(identity(model))
-    if found is None and (older := known.get(identity_before(model))) is not None:
+    calibration = known.get(identity(model))
+    if calibration is None and (older := known.get(identity_before(model))) is not None:
         LOG.warning(
             "warning: the threshold calibrated for %s is not used: it is from before files were resampled as the "
             "original does; run speech-zoo calibrate again",
             older.model,
         )
-    return found
+    return calibration
 
 
 def threshold_of(model: Any) -> float | None:

@@ -72,13 +72,13 @@ def evaluate(
     """Compare a diarization with a reference: diarization error rate and its parts, Jaccard error rate."""
     from ..recordings.evaluation import evaluate as compare
 
-    found = compare(reference, hypothesis, collar=collar, skip_overlap=skip_overlap)
+    rows = compare(reference, hypothesis, collar=collar, skip_overlap=skip_overlap)
     if as_json:
-        print_json_rows({"name": name, **asdict(row)} for name, row in found.items())
+        print_json_rows({"name": name, **asdict(row)} for name, row in rows.items())
         return
-    width = max(map(len, found))
+    width = max(map(len, rows))
     typer.echo(f"{'':{width}}     DER  missed   false  confused     JER  speakers")
-    for name, row in found.items():
+    for name, row in rows.items():
         shares = f"{row.der:7.2%} {row.missed:7.2%} {row.false_alarm:7.2%}   {row.confusion:7.2%} {row.jer:7.2%}"
         typer.echo(f"{name:{width}} {shares}  {row.found} of {row.speakers}")
 

@@ -167,7 +167,7 @@ def embed_windows(
     def embedded(file: Any) -> tuple[Any, Any, Any]:
         """Starts (N,), ends (N,) and embeddings (N, D) of a file's windows."""
         batches = list(window_embeddings(model, file, window, hop, **how))
-        parts = [part for found, _ in batches for part in found]
+        parts = [part for windows, _ in batches for part in windows]
         times = np.array([part.start for part in parts]), np.array([part.end for part in parts])
         columns = (*times, np.concatenate([vectors for _, vectors in batches]))
         if output is not None:
@@ -175,12 +175,12 @@ def embed_windows(
             tensors.update(zip((f"{name}/start", f"{name}/end", f"{name}/embedding"), columns, strict=True))
         return columns
 
-    found = results(files, "embedding", embedded)
+    embeddings = results(files, "embedding", embedded)
     with _saved(tensors, output, {"model": name, "windows": windows}):
         if as_json:
-            print_json_rows(_file_row(file, name, window, hop, *columns) for file, columns in found)
+            print_json_rows(_file_row(file, name, window, hop, *columns) for file, columns in embeddings)
         else:
-            for file, columns in found:
+            for file, columns in embeddings:
                 for start, end, vector in zip(*columns, strict=True) if output is None else ():
                     values = ", ".join(f"{x:.4f}" for x in vector[:6])
                     typer.echo(f"{file}  {start:9.2f} {end:9.2f} s  {len(vector)}-d  [{values}, …]")
@@ -209,5 +209,5 @@ def _saved(tensors: dict[str, Any], output: Path | None, metadata: dict[str, str
 
 def _file_row(file: Path, name: str, window: float, hop: float, starts: Any, ends: Any, vectors: Any) -> dict[str, Any]:
     columns = zip(starts.tolist(), ends.tolist(), vectors.tolist(), strict=True)
-    found = [{"start": start, "end": end, "embedding": vector} for start, end, vector in columns]
-    return {"file": str(file), "model": name, "window": window, "hop": hop, "windows": found}
+    windows = [{"start": start, "end": end, "embedding": vector} for start, end, vector in columns]
+    return {"file": str(file), "model": name, "window": window, "hop": hop, "windows": windows}

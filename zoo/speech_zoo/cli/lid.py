@@ -72,13 +72,13 @@ def lid(
 
     loaded = load(model, task="language-identification")
     floors["top_k"] = top + 1  # one more, in case that the first is "unknown"
-    found = results(
+    answers = results(
         files, "listening", partial(loaded.predict, **floors), lambda chunk: loaded.predict_batch(chunk, **floors)
     )
     if as_json:
-        print_json_rows({"file": str(file), "model": model} | _row(best, top) for file, best in found)
+        print_json_rows({"file": str(file), "model": model} | _row(best, top) for file, best in answers)
         return
-    for file, best in found:
+    for file, best in answers:
         for i, prediction in enumerate(best[: top + bool(best[0].reason)]):
             lead = str(file) if i == 0 else " " * len(str(file))
             typer.echo(f"{lead}  {prediction.score:6.2%}  {prediction.label:8} {prediction.reason or prediction.name}")

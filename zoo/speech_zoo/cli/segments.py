@@ -36,7 +36,7 @@ def check_format(files: list[Path], style: str | None, as_json: bool, formats: S
 
 def print_segments(
     files: list[Path],
-    found: "Iterable[tuple[Path, list[Segment]]]",
+    segments: "Iterable[tuple[Path, list[Segment]]]",
     style: str | None,
     facts: dict[str, Any] | None,
     output: Path | None,
@@ -45,10 +45,10 @@ def print_segments(
     count = 0
     with written(output) as out:
         if facts is not None:
-            rows = ({"file": str(file)} | facts | {"segments": [*map(_row, parts)]} for file, parts in found)
+            rows = ({"file": str(file)} | facts | {"segments": [*map(_row, parts)]} for file, parts in segments)
             print_json_rows(rows, out)
             return
-        for file, parts in found:
+        for file, parts in segments:
             text = WRITERS[style or "table"]({file: parts})
             if style in (None, "table") and len(files) > 1:
                 text = f"{file}\n{text}"

@@ -127,11 +127,11 @@ def identify(
     """Tell which of the known voices each file holds; "unknown" where none reaches the threshold."""
     files = audio_files(given)
     voices = _open(store, model, **hearing(channel, vad))
-    found = results(files, "identifying", lambda file: voices.identify(file, top_k=top, threshold=threshold))
+    identified = results(files, "identifying", lambda file: voices.identify(file, top_k=top, threshold=threshold))
     if as_json:
-        print_json_rows({"file": printable(file), "model": model, **asdict(result)} for file, result in found)
+        print_json_rows({"file": printable(file), "model": model, **asdict(result)} for file, result in identified)
         return
-    for file, result in found:
+    for file, result in identified:
         typer.echo(f"{_shown(file)}: {'unknown' if result.name is None else result.name}")
         for match in result.matches:
             sign = ">=" if match.score >= result.threshold else "<"
@@ -194,13 +194,13 @@ def search(
         if report.skipped:
             count = _count(len(report.skipped), "file")
             typer.echo(f"warning: {count} skipped; speech-zoo voices index says why", err=True)
-    found = voices.search(vector=vector, top_k=top, threshold=threshold)
+    passages = voices.search(vector=vector, top_k=top, threshold=threshold)
     if as_json:
-        print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in found])
+        print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in passages])
         return
-    for passage in found:
+    for passage in passages:
         typer.echo(f"{passage.start:9.2f} s {passage.end:9.2f} s  {passage.score:7.4f}  {_shown(passage.file)}")
-    if not found:
+    if not passages:
         typer.echo("not found: no passage reaches the threshold")
 
 

@@ -24,9 +24,9 @@ class Embedder:
 
     >>> files = ray.data.read_json("files.jsonl", lines=True)
     >>> workers = ray.data.ActorPoolStrategy(size=2)
-    >>> found = files.map_batches(speech_zoo.Embedder, fn_constructor_kwargs={"model": "campplus-zh-en"},
+    >>> embedded = files.map_batches(speech_zoo.Embedder, fn_constructor_kwargs={"model": "campplus-zh-en"},
     ...                           compute=workers, num_cpus=2, batch_size=64)
-    >>> found.filter(lambda row: not row["error"]).write_parquet("out")
+    >>> embedded.filter(lambda row: not row["error"]).write_parquet("out")
 
     Args:
         model: what `load` takes, for speaker embeddings.
@@ -66,11 +66,11 @@ class Embedder:
                 waveforms[i] = self._row(audio, {name: _known(batch[name][i]) for name in FACTS if name in batch})
             except (AudioError, ConfigError) as error:
                 errors[i] = str(error)
-        for i, found in zip(waveforms, self.embeddings(list(waveforms.values())), strict=True):
-            if isinstance(found, AudioError):
-                errors[i] = str(found)
+        for i, embedding in zip(waveforms, self.embeddings(list(waveforms.values())), strict=True):
+            if isinstance(embedding, AudioError):
+                errors[i] = str(embedding)
             else:
-                vectors[i] = found
+                vectors[i] = embedding
         return {**batch, "embedding": vectors, "error": np.array(errors, object)}
 
     def _row(self, audio: Any, facts: dict[str, Any]) -> mx.array:

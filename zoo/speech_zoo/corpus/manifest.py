@@ -123,14 +123,14 @@ def segment(fields: Mapping[str, Any], where: str) -> tuple[float | None, float 
     Raises:
         ConfigError: one of them is no time.
     """
-    found = []
+    times = []
     for name, least in (("offset", "0 or more"), ("duration", "more than 0")):
         value = fields.get(name)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9  # a NaN is not
         if value is not None and (not number or (value == 0 and name == "duration")):
             raise ConfigError(f"{where}{name} is a number of seconds, {least}, not {value!a}")
-        found.append(None if value is None else float(value))
-    return found[0], found[1]
+        times.append(None if value is None else float(value))
+    return times[0], times[1]
 
 
 def default_id(audio: str, offset: float | None, duration: float | None) -> str:

@@ -131,9 +131,9 @@ class CorpusFolder:
         """Raises SpeechZooError for a folder with nothing but other files; hidden ones don't count."""
         if not self.path.exists():
             return
-        found = sorted(item.name for item in self.path.iterdir() if not item.name.startswith("."))
-        if found and not any(name == ERRORS or PART.fullmatch(name) for name in found):
-            raise SpeechZooError(f"{self.path} holds other files ({', '.join(found[:3])}); give a new or empty folder")
+        names = sorted(item.name for item in self.path.iterdir() if not item.name.startswith("."))
+        if names and not any(name == ERRORS or PART.fullmatch(name) for name in names):
+            raise SpeechZooError(f"{self.path} holds other files ({', '.join(names[:3])}); give a new or empty folder")
 
     def _claim(self) -> None:
         """Take two locks that die with the process: one that all ranks of a run share, and one of this rank alone.

@@ -113,19 +113,19 @@ def render(folder: Path, licence: str | None = None, wording: Wording = Wording(
     for repo in (wording.repo, wording.base_model):
         if repo is not None and not REPO_ID.fullmatch(repo):
             raise ConfigError(f"{repo!r} is not a valid repo name; give it as org/name")
-    found = _read_folder(folder)
-    known = entry_of(found.config.get("source"))
+    checkpoint = _read_folder(folder)
+    known = entry_of(checkpoint.config.get("source"))
     if known is not None:
         name, entry = known
         if licence not in (None, entry.licence):
             raise ConfigError(f"{folder} is {name}, which is under {entry.licence}; leave --licence out")
-        return _render(found, name, entry, entry.licence, wording)
+        return _render(checkpoint, name, entry, entry.licence, wording)
     if licence is None:
         raise ConfigError(
             f"the catalogue does not know the source of {folder}, so its licence is not known: name it with --licence "
             f"({', '.join(licences())})"
         )
-    return _render(found, folder.resolve().name, None, licence, wording)
+    return _render(checkpoint, folder.resolve().name, None, licence, wording)
 
 
 def render_entry(name: str, parity: Parity | None = None) -> str:
@@ -138,8 +138,8 @@ def render_entry(name: str, parity: Parity | None = None) -> str:
     entry = entries()[name]
     if parity is None:
         return _render(Checkpoint(), name, entry, entry.licence)
-    found = Checkpoint(precision=parity.precision, **_comparison(parity, None))
-    return _render(found, name, entry, entry.licence)
+    checkpoint = Checkpoint(precision=parity.precision, **_comparison(parity, None))
+    return _render(checkpoint, name, entry, entry.licence)
 
 
 def catalogue_cards(directory: Path) -> dict[str, str]:
@@ -211,33 +211,35 @@ def _comparison(parity: Parity, folder: Path | None) -> dict[str, Any]:
     return {"parity": parity} if reason is None else {"not_compared_because": reason}
 
 
-def _render(found: Checkpoint, name: str, entry: Entry | None, licence_id: str, wording: Wording = Wording()) -> str:
+def _render(
+    checkpoint: Checkpoint, name: str, entry: Entry | None, licence_id: str, wording: Wording = Wording()
+) -> str:
     licence = _licence(licence_id)
-    config, source = found.config, found.config.get("source") or {}
+    config, source = checkpoint.config, checkpoint.config.get("source") or {}
     task = config.get("task") or (entry.task if entry else "")
     variants = targets(entry) if entry else {}
-    known = variants.get(found.precision) or (f"{entry.target}-mlx-{found.precision}" if entry else name)
+    known = variants.get(checkpoint.precision) or (f"{entry.target}-mlx-{checkpoint.precision}" if entry else name)
     title = wording.title or known
     takes_audio = entry.takes_audio if entry else config.get("front_end") is not None
     repo = wording.repo or f"{ORGANISATION}/{title}"
     trusted = entry is None or not config or wording.trust_name or proved(entry, source)
     what = entry.summary if entry else f"{task.replace('-', ' ')} with {config['model_type']}"
     return _template().render(
-        metadata=_metadata(found, title, task, entry, licence_id, wording, trusted),
+        metadata=_metadata(checkpoint, title, task, entry, licence_id, wording, trusted),
         title=title,
         summary=what[0].upper() + what[1:],
         origin=wording.base_model or _origin(source, entry) if trusted else "a local copy",
         doubt="" if trusted or entry is None else f"Nothing proves that this copy is {entry.origin}: {_doubt(entry)}.",
-        rows=_rows(found, task, entry),
+        rows=_rows(checkpoint, task, entry),
         repo=repo,
         imports=[] if takes_audio else ["import mlx.core as mx"],
         usage=_usage(task, takes_audio, config.get("feat_dim", 2048)),
         commands=_commands(task, takes_audio, repo),
-        parity=None if found.parity is None else parity_table(found.parity),
-        not_compared_because=found.not_compared_because,
+        parity=None if checkpoint.parity is None else parity_table(checkpoint.parity),
+        not_compared_because=checkpoint.not_compared_because,
         metrics=entry.metrics if entry and trusted else [],
-        limits=_limits(found, task, takes_audio, entry),
-        provenance=_provenance(source, entry, found.precision, trusted),
+        limits=_limits(checkpoint, task, takes_audio, entry),
+        provenance=_provenance(source, entry, checkpoint.precision, trusted),
         variants=list(variants.items()) if trusted else [],
         licence=licence,
         citation=entry.citation if entry else None,
@@ -289,12 +291,12 @@ def _code(value: Any) -> str:
 
 
 def _metadata(
-    found: Checkpoint, title: str, task: str, entry: Entry | None, licence: str, wording: Wording, trusted: bool
+    checkpoint: Checkpoint, title: str, task: str, entry: Entry | None, licence: str, wording: Wording, trusted: bool
 ) -> str:
     """The YAML block that the Hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    base = wording.base_model or _repo(found.config.get("source") or {}, entry if trusted else None)
+    base = wording.base_model or _repo(checkpoint.config.get("source") or {}, entry if trusted else None)
     results = [
         EvalResult(
             task_type=PIPELINES[task],
@@ -319,25 +321,25 @@ def _metadata(
         tags=["mlx", "mlx-speech-zoo", "speech", *TAGS[task]],
         datasets=(entry.datasets if entry else None) or None,
         base_model=base,
-        base_model_relation="quantized" if base and found.precision.endswith("-bit") else None,
+        base_model_relation="quantized" if base and checkpoint.precision.endswith("-bit") else None,
         model_name=title if results else None,
         eval_results=results or None,
     )
     return data.to_yaml(line_break="\n")
 
 
-def _rows(found: Checkpoint, task: str, entry: Entry | None) -> list[tuple[str, str]]:
+def _rows(checkpoint: Checkpoint, task: str, entry: Entry | None) -> list[tuple[str, str]]:
     """The table of facts; a fact that is not known has no row."""
-    config = found.config
+    config = checkpoint.config
     front_end = config.get("front_end") or {}
     labels = list(config.get("id2label", {}).values())
     shown = f"{len(labels)}: {', '.join(labels)}" if len(labels) <= 20 else f"{len(labels)}"
     rows = [
         ("task", task.replace("-", " ")),
         ("architecture", f"`{config.get('model_type') or (entry.model_type if entry else '')}`"),
-        ("precision", found.precision if config or found.parity else ""),
-        ("parameters", f"{found.parameters / 1e6:.2f} million" if found.parameters else ""),
-        ("size", f"{found.size / 1e6:.1f} MB" if found.size else ""),
+        ("precision", checkpoint.precision if config or checkpoint.parity else ""),
+        ("parameters", f"{checkpoint.parameters / 1e6:.2f} million" if checkpoint.parameters else ""),
+        ("size", f"{checkpoint.size / 1e6:.1f} MB" if checkpoint.size else ""),
         ("embedding", f"{config['embed_dim']} values" if task == "speaker-embedding" and "embed_dim" in config else ""),
         ("labels", shown if labels else ""),
         ("sample rate", f"{front_end['sample_rate']} Hz; other rates are resampled" if front_end else ""),
@@ -364,9 +366,9 @@ def _commands(task: str, takes_audio: bool, repo: str) -> list[str]:
     return [f"speech-zoo info {repo}"]
 
 
-def _limits(found: Checkpoint, task: str, takes_audio: bool, entry: Entry | None) -> list[str]:
+def _limits(checkpoint: Checkpoint, task: str, takes_audio: bool, entry: Entry | None) -> list[str]:
     limits = [entry.limits] if entry and entry.limits else []
-    threshold = found.config.get("threshold", entry.threshold if entry and not found.config else None)
+    threshold = checkpoint.config.get("threshold", entry.threshold if entry and not checkpoint.config else None)
     if threshold is not None:
         chosen = entry.threshold_from if entry and entry.threshold == threshold else None
         how = f"How it was chosen: {chosen}." if chosen else "How it was chosen is not known."
@@ -376,11 +378,13 @@ def _limits(found: Checkpoint, task: str, takes_audio: bool, entry: Entry | None
         )
     if takes_audio and task != "speaker-segmentation":
         limits.append("Silence and clips that are too short are errors, never an answer.")
-    if found.parity is None:
+    if checkpoint.parity is None:
         limits.append("Not compared with the original: see above.")
-    limits += [f"Not compared: {_line(what)}." for what in (found.parity.not_compared if found.parity else [])]
-    if found.precision.endswith("-bit"):
-        limits.append(f"Linear layers are quantized to {found.precision.removesuffix('-bit')} bits.")
+    limits += [
+        f"Not compared: {_line(what)}." for what in (checkpoint.parity.not_compared if checkpoint.parity else [])
+    ]
+    if checkpoint.precision.endswith("-bit"):
+        limits.append(f"Linear layers are quantized to {checkpoint.precision.removesuffix('-bit')} bits.")
     limits.append("Speed was not measured.")
     return limits
 

@@ -81,11 +81,11 @@ def publishable(folder: Path, force: bool = False) -> Publishable:
     return Publishable(folder, title, files)
 
 
-def with_repo_in_card(found: Publishable, repo: str) -> Publishable:
+def with_repo_in_card(publishable: Publishable, repo: str) -> Publishable:
     """The card with `org/name` in its snippets, where they name a placeholder; the file stays as it is."""
     from .card import for_repo
 
-    files = list(found.files)
+    files = list(publishable.files)
     for i, file in enumerate(files):
         if file.name != CARD:
             continue
@@ -95,7 +95,7 @@ def with_repo_in_card(found: Publishable, repo: str) -> Publishable:
             git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
             sha256 = hashlib.sha256(content)
             files[i] = File(file.name, file.path, len(content), sha256.hexdigest(), git.hexdigest(), content)
-    return replace(found, files=files)
+    return replace(publishable, files=files)
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -111,14 +111,14 @@ def _paths(folder: Path) -> list[Path]:
         names |= {INDEX, *(name for name in shards if isinstance(name, str) and WEIGHTS.fullmatch(name))}
     else:
         names.add("model.safetensors")
-    found = sorted(folder.iterdir())
-    if others := [path.name for path in found if path.name not in names and not path.name.startswith(".")]:
+    paths = sorted(folder.iterdir())
+    if others := [path.name for path in paths if path.name not in names and not path.name.startswith(".")]:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         listed = ", ".join(others[:5]) + more
         raise CheckpointError(f"{folder} holds files that belong to no converted checkpoint: {listed}; move them away")
-    if hidden := [path.name for path in found if path.name.startswith(".")]:
+    if hidden := [path.name for path in paths if path.name.startswith(".")]:
         warn(f"hidden files are not uploaded: {', '.join(hidden)}")
-    return [path for path in found if path.name in names]
+    return [path for path in paths if path.name in names]
 
 
 def _read(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -183,8 +183,8 @@ def _licences_of(card: Path) -> list[str]:
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"the metadata of {card} cannot be read: {error}") from error
     licence = metadata.get("license")
-    found = licence if isinstance(licence, list) else [licence]
-    return [str(item).lower() for item in found if item]
+    licences = licence if isinstance(licence, list) else [licence]
+    return [str(item).lower() for item in licences if item]
 
 
 def _check_proof(folder: Path, files: list[File], force: bool) -> None:

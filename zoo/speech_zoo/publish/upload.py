@@ -84,17 +84,17 @@ def upload(
     if NO_BRANCH.search(branch):
         raise ConfigError(f"{branch!r} is not the name of a branch")
     folder = Path(checkpoint).expanduser()
-    found = publishable(folder, force)
+    content = publishable(folder, force)
     if "/" in repo:
-        found = with_repo_in_card(found, repo)
+        content = with_repo_in_card(content, repo)
     if dry_run:
-        return Upload(repo=repo, revision=branch, files=found.files)
+        return Upload(repo=repo, revision=branch, files=content.files)
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
         raise HubError("no Hugging Face token; log in with: hf auth login")
     with _quiet_client():
-        return _Publication(HfApi(), found, repo, branch, private, create_pr).run()
+        return _Publication(HfApi(), content, repo, branch, private, create_pr).run()
 
 
 def _check_repo_name(repo: str) -> None:
@@ -140,7 +140,7 @@ class _Publication:
     """
 
     api: "HfApi"
-    found: Publishable
+    content: Publishable
     repo: str
     branch: str
     private: bool
@@ -172,7 +172,7 @@ class _Publication:
     def _attempt(self) -> Upload:
         if "/" not in self.repo:
             self.repo = f"{self.api.whoami()['name']}/{self.repo}"
-            self.found = with_repo_in_card(self.found, self.repo)
+            self.content = with_repo_in_card(self.content, self.repo)
         head = self._head()
         if not self._differences(head):
             return self._result(self._url(), head.sha, self.sent)
@@ -182,14 +182,14 @@ class _Publication:
         # `main` may have moved on since, the commit cannot.
         if wrong := self._differences(self._look(commit)):
             raise HubError(
-                f"{self.repo} holds other content at commit {commit} than {self.found.folder}: {', '.join(wrong)}; "
+                f"{self.repo} holds other content at commit {commit} than {self.content.folder}: {', '.join(wrong)}; "
                 "do not use that commit, upload again"
             )
         return self._result(url, commit, True)
 
     def _result(self, url: str, commit: str | None, changed: bool) -> Upload:
         removed = self.removed if changed else []
-        files = self.found.files
+        files = self.content.files
         return Upload(
             repo=self.repo, revision=self.branch, files=files, url=url, commit=commit, changed=changed, removed=removed
         )
@@ -226,7 +226,7 @@ class _Publication:
         """The names of files that a commit lacks, has with other content, or should not have."""
         remote = {file.rfilename: file for file in info.siblings or []}
         wrong = self._stale(info)
-        for file in self.found.files:
+        for file in self.content.files:
             there = remote.get(file.name)
             if there is None or (there.lfs.sha256 != file.sha256 if there.lfs else there.blob_id != file.git):
                 wrong.append(file.name)
@@ -234,9 +234,9 @@ class _Publication:
 
     def _stale(self, info: "ModelInfo") -> list[str]:
         """Files of an earlier upload that a loader would read along with the new ones."""
-        ours = {file.name for file in self.found.files}
+        kept = {file.name for file in self.content.files}
         names = [file.rfilename for file in info.siblings or []]
-        return sorted(name for name in names if OURS.fullmatch(name) and name not in ours)
+        return sorted(name for name in names if OURS.fullmatch(name) and name not in kept)
 
     def _same_pull_request(self) -> tuple[str, str | None] | None:
         """Address and commit of an open pull request to the branch that has the same content."""
@@ -261,10 +261,10 @@ class _Publication:
             commit = self.api.create_commit(
                 self.repo,
                 [
-                    *(CommitOperationAdd(file.name, file.content or file.path) for file in self.found.files),
+                    *(CommitOperationAdd(file.name, file.content or file.path) for file in self.content.files),
                     *(CommitOperationDelete(name) for name in self.removed),
                 ],
-                commit_message=f"Upload {self.found.title}",
+                commit_message=f"Upload {self.content.title}",
                 revision=self.branch,
                 create_pr=self.create_pr,
                 parent_commit=head.sha,
@@ -283,25 +283,25 @@ class _Publication:
                 return f"{self.repo} could not be uploaded: {error}"
             return f"the connection to the Hub failed ({error}); check it and upload again"
         status = error.response.status_code
-        said = " ".join((error.server_message or "").split())
-        said = f" (the Hub says: {said})" if said else ""
+        reason = " ".join((error.server_message or "").split())
+        reason = f" (the Hub says: {reason})" if reason else ""
         if status == 401:
-            return f"the Hub does not accept the token{said}; log in with: hf auth login"
+            return f"the Hub does not accept the token{reason}; log in with: hf auth login"
         if status == 403:
             hint = "" if self.create_pr else ", or use --create-pr"
-            return f"the token may not write to {self.repo}{said}; it needs write access there{hint}"
+            return f"the token may not write to {self.repo}{reason}; it needs write access there{hint}"
         if isinstance(error, hf.RevisionNotFoundError):
             return f"{self.repo} has no branch {self.branch!r}"
         if status == 404:
-            return f"{self.repo} is not on the Hub, or the token may not see it{said}"
+            return f"{self.repo} is not on the Hub, or the token may not see it{reason}"
         if status in (409, LOOK_AGAIN):
-            return f"{self.repo} is being changed by somebody else{said}; upload again later"
+            return f"{self.repo} is being changed by somebody else{reason}; upload again later"
         if status == 429:
             after = f" in {wait:.0f} seconds" if wait else " later"
-            return f"the Hub has had too many requests{said}; upload again{after}"
+            return f"the Hub has had too many requests{reason}; upload again{after}"
         if status >= 500:
-            return f"the Hub fails with status {status}{said}; upload again later, nothing will be published twice"
-        return f"the Hub refuses the upload to {self.repo} with status {status}{said}"
+            return f"the Hub fails with status {status}{reason}; upload again later, nothing will be published twice"
+        return f"the Hub refuses the upload to {self.repo} with status {status}{reason}"
 
 
 def _cause(error: BaseException) -> BaseException:

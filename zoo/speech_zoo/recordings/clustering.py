@@ -50,10 +50,10 @@ def _within(vectors: Array, weights: Array, threshold: float, least: int, most: 
         return best
     wanted = least if len(best) < least else most
     for count in range(wanted, len(vectors) + 1):  # some may be small, so the tree is cut into more
-        found = _large(vectors, weights, fcluster(tree, count, "maxclust"))
-        if len(found) >= wanted:
-            return found[:wanted]
-        best = max(best, found, key=len)
+        clusters = _large(vectors, weights, fcluster(tree, count, "maxclust"))
+        if len(clusters) >= wanted:
+            return clusters[:wanted]
+        best = max(best, clusters, key=len)
     return best[:most]
 
 

@@ -75,12 +75,12 @@ def _speech(clip: Array) -> Array:
     level = 10 * np.log10(np.maximum((frames**2).mean(axis=1), 1e-12))
     soft, high = np.percentile(level, [5, 95])
     loud = np.flatnonzero(level > max(high - RANGE, soft + ABOVE))
-    found = np.zeros(len(frames), bool)
-    found[loud] = True
+    speech = np.zeros(len(frames), bool)
+    speech[loud] = True
     for before, after in pairwise(loud):
         if (after - before) * FRAME < BRIDGE * RATE:
-            found[before:after] = True
-    return np.pad(np.repeat(found, FRAME), (0, clip.size % FRAME))
+            speech[before:after] = True
+    return np.pad(np.repeat(speech, FRAME), (0, clip.size % FRAME))
 
 
 def _segments(heard: Array, label: str) -> list[Segment]:

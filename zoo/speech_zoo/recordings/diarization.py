@@ -124,10 +124,10 @@ def diarize(
     if not len(heard.vectors):
         return []
     clusters = _given(heard, embedder.config.threshold, least, most)
-    found = clusters.max() + 1
-    if found < least:
+    count = clusters.max() + 1
+    if count < least:
         logging.getLogger("speech_zoo").warning(
-            "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), found, least
+            "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), count, least
         )
     step = segmenter.frame_step / segmenter.sample_rate
     return _segments(*_votes(heard, clusters, most), segmenter.frame_time(0), step)

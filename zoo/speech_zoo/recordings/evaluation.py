@@ -106,7 +106,7 @@ def _annotation(segments: list[Segment]) -> Any:
     from pyannote.core import Annotation
     from pyannote.core import Segment as Piece
 
-    found = Annotation()
+    annotation = Annotation()
     for i, segment in enumerate(segments):
-        found[Piece(segment.start, segment.end), i] = segment.label
-    return found
+        annotation[Piece(segment.start, segment.end), i] = segment.label
+    return annotation

@@ -26,10 +26,10 @@ def audio_files(given: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for item in given:
         path, text = Path(item), os.fspath(item)
         if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
-            found = sorted(_below(path))
-            if not found:
+            audio = sorted(_below(path))
+            if not audio:
                 raise InputError(f"{text} holds no audio files")
-            files += found
+            files += audio
         elif has_magic(text) and not os.path.lexists(path):
             matches = sorted(Path(match) for match in glob(text, recursive=True) if os.path.isfile(match))  # noqa: PTH113, PTH207
             if not matches:

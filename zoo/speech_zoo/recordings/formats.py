@@ -17,35 +17,35 @@ def clock(seconds: float) -> str:
     return f"{tenths // 36000}:{tenths // 600 % 60:02}:{tenths % 600 / 10:04.1f}"
 
 
-def to_table(found: dict[Path, list[Segment]]) -> str:
+def to_table(recordings: dict[Path, list[Segment]]) -> str:
     """One line a segment: times, score, label, name; the file's name above where there are several."""
     lines = []
-    for path, parts in found.items():
-        lines += [str(path)] if len(found) > 1 else []
+    for path, parts in recordings.items():
+        lines += [str(path)] if len(recordings) > 1 else []
         for s in parts:
             lines.append(f"{clock(s.start)}  {clock(s.end)}  {s.score:7.2%}  {s.label:8} {s.reason or s.name}")
     return "".join(f"{line}\n" for line in lines)
 
 
-def to_csv(found: dict[Path, list[Segment]]) -> str:
+def to_csv(recordings: dict[Path, list[Segment]]) -> str:
     """A header, then one row a segment; times in seconds."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["file", "start", "end", "label", "name", "score", "logit", "reason"])
-    for path, parts in found.items():
+    for path, parts in recordings.items():
         for s in parts:
             times = (f"{s.start:.3f}", f"{s.end:.3f}")
             rows.writerow([path, *times, s.label, s.name, f"{s.score:.6f}", f"{s.logit:.4f}", s.reason])
     return out.getvalue()
 
 
-def to_rttm(found: dict[Path, list[Segment]]) -> str:
+def to_rttm(recordings: dict[Path, list[Segment]]) -> str:
     """NIST's RTTM: SPEAKER lines whose speaker name is the label, and whose confidence is the score.
 
     The file is named by its stem, and blanks, which separate fields, become underscores.
     """
     lines = []
-    for path, parts in found.items():
+    for path, parts in recordings.items():
         name = "_".join(path.stem.split())
         for s in parts:
             times = f"{s.start:.3f} {s.end - s.start:.3f}"
@@ -54,16 +54,16 @@ def to_rttm(found: dict[Path, list[Segment]]) -> str:
     return "".join(lines)
 
 
-def to_srt(found: dict[Path, list[Segment]]) -> str:
+def to_srt(recordings: dict[Path, list[Segment]]) -> str:
     """Subtitles of one file, SubRip: who speaks."""
-    (parts,) = found.values()
+    (parts,) = recordings.values()
     blocks = [f"{i}\n{_stamp(s.start, ',')} --> {_stamp(s.end, ',')}\n{s.label}\n" for i, s in enumerate(parts, 1)]
     return "\n".join(blocks)
 
 
-def to_vtt(found: dict[Path, list[Segment]]) -> str:
+def to_vtt(recordings: dict[Path, list[Segment]]) -> str:
     """Subtitles of one file, WebVTT, with the speaker as the voice of each cue."""
-    (parts,) = found.values()
+    (parts,) = recordings.values()
     blocks = [f"{_stamp(s.start, '.')} --> {_stamp(s.end, '.')}\n<v {s.label}>{s.label}</v>\n" for s in parts]
     return "\n".join(["WEBVTT\n", *blocks])
 
@@ -84,7 +84,7 @@ def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
-    found: dict[str, list[Segment]] = {}
+    segments: dict[str, list[Segment]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         if not fields or fields[0] != "SPEAKER":
@@ -97,9 +97,9 @@ def read_rttm(path: str | os.PathLike[str]) -> dict[str, list[Segment]]:
             raise InputError(f"line {number} of {os.fspath(path)} is damaged: {line[:80]!r}") from error
         if not (math.isfinite(start) and math.isfinite(length) and start >= 0 and length >= 0):
             raise InputError(f"line {number} of {os.fspath(path)} has impossible times: {start} and {length} seconds")
-        parts = found.setdefault(fields[1], [])
+        parts = segments.setdefault(fields[1], [])
         if length > 0:
             parts.append(Segment(start, start + length, label))
-    if not found:
+    if not segments:
         raise InputError(f"{os.fspath(path)} holds no SPEAKER line of RTTM")
-    return found
+    return segments

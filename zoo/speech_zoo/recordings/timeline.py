@@ -129,8 +129,8 @@ def timeline(
     check_floors(min_score, min_logit)
     check_windows(window, hop, model)
     batches = scored(model, stream_for(model, path, channel), window, hop, vad, "identifying")
-    found = steps(_answers(batches, [i for i, _, _ in chosen]), hop)
-    return list(merged(found, [(label, name) for _, label, name in chosen], min_score, min_logit))
+    answered = steps(_answers(batches, [i for i, _, _ in chosen]), hop)
+    return list(merged(answered, [(label, name) for _, label, name in chosen], min_score, min_logit))
 
 
 def _answer(logits: Array) -> Answer:
@@ -163,20 +163,20 @@ def _step(start: float, end: float, near: list[tuple[Clip, Answer | None]]) -> S
     """One step from the windows that hold its middle."""
     middle = (start + end) / 2
     around = [(clip, answer) for clip, answer in near if clip.window.start <= middle < clip.window.end]
-    said = [answer for _, answer in around if answer is not None]
+    answers = [answer for _, answer in around if answer is not None]
     fullest = max(around, key=lambda pair: min(end, pair[0].window.end) - max(start, pair[0].window.start))[0]
-    if not said or fullest.share(start, end) < SPEECH_SHARE:
+    if not answers or fullest.share(start, end) < SPEECH_SHARE:
         return Step(start, end, None)
-    probabilities = np.stack([answer.probabilities for answer in said]).mean(axis=0, dtype=np.float64)
-    return Step(start, end, Answer(probabilities, sum(answer.logit for answer in said) / len(said)))
+    probabilities = np.stack([answer.probabilities for answer in answers]).mean(axis=0, dtype=np.float64)
+    return Step(start, end, Answer(probabilities, sum(answer.logit for answer in answers) / len(answers)))
 
 
 def merged(
-    found: Iterable[Step], labels: Sequence[tuple[str, str]], min_score: float | None, min_logit: float | None
+    sequence: Iterable[Step], labels: Sequence[tuple[str, str]], min_score: float | None, min_logit: float | None
 ) -> Iterator[Segment]:
     """Steps to segments, with hysteresis; `labels` are the code and name of each class."""
     run: _Run | None = None
-    for step in found:
+    for step in sequence:
         answer = step.answer
         if answer is None:
             if run is not None:

@@ -176,9 +176,9 @@ class _Heard:
         last = math.floor((start + size) / rate / SECONDS + ROUNDING)
         last = max(last, first + 1)  # of a window that is shorter than a step
         speech = self._speech[first - self._first_step : last - self._first_step].copy()
-        gone = int(start / rate / SECONDS + ROUNDING) - self._first_step
+        dropped = int(start / rate / SECONDS + ROUNDING) - self._first_step
         self._samples, self._first = self._samples[at:], start
-        self._speech, self._first_step = self._speech[gone:], self._first_step + gone
+        self._speech, self._first_step = self._speech[dropped:], self._first_step + dropped
         return Clip(Window(start / rate, (start + size) / rate), samples, speech)
 
 

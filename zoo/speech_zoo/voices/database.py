@@ -166,9 +166,9 @@ class StoreFile:
         try:
             self._check_version(db)
             if not self._checked:
-                found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if found != "ok":
-                    raise self.damaged(found.removeprefix("*** in database main ***"))
+                problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if problem != "ok":
+                    raise self.damaged(problem.removeprefix("*** in database main ***"))
                 self._checked = True
         except BaseException:
             db.close()

@@ -216,8 +216,8 @@ def _read_parquet(source: Path) -> tuple[Checkpoint, Iterator[Clip | Recording]]
     def vectors() -> Iterator[tuple[tuple[Any, ...], Array]]:
         columns = ["name", "digest", "file", "size", "mtime_ns", "start", "end"]
         for batch in table.iter_batches(ROWS):
-            found = batch.column("vector").flatten().to_numpy().astype("<f4").reshape(-1, dim)
-            yield from zip(zip(*(batch.column(name).to_pylist() for name in columns), strict=True), found, strict=True)
+            floats = batch.column("vector").flatten().to_numpy().astype("<f4").reshape(-1, dim)
+            yield from zip(zip(*(batch.column(name).to_pylist() for name in columns), strict=True), floats, strict=True)
 
     def rows() -> Iterator[Clip | Recording]:
         for (name, path, size, mtime_ns), group in groupby(vectors(), lambda item: (item[0][0], *item[0][2:5])):

@@ -69,16 +69,18 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
     there, skipped, closed = _walk(root)
     with file.writing(checkpoint) as db:
         held = {path: (size, time) for path, size, time in db.execute("SELECT path, size, mtime_ns FROM file")}
-        gone = [path for path in held.keys() - there.keys() if path.startswith(below) and not path.startswith(closed)]
-        for path in gone:
+        removed = [
+            path for path in held.keys() - there.keys() if path.startswith(below) and not path.startswith(closed)
+        ]
+        for path in removed:
             drop_recording(db, path)
     new = [path for path, state in there.items() if held.get(path) != state]
     indexed = 0
     with (
-        closing(embed(new)) as found,
+        closing(embed(new)) as embedded,
         progress(total=len(new), desc="indexing", unit="file") as bar,
     ):
-        for path, windows in found:
+        for path, windows in embedded:
             with file.writing(checkpoint) as db:
                 if isinstance(windows, str):
                     drop_recording(db, path)  # what was there before has changed
@@ -89,10 +91,10 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
             bar.update()
     with file.reading(checkpoint) as db:
         counts = [count for path, count in db.execute("SELECT path, count FROM file") if path.startswith(below)]
-    if gone or any(path in held for path in new):
+    if removed or any(path in held for path in new):
         file.forget()
     skipped.sort(key=lambda item: item.file)
-    return IndexReport(indexed, len(there) - len(new), len(gone), skipped, len(counts), sum(counts))
+    return IndexReport(indexed, len(there) - len(new), len(removed), skipped, len(counts), sum(counts))
 
 
 def in_this_process(model: Any, how: dict[str, Any], paths: list[str]) -> Results:
@@ -135,14 +137,14 @@ def _walk(root: str) -> tuple[dict[str, tuple[int, int]], list[Skipped], tuple[s
                 continue
             path = os.path.join(folder, name)  # noqa: PTH118
             try:
-                found = os.stat(path)  # noqa: PTH116
+                status = os.stat(path)  # noqa: PTH116
             except OSError as error:
                 skipped.append(Skipped(printable(path), f"cannot be read: {error.strerror}"))
                 continue
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 skipped.append(Skipped(printable(path), "is a pipe or device, not an audio file"))
             elif printable(path) != path:
                 skipped.append(Skipped(printable(path), "has a name that is not UTF-8; rename it"))
             else:
-                there[path] = (found.st_size, min(max(found.st_mtime_ns, OLDEST), NEWEST))
+                there[path] = (status.st_size, min(max(status.st_mtime_ns, OLDEST), NEWEST))
     return there, skipped, tuple(closed)

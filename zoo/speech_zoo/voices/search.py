@@ -63,22 +63,22 @@ def windows_of(file: StoreFile, checkpoint: Checkpoint, known: Windows | None = 
         generation = _generation(db)
         if known is not None and known.generation == generation:
             return known
-        if (found := _load(file, db)) is not None:
-            return found
+        if (vectors := _load(file, db)) is not None:
+            return vectors
     if not file.writable:
         with file.reading(checkpoint) as db:
             return _in_memory(file, db, checkpoint.dim)
     with file.writing(checkpoint, create=False) as db:  # nobody else writes the matrix, or the index, meanwhile
-        if (found := _load(file, db)) is None:
+        if (vectors := _load(file, db)) is None:
             target = _matrix_path(file.path, _generation(db))
             for old in file.matrices():
                 old.unlink()
             with written_beside(target) as beside, beside.open("wb") as out:
                 _write(file, db, checkpoint.dim, out)
-            found = _load(file, db)
-        if found is None:
+            vectors = _load(file, db)
+        if vectors is None:
             raise file.damaged("its matrix of vectors cannot be read back")
-        return found
+        return vectors
 
 
 def best(windows: Windows, voice: Array, threshold: float, top_k: int) -> list[Passage]:

@@ -274,9 +274,9 @@ class VoiceStore:
 
     def _voices(self, checkpoint: Checkpoint | None) -> tuple[list[str], Array]:
         with self._file.reading(checkpoint) as db:
-            found = list(clips(self._file, db))
-        rows = np.frombuffer(b"".join(clip.vector for clip in found), "<f4")
-        return [clip.name for clip in found], rows.reshape(len(found), rows.size // max(1, len(found)))
+            enrolled = list(clips(self._file, db))
+        rows = np.frombuffer(b"".join(clip.vector for clip in enrolled), "<f4")
+        return [clip.name for clip in enrolled], rows.reshape(len(enrolled), rows.size // max(1, len(enrolled)))
 
     def index(self, folder: str | os.PathLike[str], jobs: int = 1) -> "IndexReport":
         """Index the audio files below a folder: the vectors of their windows of 3 s every 1.5 s that hold speech.

@@ -37,14 +37,14 @@ def in_processes(ref: Any, jobs: int, paths: list[str], work: Work) -> Generator
     busy: dict[Connection, str] = {}
     try:
         for _, path in zip(range(jobs), left, strict=False):
-            pipe, theirs = context.Pipe()
+            pipe, worker_end = context.Pipe()
             try:
-                process = context.Process(target=_serve, args=(theirs, ref, jobs, work), daemon=True)
+                process = context.Process(target=_serve, args=(worker_end, ref, jobs, work), daemon=True)
                 process.start()
             except OSError as error:
                 raise SpeechZooError(f"processes cannot be started: {error}; run it again with fewer jobs") from error
             finally:
-                theirs.close()
+                worker_end.close()
             processes.append(process)
             busy[pipe] = path
             _send(pipe, path)

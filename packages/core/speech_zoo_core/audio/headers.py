@@ -96,23 +96,23 @@ def extent_of(file: BinaryIO, start: int, name: str) -> Extent | None:
     file.seek(start)
     head = file.read(40)
     if head[:4] in RIFF and head[8:12] == b"WAVE":
-        found = _riff(file, start + 12, size, RIFF[head[:4]])
+        extent = _riff(file, start + 12, size, RIFF[head[:4]])
     elif head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        found = _chunked(file, start + 12, size, ">4sI", b"SSND", 8)
+        extent = _chunked(file, start + 12, size, ">4sI", b"SSND", 8)
     elif head[:4] == b"caff":
-        found = _chunked(file, start + 8, size, ">4sq", b"data", 4)
+        extent = _chunked(file, start + 8, size, ">4sq", b"data", 4)
     elif head[:16] == W64:
-        found = _chunked(file, start + 40, size, "<16sq", W64_DATA, -24)
+        extent = _chunked(file, start + 40, size, "<16sq", W64_DATA, -24)
     elif head[:4] == b".snd" and len(head) >= 24:
         offset, length = struct.unpack(">II", head[4:12])
-        found = _extent(start + offset, length, size)
+        extent = _extent(start + offset, length, size)
     else:
         return None
-    if found is None:
+    if extent is None:
         raise AudioError(f"{name} is truncated: it has no audio data")
-    if not found.there:
+    if not extent.there:
         raise AudioError(f"{name} is empty: it holds no samples")
-    return found
+    return extent
 
 
 def has_length(file: BinaryIO, start: int) -> bool:
@@ -161,9 +161,9 @@ def _riff(file: BinaryIO, at: int, size: int, order: str) -> Extent | None:
                 break
             if long is not None and length == 0xFFFFFFFF:
                 length = long
-            found = _extent(at, length, size)
-            head = _wav_head(fmt, found.there) if order == "<" else _big_endian_head(fmt, found.there)
-            return Extent(found.start, found.length, found.there, head)
+            extent = _extent(at, length, size)
+            head = _wav_head(fmt, extent.there) if order == "<" else _big_endian_head(fmt, extent.there)
+            return Extent(extent.start, extent.length, extent.there, head)
         if name == b"fmt ":
             fmt = file.read(min(length, LONGEST_FMT))
         elif name == b"ds64" and length >= 16:

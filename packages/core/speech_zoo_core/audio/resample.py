@@ -115,12 +115,12 @@ class Soxr:
     def feed(self, samples: Array, last: bool = False) -> Array:
         """More samples (N,); returns those that can be computed by now."""
         self._came += samples.size
-        found: Array = self._stream.resample_chunk(np.ascontiguousarray(samples, np.float32), last=last)
-        self._went += found.size
-        return found
+        resampled: Array = self._stream.resample_chunk(np.ascontiguousarray(samples, np.float32), last=last)
+        self._went += resampled.size
+        return resampled
 
     def finish(self) -> Array:
         """What is left; soxr's own count may be one sample short or over."""
-        found = self.feed(np.zeros(0, np.float32), last=True)
+        resampled = self.feed(np.zeros(0, np.float32), last=True)
         over = self._went - -(-self._came * self._target // self._rate)
-        return found[: found.size - over] if over > 0 else np.pad(found, (0, -over))
+        return resampled[: resampled.size - over] if over > 0 else np.pad(resampled, (0, -over))

@@ -74,15 +74,15 @@ class Silero(nn.Module):
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Silero's tensors under our names, convolutions channels last; what is so already stays as it is."""
-        found = {}
+        renamed = {}
         for name, value in weights.items():
             old = next((old for old in NAMES if name.startswith(old)), "")
             new = NAMES.get(old, "") + name.removeprefix(old)
             module, _, part = new.rpartition(".")
             if value.ndim == 3 and part == "weight" and value.shape != getattr(self, module).weight.shape:
                 value = value.swapaxes(1, 2)  # noqa: PLW2901
-            found[new] = value
-        return found
+            renamed[new] = value
+        return renamed
 
 
 def _recur(gates: Array, weight: Array, state: Array) -> tuple[Array, Array]:
@@ -94,13 +94,13 @@ def _recur(gates: Array, weight: Array, state: Array) -> tuple[Array, Array]:
     half = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), 128)
     gates, weight = gates * half, np.asfortranarray((weight * half[:, None]).T)
     hidden, cell = state
-    found = np.empty((len(gates), 128), np.float32)
+    outputs = np.empty((len(gates), 128), np.float32)
     for i, gate in enumerate(gates):
         x = np.tanh(hidden @ weight + gate)
         open_ = x * np.float32(0.5) + np.float32(0.5)
         cell = open_[128:256] * cell + open_[:128] * x[256:384]
-        hidden = found[i] = open_[384:] * np.tanh(cell)
-    return found, np.stack([hidden, cell])
+        hidden = outputs[i] = open_[384:] * np.tanh(cell)
+    return outputs, np.stack([hidden, cell])
 
 
 @cache

@@ -51,11 +51,11 @@ class Graph:
 
     @cached_property
     def _consumers(self) -> dict[str, list[Node]]:
-        found: dict[str, list[Node]] = {}
+        users: dict[str, list[Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
-                found.setdefault(name, []).append(node)
-        return found
+                users.setdefault(name, []).append(node)
+        return users
 
     def consumers(self, value: str) -> list[Node]:
         """The nodes that read a value."""
@@ -78,10 +78,10 @@ class Walk:
 
     def next(self, value: str, *ops: str) -> Node | None:
         """The only consumer of a value, if it is one of `ops`; passes over operations that only rearrange."""
-        found = self._users(value)
-        while len(found) == 1 and found[0].op in self.SKIPPED:
-            found = self._users(found[0].outputs[0])
-        return found[0] if len(found) == 1 and found[0].op in ops else None
+        users = self._users(value)
+        while len(users) == 1 and users[0].op in self.SKIPPED:
+            users = self._users(users[0].outputs[0])
+        return users[0] if len(users) == 1 and users[0].op in ops else None
 
     def _users(self, value: str) -> list[Node]:
         """The nodes that compute with a value, rather than ask for its shape."""
@@ -124,10 +124,10 @@ class Walk:
 
     def _is_output(self, value: str) -> bool:
         """Whether only operations that rearrange lie between a value and the output."""
-        found = self._users(value)
-        while value not in self.graph.outputs and len(found) == 1 and found[0].op in self.SKIPPED:
-            value = found[0].outputs[0]
-            found = self._users(value)
+        users = self._users(value)
+        while value not in self.graph.outputs and len(users) == 1 and users[0].op in self.SKIPPED:
+            value = users[0].outputs[0]
+            users = self._users(value)
         return value in self.graph.outputs
 
     def subtract_mean(self, value: str, name: str) -> None:

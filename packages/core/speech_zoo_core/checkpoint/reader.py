@@ -109,14 +109,14 @@ def _copied(path: Path, refs: "dict[str, torch_pickle.TensorRef]") -> dict[str, 
     by_storage: dict[torch_pickle.Storage, list[str]] = {}
     for name, ref in refs.items():
         by_storage.setdefault(ref.storage, []).append(name)
-    found: dict[str, mx.array] = {}
+    tensors: dict[str, mx.array] = {}
     try:
         for storage, names in by_storage.items():
             content = storage.read(storage.key)
-            found.update((name, to_mlx(refs[name].numpy(content), refs[name].dtype)) for name in names)
+            tensors.update((name, to_mlx(refs[name].numpy(content), refs[name].dtype)) for name in names)
     except torch_pickle.Damaged as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    return {name: found[name] for name in refs}
+    return {name: tensors[name] for name in refs}
 
 
 def _check_growth(path: Path, size: int, times: int) -> None:
@@ -210,9 +210,9 @@ def _safetensors_header(path: Path) -> tuple[dict[str, tuple[str, list[int], int
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
+    if len(unique := dict(pairs)) < len(pairs):
         raise ValueError("a name stands twice")
-    return found
+    return unique
 
 
 def _safetensors_entry(name: str, dtype: Any, shape: Any, data_offsets: Any) -> tuple[str, list[int], int]:

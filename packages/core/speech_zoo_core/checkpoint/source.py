@@ -42,8 +42,8 @@ def checkpoint_names(names: list[str]) -> list[str]:
     """The checkpoint files of a folder in its best form, without the state of a training; shards go by their index."""
     top = [name for name in names if len(PurePosixPath(name).parts) == 1 and not TRAINING.fullmatch(name)]
     for endings in FORMS:
-        if found := sorted(name for name in top if name.endswith(endings)):
-            return found
+        if checkpoints := sorted(name for name in top if name.endswith(endings)):
+            return checkpoints
     return []
 
 
@@ -253,14 +253,14 @@ def without_prefix(tensors: Mapping[str, T], *markers: str) -> dict[str, T]:
             break
     else:
         return dict(tensors)
-    found: dict[str, T] = {}
+    renamed: dict[str, T] = {}
     for name, value in tensors.items():
         wrapped = PREFIX.match(name)
         short = name.removeprefix(start) if name.startswith(start) else name[wrapped.end() if wrapped else 0 :]
-        if start and short in found:
+        if start and short in renamed:
             raise CheckpointError(f"{short} stands twice in the checkpoint, with and without {start}")
-        found[short if start else name] = value
-    return found
+        renamed[short if start else name] = value
+    return renamed
 
 
 def expect(settings: dict[str, Any], where: str, values: dict[str, Any]) -> None:

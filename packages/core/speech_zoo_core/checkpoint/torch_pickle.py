@@ -242,10 +242,10 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Damaged("a name is not a string")
-        found = Name(module, name)
-        if not _kind(found):
-            self.refuse(found)
-        self.stack.append(found)
+        reference = Name(module, name)
+        if not _kind(reference):
+            self.refuse(reference)
+        self.stack.append(reference)
 
     def op_proto(self, _: Any) -> None: ...
 

@@ -24,7 +24,7 @@ def wespeaker_settings(source: Source) -> dict[str, Any] | None:
 
     None if there is none that names a model.
     """
-    return settings_near(source, ("config.yaml", "../config.yaml"), lambda found: isinstance(found.get("model"), str))
+    return settings_near(source, ("config.yaml", "../config.yaml"), lambda values: isinstance(values.get("model"), str))
 
 
 def settings_near(
@@ -34,13 +34,13 @@ def settings_near(
     for name in names:
         above = name.startswith("..")
         try:
-            found = source.settings(name)
+            settings = source.settings(name)
         except ConfigError:
             if not above or source.folder.resolve().name == "models":
                 raise
-            found = None  # of something else
-        if found is not None and fits(found):
-            return found
+            settings = None  # of something else
+        if settings is not None and fits(settings):
+            return settings
         if above:
             source.files.discard(source.folder / name)
     return None
@@ -101,17 +101,17 @@ def three_d_speaker_settings(source: Source) -> dict[str, Any]:
         ConfigError: they describe another kind of features.
     """
     names = tuple("../" * up + "config.yaml" for up in range(3))
-    settings = settings_near(source, names, lambda found: "feature_extractor" in found)
+    settings = settings_near(source, names, lambda values: "feature_extractor" in values)
     if settings is not None:
         features = mapping(settings, "feature_extractor", "config.yaml")
         expect(features, "config.yaml feature_extractor", {"obj": "speakerlab.process.processor.FBank"})
         args = mapping(features, "args", "config.yaml feature_extractor")
         _only(args, "config.yaml feature_extractor", {"n_mels", "sample_rate", "mean_nor"})
-        found = {"mean_nor": False} | args
-        for key, value in found.items():
+        options = {"mean_nor": False} | args
+        for key, value in options.items():
             if isinstance(value, str) and value[:1] == "<":  # a reference to another entry
-                found[key] = settings.get(value.strip("<>"))
-        return found
+                options[key] = settings.get(value.strip("<>"))
+        return options
     model = mapping(source.settings("configuration.json") or {}, "model", "configuration.json")
     facts = mapping(model, "model_config", "configuration.json")
     known = {"n_mels": facts.get("fbank_dim"), "sample_rate": facts.get("sample_rate")}

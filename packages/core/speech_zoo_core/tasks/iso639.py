@@ -31,8 +31,8 @@ def language(code: str) -> "Lang | None":
 
 def language_name(code: str) -> str:
     """The English name of a code without ISO's notes in brackets; the code itself if it is none."""
-    found = language(code.lower())
-    return re.sub(r"\s*\(.*\)$", "", found.name) if found else code
+    entry = language(code.lower())
+    return re.sub(r"\s*\(.*\)$", "", entry.name) if entry else code
 
 
 def all_languages(labels: Sequence[str]) -> bool:
@@ -41,9 +41,9 @@ def all_languages(labels: Sequence[str]) -> bool:
     The emotions neu, hap, ang and sad are codes, too: of Neo (constructed), Hupla, Old English (historical) and
     Sandawe; MMS knows Latin, Sanskrit, Esperanto and Interlingua among its many.
     """
-    found = [language(label.lower()) for label in labels]
-    living = sum(item is not None and item.type() == "Living" for item in found)
-    return None not in found and living >= 0.75 * len(found)
+    languages = [language(label.lower()) for label in labels]
+    living = sum(item is not None and item.type() == "Living" for item in languages)
+    return None not in languages and living >= 0.75 * len(languages)
 
 
 def are_names(labels: Sequence[str]) -> bool:
@@ -51,11 +51,11 @@ def are_names(labels: Sequence[str]) -> bool:
     from iso639 import Lang
     from iso639.exceptions import DeprecatedLanguageValue, InvalidLanguageValue
 
-    found = 0
+    known = 0
     for label in labels:
         with suppress(DeprecatedLanguageValue, InvalidLanguageValue):
-            found += len(label) > 3 and Lang(label.partition("_")[0]) is not None
-    return found > len(labels) / 2
+            known += len(label) > 3 and Lang(label.partition("_")[0]) is not None
+    return known > len(labels) / 2
 
 
 def match_language(code: str, labels: Sequence[str]) -> list[int]:
@@ -75,8 +75,8 @@ def match_language(code: str, labels: Sequence[str]) -> list[int]:
             lambda other: other.macro() == wanted,  # zh: every Chinese that the checkpoint knows
             lambda other: wanted.macro() == other,  # cmn, where the checkpoint says zh
         ):
-            if found := [i for i, other in enumerate(known) if other is not None and same(other)]:
-                return found
+            if places := [i for i, other in enumerate(known) if other is not None and same(other)]:
+                return places
     listed = ", ".join(labels[:LISTED]) + (f" and {len(labels) - LISTED} more" if len(labels) > LISTED else "")
     if wanted is not None:
         raise InputError(f"language {code!r} is {wanted.name}, which this checkpoint does not know; it knows {listed}")
