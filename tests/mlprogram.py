@@ -57,8 +57,10 @@ class MLProgram:
         return [values[name] for name in self.block.outputs]
 
     def _argument(self, argument: Any, values: dict[str, Any]) -> Any:
-        found = [values[part.name] if part.HasField("name") else self._value(part.value) for part in argument.arguments]
-        return found if len(found) > 1 else found[0]
+        arguments = [
+            values[part.name] if part.HasField("name") else self._value(part.value) for part in argument.arguments
+        ]
+        return arguments if len(arguments) > 1 else arguments[0]
 
     def _value(self, value: Any) -> np.ndarray:
         kind = value.type.tensorType

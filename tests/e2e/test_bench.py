@@ -17,10 +17,10 @@ QUICK = ("--seconds", "3", "--repeats", "1", "--json")
 
 
 def test_contenders_side_by_side(cli: Callable[..., Any], tmp_path: Path) -> None:
-    found = cli(
+    measured = cli(
         *("bench", "fbank", "campplus", "--batch", "1,2", "--contenders", "torch,stock", "--plot", "chart.png", *QUICK)
     )
-    result = found.succeeded().json
+    result = measured.succeeded().json
     assert result["machine"].keys() == {"os", "cpu", "cores", "python", "device"}
     assert result["versions"]["mlx"] is not None
     assert 27e6 < result["weights"]["campplus"] < 29e6
@@ -81,8 +81,8 @@ def test_a_profile(cli: Callable[..., Any]) -> None:
     arguments = ("bench", "campplus", "--profile", "--seconds", "2", "--repeats", "1")
     result = cli(*arguments, "--json").succeeded().json
     assert all(value > 0 for value in result["ceilings"].values())
-    (found,) = result["profiles"]
-    *layers, rest = found["layers"]
+    (profile,) = result["profiles"]
+    *layers, rest = profile["layers"]
     assert rest["layer"] == "everything else"
     assert sum(row["calls"] for row in layers) > 100
     assert 1.5 < sum(row["gflop"] for row in layers) < 3  # CAM++ has about 1 GFLOP for each second
@@ -122,11 +122,11 @@ def test_a_clip_that_is_too_short(cli: Callable[..., Any]) -> None:
 def test_what_comes_before_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(audio_bench, "RUNS", {name: run for name, run in audio_bench.RUNS.items() if "ours" in name})
     audio_bench.run(1, True, seconds=20)
-    found = json.loads(capsys.readouterr().out)
-    assert len(found["decoding"]) == 3
-    for row in found["decoding"].values():
+    measured = json.loads(capsys.readouterr().out)
+    assert len(measured["decoding"]) == 3
+    for row in measured["decoding"].values():
         assert row["audio_seconds"] > 20
         assert row["seconds"] > 0
-    assert 0 < found["speech_check"]["share"] < 1
+    assert 0 < measured["speech_check"]["share"] < 1
     audio_bench.run(1, False, seconds=1)
     assert "the speech check of 10 s" in capsys.readouterr().out

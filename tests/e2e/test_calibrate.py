@@ -59,44 +59,44 @@ def calibrated(run_process: Run, listed: Path, converted: Path, tmp_path_factory
     """What the command found for the bundled checkpoint and the tiny one, by name; the environment of their user."""
     folder = tmp_path_factory.mktemp("calibrated")
     env = {"SPEECH_ZOO_HOME": str(folder / "home")}
-    found = {}
+    results = {}
     for name, model in (("bundled", "campplus-zh-en"), ("tiny", converted)):
         plot = ["--plot", folder / f"{name}.png"] if find_spec("matplotlib") else []
-        found[name] = run_process(
+        results[name] = run_process(
             [COMMAND, "calibrate", listed, "--model", model, *plot, "--keep", "--json"], folder, env
         )
-    return {name: result.succeeded().json for name, result in found.items()}, env
+    return {name: result.succeeded().json for name, result in results.items()}, env
 
 
 def test_the_voices(calibrated: Any) -> None:
     (each, env) = calibrated
-    found = each["bundled"]
-    assert (found["files"], found["targets"], found["nontargets"]) == (18, 9, 144)
-    assert 0 <= found["eer"] < 0.05
-    assert 0 <= found["min_dcf"] < 0.5
-    assert 0.25 < found["threshold"] < 0.5
-    assert (found["at"], found["p_target"], found["c_miss"], found["c_fa"]) == ("eer", 0.01, 1, 1)
-    assert not found["enough_errors"]
-    assert found["written"] == each["tiny"]["written"] == str(Path(env["SPEECH_ZOO_HOME"]) / THRESHOLDS)
-    assert each["tiny"]["eer"] > found["eer"]  # it knows nothing
-    assert not {"target_histogram", "nontarget_histogram"} & found.keys()
+    bundled = each["bundled"]
+    assert (bundled["files"], bundled["targets"], bundled["nontargets"]) == (18, 9, 144)
+    assert 0 <= bundled["eer"] < 0.05
+    assert 0 <= bundled["min_dcf"] < 0.5
+    assert 0.25 < bundled["threshold"] < 0.5
+    assert (bundled["at"], bundled["p_target"], bundled["c_miss"], bundled["c_fa"]) == ("eer", 0.01, 1, 1)
+    assert not bundled["enough_errors"]
+    assert bundled["written"] == each["tiny"]["written"] == str(Path(env["SPEECH_ZOO_HOME"]) / THRESHOLDS)
+    assert each["tiny"]["eer"] > bundled["eer"]  # it knows nothing
+    assert not {"target_histogram", "nontarget_histogram"} & bundled.keys()
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs the extra plot")
 def test_the_det_curve(calibrated: Any) -> None:
-    pictures = [Path(found["plot"]).read_bytes() for found in calibrated[0].values()]
+    pictures = [Path(result["plot"]).read_bytes() for result in calibrated[0].values()]
     assert all(picture.startswith(PNG) for picture in pictures)
     assert pictures[0] != pictures[1]
 
 
 def test_verify_uses_it(cli: Run, python: Run, calibrated: Any, converted: Path, halves: dict[str, Path]) -> None:
-    found, env = calibrated
+    results, env = calibrated
     files = [halves["a1"], halves["b1"]]
     bundled = cli("verify", *files, "--json", env=env).succeeded().json
-    assert (bundled["threshold"], bundled["threshold_source"]) == (found["bundled"]["threshold"], "calibrated")
+    assert (bundled["threshold"], bundled["threshold_source"]) == (results["bundled"]["threshold"], "calibrated")
     assert not bundled["same_speaker"]
 
-    threshold, tiny = found["tiny"]["threshold"], ["--model", converted]
+    threshold, tiny = results["tiny"]["threshold"], ["--model", converted]
     score = cli("verify", *files, *tiny, "--json", env=env).succeeded().json["score"]
     sign, verdict = (">=", "the same speaker") if score >= threshold else ("<", "different speakers")
     out = cli("verify", *files, *tiny, env=env).succeeded().out
@@ -133,7 +133,7 @@ def test_the_figures_are_those_of_the_embeddings(
 ) -> None:
     """Of a model that knows nothing; every threshold is tried."""
     options = ["--model", converted, "--p-target", "0.3", "--c-miss", "2", "--at", "min-dcf"]
-    found = cli("calibrate", listed, *options, "--json", env=home).succeeded().json
+    result = cli("calibrate", listed, *options, "--json", env=home).succeeded().json
     files = sorted(listed.parent.glob("*.wav"))
     cli("embed", *files, "--model", converted, "--output", "v.safetensors").succeeded()
     vectors = {Path(name).name: v.astype(np.float64) for name, v in load_file(tmp_path / "v.safetensors").items()}
@@ -145,11 +145,11 @@ def test_the_figures_are_those_of_the_embeddings(
         return float((scores[same] < threshold).mean()), float((scores[~same] >= threshold).mean())
 
     costs = [(2 * 0.3 * miss + 0.7 * fa) / 0.6 for miss, fa in map(rates, [*scores, np.inf])]
-    assert found["min_dcf"] == pytest.approx(min(costs))
-    miss, fa = rates(found["threshold"])
+    assert result["min_dcf"] == pytest.approx(min(costs))
+    miss, fa = rates(result["threshold"])
     assert (2 * 0.3 * miss + 0.7 * fa) / 0.6 == pytest.approx(min(costs))
-    assert (found["misses"], found["false_alarms"]) == (round(9 * miss), round(144 * fa))
-    assert found["eer"] <= min(max(rates(threshold)) for threshold in scores) + 1e-9
+    assert (result["misses"], result["false_alarms"]) == (round(9 * miss), round(144 * fa))
+    assert result["eer"] <= min(max(rates(threshold)) for threshold in scores) + 1e-9
 
 
 def test_classes_apart_and_a_dry_run(
@@ -196,10 +196,10 @@ def test_verify_in_python_uses_the_calibrated_threshold(
 import sys, speech_zoo
 model = speech_zoo.load(sys.argv[1])
 clips = sys.argv[2:]
-found = [model.verify(*clips), model.verify(*clips, threshold="checkpoint"), model.verify(*clips, threshold=1.0)]
-print([result.threshold for result in found])
-assert [bool(result) for result in found] == [result.same_speaker for result in found]
-assert not found[2]
+results = [model.verify(*clips), model.verify(*clips, threshold="checkpoint"), model.verify(*clips, threshold=1.0)]
+print([result.threshold for result in results])
+assert [bool(result) for result in results] == [result.same_speaker for result in results]
+assert not results[2]
 """
     arguments = (converted, halves["a1"], halves["b1"])
     assert python(code, *arguments, env=home).succeeded().out == f"{[chosen, 0.3, 1.0]}\n"
@@ -249,10 +249,10 @@ def test_two_checkpoints(
         )
         for model in (converted, tmp_path / "eight")
     ]
-    found = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    results = [json.loads(process.communicate(timeout=120)[0]) for process in running]
     kept = json.loads((Path(home["SPEECH_ZOO_HOME"]) / THRESHOLDS).read_text())["thresholds"]
     assert len(kept) == 2
-    assert {each["identity"]: each["threshold"] for each in found} == {
+    assert {each["identity"]: each["threshold"] for each in results} == {
         key: entry["threshold"] for key, entry in kept.items()
     }
 

@@ -24,11 +24,11 @@ def test_the_snippets_of_a_card_run_as_they_stand(cli: Run, python: Run, folder:
     """The repo in them is a folder here, which is what a Hub repo is once it is fetched."""
     written = cli("card", "org/name", "--licence", "apache-2.0", "--repo", "org/name").succeeded()
     assert written.out == "org/name/README.md\n"
-    found = snippets((folder / "README.md").read_text(encoding="utf-8"))
-    out = python(found.speech_zoo).succeeded().out
+    shown = snippets((folder / "README.md").read_text(encoding="utf-8"))
+    out = python(shown.speech_zoo).succeeded().out
     assert "Verification(score=" in out
-    assert [command[0] for command in found.commands] == ["speech-zoo", "speech-zoo"]
-    outputs = [cli(*command[1:]).succeeded().out for command in found.commands]
+    assert [command[0] for command in shown.commands] == ["speech-zoo", "speech-zoo"]
+    outputs = [cli(*command[1:]).succeeded().out for command in shown.commands]
     assert outputs[0].startswith("a.wav  16-d  [")
     assert outputs[1].startswith("score ")
 

@@ -135,16 +135,16 @@ def test_info_of_a_name_on_the_hub_fetches_nothing(cli: Run) -> None:
 
 
 def test_info_of_a_folder_and_a_file(cli: Run, original: Path, converted: Path) -> None:
-    found = [
+    infos = [
         cli("info", ref, "--json").succeeded().json
         for ref in (converted, converted / "model.safetensors", original, original / "avg_model.safetensors")
     ]
-    for facts in found:
+    for facts in infos:
         assert facts["model_type"] == "resnet34"
         assert (facts["num_blocks"], facts["m_channels"], facts["embed_dim"]) == ([1, 1, 1, 1], 4, 16)
         assert facts["shortest_clip_seconds"] == pytest.approx(0.105)
-        assert facts["parameters"] == found[0]["parameters"]
-    assert found[0]["source"]["form"] == "WeSpeaker ResNet34"
+        assert facts["parameters"] == infos[0]["parameters"]
+    assert infos[0]["source"]["form"] == "WeSpeaker ResNet34"
 
 
 # embed
@@ -201,9 +201,9 @@ def test_embed_replaces_the_output_of_an_earlier_run(cli: Run, clip: Path, conve
 
 def test_verify_knows_one_speaker(cli: Run, halves: dict[str, Path]) -> None:
     out = cli("verify", halves["a1"], halves["a2"]).succeeded().out
-    found = re.fullmatch(r"score (0\.\d{4}) >= threshold 0\.4700: the same speaker\n", out)
-    assert found is not None, out
-    assert 0.47 <= float(found[1]) < 0.99
+    match = re.fullmatch(r"score (0\.\d{4}) >= threshold 0\.4700: the same speaker\n", out)
+    assert match is not None, out
+    assert 0.47 <= float(match[1]) < 0.99
 
 
 def test_verify_knows_two_speakers(cli: Run, halves: dict[str, Path]) -> None:

@@ -112,10 +112,10 @@ def rows(out: Path) -> Rows:
 
 def check(out: Path, expected: Rows) -> None:
     """Every clip is there once, with its own embedding, and the two other files are listed once."""
-    found = rows(out)
-    assert found.keys() == expected.keys()
+    vectors = rows(out)
+    assert vectors.keys() == expected.keys()
     for id, vector in expected.items():
-        np.testing.assert_allclose(found[id], vector, atol=1e-6)
+        np.testing.assert_allclose(vectors[id], vector, atol=1e-6)
     lines = (out / "errors.jsonl").read_text(encoding="utf-8").splitlines()
     assert sorted(json.loads(line)["id"] for line in lines) == ["files.jsonl", "none.wav"]
     assert not list(out.glob(".*.part"))
@@ -306,9 +306,9 @@ def test_the_command_killed_at_random(
         process.wait()
     run_process(arguments, tmp_path).succeeded()
     model = speech_zoo.load("campplus-zh-en")
-    found = rows(out)
-    assert found.keys() == set(map(str, voices[:2]))
-    for id, vector in found.items():
+    vectors = rows(out)
+    assert vectors.keys() == set(map(str, voices[:2]))
+    for id, vector in vectors.items():
         np.testing.assert_allclose(vector, np.array(model.embed(id)), atol=1e-6)
 
 

@@ -34,16 +34,16 @@ def silence(path: Path, seconds: float) -> Path:
 
 
 def test_who_speaks_when(cli: Run, talk: Path, tmp_path: Path) -> None:
-    found, picture = tmp_path / "talk.rttm", tmp_path / "talk.png"
-    said = cli("diarize", talk, "--format", "rttm", "--output", found, "--plot", picture).succeeded().out
-    assert said.startswith(f"{found}: ")
+    hypothesis, picture = tmp_path / "talk.rttm", tmp_path / "talk.png"
+    said = cli("diarize", talk, "--format", "rttm", "--output", hypothesis, "--plot", picture).succeeded().out
+    assert said.startswith(f"{hypothesis}: ")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    (row,) = cli("evaluate", talk.with_suffix(".rttm"), found, "--json").succeeded().json
+    (row,) = cli("evaluate", talk.with_suffix(".rttm"), hypothesis, "--json").succeeded().json
     assert (row["name"], row["speakers"], row["found"]) == ("talk", 3, 3)
     assert row["der"] < 0.12
     assert row["confusion"] < 0.03
     assert row["der"] == pytest.approx(row["missed"] + row["false_alarm"] + row["confusion"])
-    table = cli("evaluate", talk.with_suffix(".rttm"), found).succeeded().out
+    table = cli("evaluate", talk.with_suffix(".rttm"), hypothesis).succeeded().out
     assert table.splitlines()[-1].endswith("3 of 3")
     (row,) = cli("diarize", talk, "--json", "--speakers", "2").succeeded().json
     assert {segment["label"] for segment in row["segments"]} == {"speaker 1", "speaker 2"}

@@ -62,17 +62,17 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    return [Block(*found) for found in FENCE.findall(page.read_text(encoding="utf-8"))]
+    return [Block(*groups) for groups in FENCE.findall(page.read_text(encoding="utf-8"))]
 
 
 def like(shown: str, printed: str) -> bool:
     """Whether a page shows what was printed: "…" stands for anything, numbers may differ a little."""
     pattern = re.escape(shown).replace("…\\\n", "(?:.*\n)*").replace("…", ".*")
     pattern = re.sub(r"(?:\\-)?\d+\\\.\d+", lambda _: f"({NUMBER.pattern})", pattern)
-    found = re.fullmatch(pattern, printed)
-    if found is None:
+    match = re.fullmatch(pattern, printed)
+    if match is None:
         return False
-    pairs = zip(NUMBER.findall(shown), found.groups(), strict=True)
+    pairs = zip(NUMBER.findall(shown), match.groups(), strict=True)
     return all(float(a) == pytest.approx(float(b), abs=5e-3) for a, b in pairs)
 
 

@@ -62,9 +62,9 @@ def test_lid_prints_the_languages_of_each_file(
     code = """
 import json, sys, speech_zoo
 model = speech_zoo.load(sys.argv[1])
-found = [model.predict(file, top_k=2) for file in sys.argv[2:]]
-assert [speech_zoo.Prediction] == list({type(p) for best in found for p in best})
-print(json.dumps([[{"label": p.label, "score": p.score, "name": p.name} for p in best] for best in found]))
+predictions = [model.predict(file, top_k=2) for file in sys.argv[2:]]
+assert [speech_zoo.Prediction] == list({type(p) for best in predictions for p in best})
+print(json.dumps([[{"label": p.label, "score": p.score, "name": p.name} for p in best] for best in predictions]))
 """
     api = python(code, lid_folder, *files).succeeded().json
     for row, best in zip(rows, api, strict=True):

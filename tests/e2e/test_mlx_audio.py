@@ -102,18 +102,18 @@ print(json.dumps({
     "shape": [type(half).__name__, half.shape],
 }))
 """
-    found = python(code, lid, converted, clip).succeeded().json
+    result = python(code, lid, converted, clip).succeeded().json
     plain = """
 import json, sys, speech_zoo
 lid, spk, clip = sys.argv[1:]
 print(json.dumps([speech_zoo.load(lid).predict(clip, top_k=2), speech_zoo.load(spk).embed(clip).tolist()]))
 """
     pairs, embedding = python(plain, lid, converted, clip).succeeded().json
-    assert found["pairs"] == pairs
-    assert found["batch of one"]
-    assert found["rates"] == [16000, 16000]
-    assert found["embedding"] == found["no rate"] == embedding
-    assert found["shape"] == ["array", [16]]
+    assert result["pairs"] == pairs
+    assert result["batch of one"]
+    assert result["rates"] == [16000, 16000]
+    assert result["embedding"] == result["no rate"] == embedding
+    assert result["shape"] == ["array", [16]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -183,7 +183,7 @@ def test_errors_of_the_hub_are_those_of_mlx_audio(hub: LoopbackHub, hub_env: dic
     code = """
 import json, os, sys
 import mlx_audio.utils, mlx_audio.lid
-found = []
+outcomes = []
 for load, ref, options in [
     (mlx_audio.utils.load_model, "org/whisper-none", {}), (mlx_audio.utils.load_model, "org/whisper-gated", {}),
     (mlx_audio.utils.load_model, "org/whisper-bad", {}), (mlx_audio.utils.load_model, "org/whisper-empty", {}),
@@ -194,8 +194,8 @@ for load, ref, options in [
         load(ref, **options)
     except Exception as error:
         said = str(error).splitlines()[0].partition(" (Req")[0]
-        found.append([kind.__name__ for kind in type(error).__mro__] + [said])
-print(json.dumps(found))
+        outcomes.append([kind.__name__ for kind in type(error).__mro__] + [said])
+print(json.dumps(outcomes))
 """
     for more in ({}, {"HF_HUB_OFFLINE": "1"}):
         runs = []
@@ -222,14 +222,14 @@ folder = Path("theirs")
 folder.mkdir(exist_ok=True)
 mx.save_safetensors("theirs/model.safetensors", dict(tree_flatten(Model(ModelConfig(**settings)).parameters())))
 (folder / "config.json").write_text(json.dumps(settings | {"model_type": "ecapa_tdnn"}))
-found = []
+outcomes = []
 for load in (lid.load, utils.load_model):
     for ref in ("theirs", Path("theirs"), sys.argv[1], "/nowhere", sys.argv[2]):
         try:
-            found.append(type(load(ref)).__module__)
+            outcomes.append(type(load(ref)).__module__)
         except Exception as error:
-            found.append(repr(error))
-print(json.dumps(found))
+            outcomes.append(repr(error))
+print(json.dumps(outcomes))
 """
     runs = [python(code, lid_source, original, env=env) for env in (OFF, {})]
     without, with_us = (json.loads(run.out.splitlines()[-1]) for run in runs)

@@ -45,23 +45,23 @@ def test_two_workers_embed_a_manifest(tmp_path: Path, voices: list[Path], conver
     lines.append({"audio": str(tmp_path / "none.wav"), "offset": None, "duration": None})
     (tmp_path / "files.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     files = ray.data.read_json(str(tmp_path / "files.jsonl"), lines=True).repartition(6)
-    found = files.map_batches(
+    rows = files.map_batches(
         TellingEmbedder,
         fn_constructor_kwargs={"model": str(converted)},
         compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=1,
         batch_size=4,
     ).take_all()
-    assert len({row["worker"] for row in found}) == 2
-    assert len({row["worker"] for row in found} - {os.getpid()}) == 2
-    bad = [row for row in found if row["error"]]
+    assert len({row["worker"] for row in rows}) == 2
+    assert len({row["worker"] for row in rows} - {os.getpid()}) == 2
+    bad = [row for row in rows if row["error"]]
     assert [row["error"] for row in bad] == [f"{tmp_path}/none.wav does not exist"]
     assert np.isnan(bad[0]["embedding"]).all()
 
     speech_zoo.embed_manifest(tmp_path / "files.jsonl", tmp_path / "out", converted)
     expected = ray.data.read_parquet(str(tmp_path / "out"), include_paths=False).take_all()
     by_length = {(row["audio"], "#t=" in row["id"]): row["embedding"] for row in expected}
-    good = {(row["audio"], row["offset"] == 0.5): row["embedding"] for row in found if not row["error"]}
+    good = {(row["audio"], row["offset"] == 0.5): row["embedding"] for row in rows if not row["error"]}
     assert good.keys() == by_length.keys()
     assert len(good) == 18
     for key, vector in good.items():
@@ -74,10 +74,10 @@ def test_arrays_go_in_and_parquet_comes_out(tmp_path: Path, voices: list[Path], 
     model = speech_zoo.load(converted)
     samples = [soundfile.read(voice, frames=16000, start=16000, dtype="float32")[0] for voice in voices[:5]]
     clips = ray.data.from_items([{"audio": row, "sample_rate": 16000, "name": str(i)} for i, row in enumerate(samples)])
-    found = clips.map_batches(
+    embedded = clips.map_batches(
         speech_zoo.Embedder, fn_constructor_args=(str(converted),), compute=ray.data.ActorPoolStrategy(size=1)
     )
-    found.drop_columns(["audio"]).write_parquet(str(tmp_path / "out"))
+    embedded.drop_columns(["audio"]).write_parquet(str(tmp_path / "out"))
     rows = {row["name"]: row for row in ray.data.read_parquet(str(tmp_path / "out")).take_all()}
     assert sorted(rows) == list("01234")
     for name, row in rows.items():

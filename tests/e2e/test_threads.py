@@ -20,8 +20,8 @@ clips = sys.argv[2:]
 model = load()
 expected = [np.array(model.embed(clip)) for clip in clips]
 
-def same(found):
-    assert all(np.array_equal(np.array(a), b) for a, b in zip(found, expected, strict=True)), found
+def same(embeddings):
+    assert all(np.array_equal(np.array(a), b) for a, b in zip(embeddings, expected, strict=True)), embeddings
 
 calls = {
     "embed": lambda: model.embed(clips[0]),
@@ -41,17 +41,17 @@ with ThreadPoolExecutor(4) as pool:  # one model for many threads
     for _ in range(3):
         same(pool.map(model.embed, clips))
 
-found = [None] * len(clips)  # a thread for each request
+embeddings = [None] * len(clips)  # a thread for each request
 
 def request(i):
-    found[i] = model.embed(clips[i])
+    embeddings[i] = model.embed(clips[i])
 
 threads = [threading.Thread(target=request, args=(i,)) for i in range(len(clips))]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-same(found)
+same(embeddings)
 
 with ThreadPoolExecutor(1) as pool:  # loaded in a thread that has ended
     elsewhere = pool.submit(load).result()

@@ -61,35 +61,35 @@ def test_a_timeline_in_every_form(cli: Run, tmp_path: Path, talk: Path, lid_fold
     assert [{**row, "segments": None} for row in document] == [
         {"file": str(talk), "model": str(lid_folder), "window": 10.0, "hop": 5.0, "segments": None}
     ]
-    found = document[0]["segments"]
-    assert [s["end"] for s in found if s["end"] <= 35][-1] == 20
-    assert next(s["start"] for s in found if s["start"] >= 20) == 35
-    assert (found[0]["start"], found[-1]["end"]) == (0, 60)
-    assert all(s.keys() == {"start", "end", "label", "name", "score", "logit", "unknown"} for s in found)
-    assert not any(s["unknown"] for s in found)
+    segments = document[0]["segments"]
+    assert [s["end"] for s in segments if s["end"] <= 35][-1] == 20
+    assert next(s["start"] for s in segments if s["start"] >= 20) == 35
+    assert (segments[0]["start"], segments[-1]["end"]) == (0, 60)
+    assert all(s.keys() == {"start", "end", "label", "name", "score", "logit", "unknown"} for s in segments)
+    assert not any(s["unknown"] for s in segments)
 
     rows = list(csv.DictReader(io.StringIO(cli(*arguments, "--format", "csv").succeeded().out)))
     assert [(float(r["start"]), float(r["end"]), r["label"]) for r in rows] == [
-        (s["start"], s["end"], s["label"]) for s in found
+        (s["start"], s["end"], s["label"]) for s in segments
     ]
     fields = [line.split() for line in cli(*arguments, "--format", "rttm").succeeded().out.splitlines()]
     assert [(float(f[3]), float(f[3]) + float(f[4]), f[7]) for f in fields] == [
-        (s["start"], s["end"], s["label"]) for s in found
+        (s["start"], s["end"], s["label"]) for s in segments
     ]
     assert {f[1] for f in fields} == {"my_talk_🎙"}
     lines = cli(*arguments).succeeded().out.splitlines()
-    assert [line.split()[3] for line in lines] == [s["label"] for s in found]
+    assert [line.split()[3] for line in lines] == [s["label"] for s in segments]
     saved = cli(*arguments, "--format", "table", "--output", "talk.txt").succeeded().out
-    assert saved == f"talk.txt: {len(found)} segments\n"
+    assert saved == f"talk.txt: {len(segments)} segments\n"
     assert (tmp_path / "talk.txt").read_text().splitlines() == lines
 
 
 def test_a_picture_of_a_timeline(cli: Run, tmp_path: Path, talk: Path, lid_folder: Path) -> None:
     pytest.importorskip("matplotlib")
     arguments = ["lid", talk, "--timeline", "--model", lid_folder, "--min-score", "1", "--json"]
-    found = cli(*arguments, "--plot", "talk.png").succeeded().json[0]["segments"]
-    assert {s["label"] for s in found} == {"unknown"}
-    assert all(s["reason"].endswith("is below 1") for s in found)
+    segments = cli(*arguments, "--plot", "talk.png").succeeded().json[0]["segments"]
+    assert {s["label"] for s in segments} == {"unknown"}
+    assert all(s["reason"].endswith("is below 1") for s in segments)
     assert (tmp_path / "talk.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert [path.name for path in tmp_path.iterdir()] == ["talk.png"]
     gone = cli(*arguments, "--plot", "no/talk.png").failed()

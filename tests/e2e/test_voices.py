@@ -151,10 +151,10 @@ def test_search_in_a_folder_and_in_an_index(voices_cli: Run, halves: dict[str, P
     assert {key: report[key] for key in ("index", "indexed", "unchanged", "removed", "skipped", "files")} == {
         "index": "own.sqlite", "indexed": 2, "unchanged": 0, "removed": 0, "skipped": [], "files": 2,
     }  # fmt: skip
-    [found] = voices_cli("search", halves["a1"], "--in", "own.sqlite", "--json").succeeded().json
-    assert found["file"] == str(recordings / "talk.wav")
-    assert 3 <= found["from"] < 8 and found["to"] == pytest.approx(length, abs=1e-3)
-    assert 0.47 <= found["score"] <= 1
+    [passage] = voices_cli("search", halves["a1"], "--in", "own.sqlite", "--json").succeeded().json
+    assert passage["file"] == str(recordings / "talk.wav")
+    assert 3 <= passage["from"] < 8 and passage["to"] == pytest.approx(length, abs=1e-3)
+    assert 0.47 <= passage["score"] <= 1
     [line] = voices_cli("search", halves["a1"], "--in", recordings).succeeded().out.splitlines()
     assert re.fullmatch(r" +\d\.\d\d s +11\.\d\d s   0\.\d{4}  my recordings/talk\.wav", line)
     both = voices_cli("search", halves["b1"], "--in", "own.sqlite", "--json").succeeded().json

@@ -112,9 +112,9 @@ print(json.dumps({"kills": kills, "acknowledged": acknowledged, "problems": prob
 
 
 def test_nothing_acknowledged_is_lost_to_kill_9(python: Run, tmp_path: Path) -> None:
-    found = python(KILLED, tmp_path, 40).succeeded().json
-    assert found["problems"] == []
-    assert found["kills"] == 80 and found["acknowledged"] > 100
+    report = python(KILLED, tmp_path, 40).succeeded().json
+    assert report["problems"] == []
+    assert report["kills"] == 80 and report["acknowledged"] > 100
 
 
 def started(home: Path, environment: dict[str, str], *arguments: Any) -> subprocess.Popen[str]:

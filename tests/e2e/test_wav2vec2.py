@@ -56,8 +56,8 @@ def test_shards_from_the_hub(cli: Run, tmp_path: Path, clip: Path, hub: Loopback
     hub.add("org/tiny-mms", {path.name: path.read_bytes() for path in source.iterdir()})
     result = cli("lid", clip, "--model", "org/tiny-mms", "--json", env=hub_env)
     assert result.status == 0, result.err  # on stderr there may be a progress bar
-    found = [(row["label"], row["score"]) for row in result.json[0]["languages"]]
-    assert found == languages(cli("lid", clip, "--model", source, "--json"))
+    pairs = [(row["label"], row["score"]) for row in result.json[0]["languages"]]
+    assert pairs == languages(cli("lid", clip, "--model", source, "--json"))
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def wav2vec2_logits(variant: str, signal: str) -> np.ndarray:
     changes = VARIANTS[variant]
     module = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**{**SETTINGS, **changes})).eval()
     weights = {name: torch.from_numpy(value) for name, value in source_tensors(**changes).items()}
-    found = module.load_state_dict(weights, strict=False)
-    assert (found.missing_keys, found.unexpected_keys) == (["wav2vec2.masked_spec_embed"], [])
+    loading = module.load_state_dict(weights, strict=False)
+    assert (loading.missing_keys, loading.unexpected_keys) == (["wav2vec2.masked_spec_embed"], [])
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     inputs = extractor(waveforms()[signal], sampling_rate=RATE, return_tensors="pt", padding=True)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def wav2vec2_logits(variant: str, signal: str) -> np.ndarray:
 def write_shipped(folder: Path) -> None:
     """The original's embeddings of the bundled voices, with its name and version and the hash of its weights."""
     voices = sorted((Path(speech_zoo.__file__).parent / "data" / "voices").glob("*.wav"))
-    found = {path.stem: real_campplus().embed(f"voice {path.name[6:8]}") for path in voices}
+    embeddings = {path.stem: real_campplus().embed(f"voice {path.name[6:8]}") for path in voices}
     metadata = {
         "name": "speakerlab",
         "version": version("speakerlab"),
@@ -147,7 +147,7 @@ def write_shipped(folder: Path) -> None:
         "sha256": json.dumps({"campplus_cn_en_common.pt": hashlib.sha256(REAL_CAMPPLUS.read_bytes()).hexdigest()}),
     }
     folder.mkdir(exist_ok=True)
-    (folder / "campplus-zh-en.safetensors").write_bytes(save(found, metadata))
+    (folder / "campplus-zh-en.safetensors").write_bytes(save(embeddings, metadata))
 
 
 def main() -> None:
@@ -161,8 +161,8 @@ def main() -> None:
     }
     for n_mels in (60, 80):
         for signal in SPEECHBRAIN_SIGNALS:
-            found = speechbrain_features(waveforms()[signal], n_mels, mean_norm=False, dtype=torch.float64)
-            features[f"speechbrain {n_mels}/{signal}"] = found.astype("float32")
+            spectrum = speechbrain_features(waveforms()[signal], n_mels, mean_norm=False, dtype=torch.float64)
+            features[f"speechbrain {n_mels}/{signal}"] = spectrum.astype("float32")
     embeddings = {f"campplus-zh-en/{signal}": real_campplus().embed(signal) for signal in ALL}
     shapes = {}
     for case, (seed, oracle, signals) in seeded_cases().items():

@@ -47,11 +47,11 @@ dataset_args: {fbank_args: {num_mel_bins: 80, frame_shift: 10, frame_length: 25,
 @cache
 def goldens() -> dict[str, dict[str, np.ndarray]]:
     """The oracles' embeddings: case to signal to vector."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    vectors: dict[str, dict[str, np.ndarray]] = {}
     for name, vector in load_file(HERE / "embeddings.safetensors").items():
         case, signal = name.split("/")
-        found.setdefault(case, {})[signal] = vector
-    return found
+        vectors.setdefault(case, {})[signal] = vector
+    return vectors
 
 
 def check(model: Any, case: str, precision: str, signals: tuple[str, ...] | None = None) -> None:
@@ -91,9 +91,9 @@ def test_speech_detector(signal: str) -> None:
     expected = load_file(HERE / "silero.safetensors")[signal]
     padded = np.pad(waveforms()[signal], (64, -waveforms()[signal].size % 512))
     steps = np.stack([padded[i : i + 576] for i in range(0, padded.size - 64, 512)])
-    found, state = silero()(mx.array(steps[:7]), np.zeros((2, 128), np.float32))  # in two pieces
+    first, state = silero()(mx.array(steps[:7]), np.zeros((2, 128), np.float32))  # in two pieces
     more, _ = silero()(mx.array(steps[7:]), state)
-    assert np.abs(np.concatenate([found, more]) - expected).max() <= 1e-4
+    assert np.abs(np.concatenate([first, more]) - expected).max() <= 1e-4
 
 
 def test_bundled_campplus() -> None:
@@ -167,5 +167,5 @@ def test_wav2vec2(variant: str, tmp_path: Path) -> None:
     source = hf_folder(tmp_path / "hf", source_tensors(**changes), **changes)
     for model in (speech_zoo.load(source), speech_zoo.load(speech_zoo.convert(source, tmp_path / "zoo"))):
         for signal, expected in goldens()[variant].items():
-            found = np.array(model.logits(waveforms()[signal], RATE, vad=False))
-            assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), signal
+            logits = np.array(model.logits(waveforms()[signal], RATE, vad=False))
+            assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max(), signal

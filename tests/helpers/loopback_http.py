@@ -48,10 +48,10 @@ def refusal(status: int, message: str, code: str | None = None) -> Answer:
 
 def visible(hub: "LoopbackHub", request: Request, repo: str) -> Repo | None:
     """The repo, if it is there and the account may see it."""
-    found = hub.repos.get(repo)
-    if found is None or not found.private:
-        return found
-    return found if request.account and request.account.belongs_to(repo) else None
+    stored = hub.repos.get(repo)
+    if stored is None or not stored.private:
+        return stored
+    return stored if request.account and request.account.belongs_to(repo) else None
 
 
 def no_repo(hub: "LoopbackHub", request: Request) -> Answer:

@@ -196,14 +196,14 @@ def _respond(hub: LoopbackHub, request: Request) -> Answer:
         case _:
             return HTTPStatus.NOT_FOUND, {}, b""
     repo = f"{org}/{name}"
-    found = visible(hub, request, repo)
-    if found is None:
+    stored = visible(hub, request, repo)
+    if stored is None:
         return no_repo(hub, request)
-    commit = found.find(revision)
+    commit = stored.find(revision)
     if commit is None:
         return no_revision(revision)
     if kind == "revision":
-        return reply(_facts(repo, found, commit, repo in hub.gated, "blobs" in request.query))
+        return reply(_facts(repo, stored, commit, repo in hub.gated, "blobs" in request.query))
     if kind == "tree":
         return reply(commit.facts())
     if repo in hub.gated:
@@ -215,11 +215,11 @@ def _respond(hub: LoopbackHub, request: Request) -> Answer:
     return HTTPStatus.OK, {"ETag": f'"{git_hash(content)}"', "X-Repo-Commit": commit.oid}, content
 
 
-def _facts(repo: str, found: Repo, commit: Commit, gated: bool, blobs: bool) -> dict[str, object]:
+def _facts(repo: str, stored: Repo, commit: Commit, gated: bool, blobs: bool) -> dict[str, object]:
     return {
         "id": repo,
         "sha": commit.oid,
-        "private": found.private,
+        "private": stored.private,
         "gated": "manual" if gated else False,
         "tags": [],
         "siblings": [

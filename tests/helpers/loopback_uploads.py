@@ -107,19 +107,19 @@ def _verify(hub: "LoopbackHub", request: Request) -> Answer:
 
 
 def _write(hub: "LoopbackHub", request: Request, repo: str, action: str, revision: str) -> Answer:
-    found = visible(hub, request, repo)
-    if found is None:
+    stored = visible(hub, request, repo)
+    if stored is None:
         return no_repo(hub, request)
     assert request.account is not None
     pull_request = "create_pr" in request.query
     if not pull_request and not request.account.may_write_to(repo):
         return refusal(HTTPStatus.FORBIDDEN, "You don't have write access to this repo")
     if action == "branch":
-        if revision in found.refs:
+        if revision in stored.refs:
             return refusal(HTTPStatus.CONFLICT, "Reference already exists")
-        found.refs[revision] = found.refs["main"]
+        stored.refs[revision] = stored.refs["main"]
         return reply({})
-    head = found.refs.get(revision)
+    head = stored.refs.get(revision)
     if head is None:
         return no_revision(revision)
     if action == "preupload":
@@ -154,28 +154,28 @@ def _commit(hub: "LoopbackHub", request: Request, repo: str, revision: str, head
             delete.add(value["path"])
     if header.get("parentCommit", head.oid) != head.oid:
         return refusal(HTTPStatus.PRECONDITION_FAILED, "A commit has happened since. Please refresh and try again.")
-    found = hub.repos[repo]
+    stored = hub.repos[repo]
     spoilt = {name: content + b"\n" for name, content in add.items() if name in hub.spoilt}
     ref, answer = revision, {}
     if "create_pr" in request.query:
         assert request.account is not None
-        number = found.open_pull_request(header["summary"], request.account.name, revision, head).num
+        number = stored.open_pull_request(header["summary"], request.account.name, revision, head).num
         ref, answer = f"refs/pr/{number}", {"pullRequestUrl": f"{hub.url}/{repo}/discussions/{number}"}
-    commit = found.commit(ref, header["summary"], add | spoilt, delete)
+    commit = stored.commit(ref, header["summary"], add | spoilt, delete)
     return reply(answer | {"commitOid": commit.oid, "commitUrl": f"{hub.url}/{repo}/commit/{commit.oid}"})
 
 
 def _discussions(hub: "LoopbackHub", request: Request, repo: str, number: str | None = None) -> Answer:
-    found = visible(hub, request, repo)
-    if found is None:
+    stored = visible(hub, request, repo)
+    if stored is None:
         return no_repo(hub, request)
     if number is None:
         status = request.query.get("status", "all")
-        wanted = [item for item in found.pull_requests if status in ("all", item.status)]
+        wanted = [item for item in stored.pull_requests if status in ("all", item.status)]
         start = PAGE * int(request.query.get("p", 0))
         page = [_facts(item, repo) for item in wanted[start : start + PAGE]]
         return reply({"count": len(wanted), "start": start, "discussions": page})
-    item = found.pull_requests[int(number) - 1]
+    item = stored.pull_requests[int(number) - 1]
     details = {"changes": {"base": BRANCHES + item.base}, "filesWithConflicts": False, "events": [], "diff": ""}
     return reply(_facts(item, repo) | details)
 

@@ -69,18 +69,18 @@ class Disk:
             lucky = [{}, current, *({folder: current[folder]} for folder in current)]
             for luck in lucky:
                 names = synced | luck
-                found = dict(self._files(self.root.stat().st_ino, "", names, kinds, contents))
-                state = frozenset(found.items())
+                files = dict(self._files(self.root.stat().st_ino, "", names, kinds, contents))
+                state = frozenset(files.items())
                 if state in seen:
                     continue
                 seen.add(state)
-                yield f"{what} ({i})", _write(scratch / str(len(seen)), found)
+                yield f"{what} ({i})", _write(scratch / str(len(seen)), files)
 
     def kept(self, scratch: Path) -> Path:
         """What is left of the end without any luck, as a folder: what was promised to be kept."""
         kinds = self.names | self._names()
-        found = dict(self._files(self.root.stat().st_ino, "", self.names, kinds, self.contents))
-        return _write(scratch / "kept", found)
+        files = dict(self._files(self.root.stat().st_ino, "", self.names, kinds, self.contents))
+        return _write(scratch / "kept", files)
 
     def _files(
         self, folder: int, path: str, names: Names, kinds: Names, contents: dict[int, bytes]

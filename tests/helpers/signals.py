@@ -18,14 +18,14 @@ UNIT = 1e-6  # the most that a component of an embedding of unit length may diff
 @cache
 def voices() -> dict[str, np.ndarray]:
     """The nine bundled clips, float32 in [-1, 1], decoded without the code under test."""
-    found = {}
+    clips = {}
     for path in sorted((files("speech_zoo") / "data" / "voices").iterdir(), key=lambda path: path.name):
         if path.name.endswith(".wav"):
             with path.open("rb") as file, wave.open(file) as clip:
                 assert (clip.getframerate(), clip.getnchannels(), clip.getsampwidth()) == (RATE, 1, 2)
-                found[path.name[6:8]] = np.frombuffer(clip.readframes(clip.getnframes()), "<i2") / np.float32(32768)
-    assert len(found) == 9
-    return {f"voice {number}": samples for number, samples in found.items()}
+                clips[path.name[6:8]] = np.frombuffer(clip.readframes(clip.getnframes()), "<i2") / np.float32(32768)
+    assert len(clips) == 9
+    return {f"voice {number}": samples for number, samples in clips.items()}
 
 
 def raw_bits(seed: int, size: int, bits: int) -> np.ndarray:

@@ -31,8 +31,8 @@ def steps_of(samples: np.ndarray) -> np.ndarray:
 
 def silero_probabilities(samples: np.ndarray) -> np.ndarray:
     """Of speech, step by step, (K,)."""
-    state, found = np.zeros((2, 1, 128), np.float32), []
+    state, probabilities = np.zeros((2, 1, 128), np.float32), []
     for step in steps_of(samples):
         probability, state = _session().run(None, {"input": step[None], "state": state, "sr": np.array(RATE)})
-        found.append(probability[0, 0])
-    return np.array(found, np.float32)
+        probabilities.append(probability[0, 0])
+    return np.array(probabilities, np.float32)

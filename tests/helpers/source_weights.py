@@ -175,11 +175,11 @@ def _tdnn(weights: _Weights, name: str, out: int, inner: int, kernel: int, norm:
 
 def wespeaker_ecapa(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of an ECAPA-TDNN as WeSpeaker has them: its names, and two axes where it has a linear layer."""
-    found = {}
+    renamed = {}
     for name, x in weights.items():
         new = name
         for pattern, replacement in WESPEAKER_NAMES:
             new = re.sub(pattern, replacement, new)
         linear = new.startswith("linear.") or ".3.linear" in new
-        found[new] = x[..., 0] if linear and x.ndim == 3 else x
-    return found
+        renamed[new] = x[..., 0] if linear and x.ndim == 3 else x
+    return renamed

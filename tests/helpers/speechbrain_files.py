@@ -114,8 +114,8 @@ def write_folder(
     folder.mkdir(parents=True)
     (folder / "hyperparams.yaml").write_text(text)
     for part in ("embedding_model", "classifier"):
-        found = {name.removeprefix(f"{part}."): x for name, x in tensors.items() if name.startswith(f"{part}.")}
-        save(folder / f"{part}.ckpt", found)
+        inner = {name.removeprefix(f"{part}."): x for name, x in tensors.items() if name.startswith(f"{part}.")}
+        save(folder / f"{part}.ckpt", inner)
     lines = [f"{label!r} => {i}" for i, label in enumerate(labels)]
     (folder / "label_encoder.txt").write_text("\n".join([*lines, "=" * 16, "'starting_index' => 0"]) + "\n")
     return folder

@@ -170,10 +170,10 @@ def save_zip(path: Path, content: Any, protocol: int = 2, **members: bytes) -> P
         members: further members of the archive, or others instead of the usual ones (`byteorder`, `version`).
     """
     data, storages = _pickle(content, protocol)
-    found = {"data.pkl": data, "byteorder": b"little", "version": b"3\n"}
-    found |= {f"data/{item.key}": item.data for item in storages} | members
+    parts = {"data.pkl": data, "byteorder": b"little", "version": b"3\n"}
+    parts |= {f"data/{item.key}": item.data for item in storages} | members
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, part in found.items():
+        for name, part in parts.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), part)
     return path
 

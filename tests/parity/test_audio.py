@@ -67,9 +67,9 @@ def torchaudio_resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 def librosa_resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """`librosa.resample(samples, orig_sr=rate, target_sr=16000)`: soxr_hq, as long as the ratio says."""
-    found = soxr.resample(samples, rate, RATE, quality="HQ")
+    resampled = soxr.resample(samples, rate, RATE, quality="HQ")
     size = math.ceil(samples.size * RATE / rate)
-    return np.pad(found, (0, max(0, size - found.size)))[:size]
+    return np.pad(resampled, (0, max(0, size - resampled.size)))[:size]
 
 
 @cache
@@ -93,14 +93,14 @@ def mean(content: bytes) -> np.ndarray:
 @pytest.mark.parametrize(("rate", "subtype"), CASES)
 def test_waveforms(rate: int, subtype: str) -> None:
     content = stereo(rate, subtype)
-    found = np.array(load_audio(content, RATE, resampler="torchaudio", channel="first"))
+    samples = np.array(load_audio(content, RATE, resampler="torchaudio", channel="first"))
     expected = torchaudio_resample(first(content), rate)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() < 2e-6
-    found = np.array(load_audio(content, RATE, resampler="soxr_hq", channel="mean"))
+    assert samples.shape == expected.shape
+    assert np.abs(samples - expected).max() < 2e-6
+    samples = np.array(load_audio(content, RATE, resampler="soxr_hq", channel="mean"))
     expected = librosa_resample(mean(content), rate)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected)[100:-100].max() < 2e-6  # soxr treats the ends of a stream in its own way
+    assert samples.shape == expected.shape
+    assert np.abs(samples - expected)[100:-100].max() < 2e-6  # soxr treats the ends of a stream in its own way
 
 
 @cache
@@ -139,10 +139,10 @@ def near(record: Callable[..., None]) -> Callable[..., None]:
     """Compare embeddings with the original's from the same file, and record it."""
 
     def check(ours: Any, theirs: np.ndarray, name: str, rate: int, subtype: str, by: str) -> None:
-        found = cosine(ours, theirs)
-        row = (name, f"{rate} Hz {subtype}", "float32", "1 file", f"{found:.9f}", f"{max(0.0, 1 - found):.1e}", "")
+        score = cosine(ours, theirs)
+        row = (name, f"{rate} Hz {subtype}", "float32", "1 file", f"{score:.9f}", f"{max(0.0, 1 - score):.1e}", "")
         record(*row, str(COSINE["float32"]), by)
-        assert found >= COSINE["float32"]
+        assert score >= COSINE["float32"]
 
     return check
 
@@ -178,9 +178,9 @@ def test_speechbrain(rate: int, subtype: str, folder: Path) -> None:
     content = stereo(rate, subtype)
     clip = torchaudio_resample(mean(content), rate)
     expected = oracle.batch(clip[None], np.ones(1, np.float32))[1][0]
-    found = np.array(model.log_probs(content))
-    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-    assert best(found, 5) == best(expected, 5)
+    scores = np.array(model.log_probs(content))
+    assert np.abs(scores - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert best(scores, 5) == best(expected, 5)
 
 
 @pytest.mark.parametrize(("rate", "subtype"), CASES)
@@ -188,9 +188,9 @@ def test_transformers(rate: int, subtype: str, folder: Path) -> None:
     model, oracle = transformers_models(folder)
     content = stereo(rate, subtype)
     expected = oracle.batch([librosa_resample(mean(content), rate)])[0]
-    found = np.array(model.logits(content))
-    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-    assert best(found, 5) == best(expected, 5)
+    logits = np.array(model.logits(content))
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert best(logits, 5) == best(expected, 5)
 
 
 def test_tensors_of_torch() -> None:
@@ -216,8 +216,8 @@ def test_silero(name: str, record: Callable[..., None]) -> None:
     samples = extra.get(name, voices().get(name))
     assert samples is not None
     expected = silero_probabilities(samples)
-    found, _ = silero()(mx.array(steps_of(samples)), np.zeros((2, 128), np.float32))
-    error = float(np.abs(found - expected).max())
+    hidden, _ = silero()(mx.array(steps_of(samples)), np.zeros((2, 128), np.float32))
+    error = float(np.abs(hidden - expected).max())
     record("Silero VAD", "bundled", "float32", name, f"{error:.1e}", "", "", str(PROBABILITY), "silero_vad.onnx")
     assert error <= PROBABILITY
     if name in voices():

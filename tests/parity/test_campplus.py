@@ -82,5 +82,5 @@ def test_onnx(opset: int, dynamic: bool, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = module(torch.from_numpy(features)).numpy()[0]
     assert np.allclose(session.run(None, {"feature": features})[0][0], expected, rtol=1e-3, atol=1e-4)
-    found = np.array(model(mx.array(features)))[0]
-    assert found @ expected / np.linalg.norm(found) / np.linalg.norm(expected) >= 0.999999
+    embedding = np.array(model(mx.array(features)))[0]
+    assert embedding @ expected / np.linalg.norm(embedding) / np.linalg.norm(expected) >= 0.999999

@@ -104,15 +104,15 @@ def compare_languages(
 ) -> None:
     """In float32 the log-probabilities and the first five languages, otherwise the first language."""
     ours, theirs = ({s: of(s) for s in signals} for of in (lambda s: log_probs(model, s), languages().log_probs))
-    found = {s: relative(ours[s], theirs[s]) for s in signals}
-    worst, centred = max(found, key=found.__getitem__), min(cosines(ours, theirs)[1].values())
+    errors = {s: relative(ours[s], theirs[s]) for s in signals}
+    worst, centred = max(errors, key=errors.__getitem__), min(cosines(ours, theirs)[1].values())
     limit, places = (str(LOG_PROBS), 5) if precision == "float32" else ("same first", 1)
-    figures = f"{found[worst]:.1e} ({worst})", "", f"{max(0.0, 1 - centred):.1e}"
+    figures = f"{errors[worst]:.1e} ({worst})", "", f"{max(0.0, 1 - centred):.1e}"
     record("ECAPA LID log-probs", form, precision, in_words(signals), *figures, limit, SPEECHBRAIN)
     for signal in signals:
         assert best(ours[signal], places) == best(theirs[signal], places), signal
     if precision == "float32":
-        assert found[worst] <= LOG_PROBS, found
+        assert errors[worst] <= LOG_PROBS, errors
         assert centred >= COSINE[precision]
 
 
@@ -126,8 +126,8 @@ def test_predict(language_folder: Path) -> None:
     for name, row in zip(names, rows, strict=True):
         theirs = languages().log_probs(name)
         first = best(theirs, 5)
-        assert [f"{found.label}: {found.name}" for found in row] == [LANGUAGES[i] for i in first]
-        assert [found.score for found in row] == pytest.approx(np.exp(theirs[first]), rel=1e-3)
+        assert [f"{prediction.label}: {prediction.name}" for prediction in row] == [LANGUAGES[i] for i in first]
+        assert [prediction.score for prediction in row] == pytest.approx(np.exp(theirs[first]), rel=1e-3)
 
 
 def test_converted_speaker_folder(speaker_folder: Path, tmp_path: Path, compare: Compare) -> None:
@@ -171,10 +171,10 @@ def test_own_batches_of_speechbrain_languages(language_folder: Path, record: Cal
     logits = np.array(speech_zoo.load(language_folder)(mx.array(clips), mx.array(lengths)), np.float64)
     ours = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     _, theirs = languages().batch(clips, lengths)
-    found = max(relative(mine, right) for mine, right in zip(ours, theirs, strict=True))
+    error = max(relative(mine, right) for mine, right in zip(ours, theirs, strict=True))
     what = f"{len(clips)} clips"
-    record("ECAPA LID log-probs", "its batches", "float32", what, f"{found:.1e}", "", "", str(LOG_PROBS), SPEECHBRAIN)
-    assert found <= LOG_PROBS
+    record("ECAPA LID log-probs", "its batches", "float32", what, f"{error:.1e}", "", "", str(LOG_PROBS), SPEECHBRAIN)
+    assert error <= LOG_PROBS
     assert [best(mine, 5) for mine in ours] == [best(right, 5) for right in theirs]
 
 
@@ -243,10 +243,10 @@ def test_speaker_proxy(frames: int, proxy_file: Path, record: Callable[..., None
     ours = np.array(speech_zoo.load(proxy_file)(mx.array(sums)))
     with torch.no_grad():
         theirs = proxy().unit(torch.from_numpy(sums)).numpy()
-    found, what = float(np.abs(ours - theirs).max()), f"2 inputs of {frames} frames"
-    record("speaker proxy", "unit embeddings", "float32", what, f"{found:.1e}", "", "", str(UNIT), SPEECHBRAIN)
+    error, what = float(np.abs(ours - theirs).max()), f"2 inputs of {frames} frames"
+    record("speaker proxy", "unit embeddings", "float32", what, f"{error:.1e}", "", "", str(UNIT), SPEECHBRAIN)
     assert ours.shape == theirs.shape == (2, 192)
-    assert found <= UNIT
+    assert error <= UNIT
 
 
 def test_gradient_of_the_speaker_proxy(proxy_file: Path, record: Callable[..., None]) -> None:
@@ -258,11 +258,11 @@ def test_gradient_of_the_speaker_proxy(proxy_file: Path, record: Callable[..., N
     theirs = right.grad.numpy()
     model, target = speech_zoo.load(proxy_file), mx.array(other.numpy())
     ours = np.array(mx.grad(lambda x: mx.mean(1 - mx.sum(model(x) * target, axis=-1)))(mx.array(sums)))
-    found = relative(ours, theirs)
+    error = relative(ours, theirs)
     what, limit = "2 inputs of 50 frames", str(GRADIENT)
-    record("speaker proxy", "gradient of the input", "float32", what, f"{found:.1e}", "", "", limit, SPEECHBRAIN)
+    record("speaker proxy", "gradient of the input", "float32", what, f"{error:.1e}", "", "", limit, SPEECHBRAIN)
     assert np.abs(theirs).max(axis=-1).min() > 0  # every frame matters
-    assert found <= GRADIENT
+    assert error <= GRADIENT
 
 
 def mlx_audio_languages() -> Any:
@@ -287,14 +287,14 @@ def test_embeddings_beside_mlx_audio(language_folder: Path, record: Callable[...
         features = other.sentence_mean_normalize(compute_mel_spectrogram(clip))
         beside[name] = np.array(other.embedding_model(features)[0])
     theirs = {name: languages().embed(name) for name in VOICES}
-    limit, found = COSINE["float32"], {}
+    limit, lowest = COSINE["float32"], {}
     for form, vectors, wanted in (
         ("this zoo", ours, str(limit)),
         (f"mlx-audio {version('mlx-audio')}, for comparison", beside, "none"),
     ):
         plain, centred = cosines(vectors, theirs)
         worst = min(plain, key=plain.__getitem__)
-        found[form] = plain[worst], min(centred.values())
-        figures = f"{plain[worst]:.9f} ({worst})", *(f"{max(0.0, 1 - x):.1e}" for x in found[form])
+        lowest[form] = plain[worst], min(centred.values())
+        figures = f"{plain[worst]:.9f} ({worst})", *(f"{max(0.0, 1 - x):.1e}" for x in lowest[form])
         record("ECAPA LID embedding", form, "float32", "nine voices", *figures, wanted, SPEECHBRAIN)
-    assert min(found["this zoo"]) >= limit
+    assert min(lowest["this zoo"]) >= limit

@@ -28,14 +28,14 @@ def difference(front_end: FrontEnd, waveform: np.ndarray, **kaldi: object) -> fl
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_every_signal(name: str, cmn: bool, record: Callable[..., None]) -> None:
     ours, kaldi = FRONT_ENDS[name]
-    found = {s: difference(replace(ours, cmn=cmn), waveforms()[s], cmn=cmn, **kaldi) for s in ALL}
-    worst = max(found, key=found.__getitem__)
+    errors = {s: difference(replace(ours, cmn=cmn), waveforms()[s], cmn=cmn, **kaldi) for s in ALL}
+    worst = max(errors, key=errors.__getitem__)
     oracle = f"kaldi-native-fbank {version('kaldi-native-fbank')}"
     form = "CMN" if cmn else "no CMN"
     record(
-        f"fbank {name}", form, "float32", f"all {len(ALL)}", f"{found[worst]:.1e} ({worst})", "", "", "0.001", oracle
+        f"fbank {name}", form, "float32", f"all {len(ALL)}", f"{errors[worst]:.1e} ({worst})", "", "", "0.001", oracle
     )
-    assert found[worst] <= LOG_MEL, found
+    assert errors[worst] <= LOG_MEL, errors
 
 
 @pytest.mark.parametrize("window", ["hamming", "hanning", "povey", "rectangular"])
@@ -70,12 +70,12 @@ def test_speechbrain(n_mels: int, cmn: bool, record: Callable[..., None]) -> Non
     name, form = f"fbank SpeechBrain, {n_mels} mels", "dB, mean norm" if cmn else "dB, no mean norm"
     signals = (*ALL, "0.5 s", "30 s")
     for dtype in (torch.float32, torch.float64):
-        found = {s: speechbrain_difference(n_mels, waveforms()[s], cmn, dtype) for s in signals}
-        worst = max(found, key=found.__getitem__)
-        figure, oracle = f"{found[worst]:.1e} ({worst})", f"{SPEECHBRAIN} in {str(dtype).removeprefix('torch.')}"
+        errors = {s: speechbrain_difference(n_mels, waveforms()[s], cmn, dtype) for s in signals}
+        worst = max(errors, key=errors.__getitem__)
+        figure, oracle = f"{errors[worst]:.1e} ({worst})", f"{SPEECHBRAIN} in {str(dtype).removeprefix('torch.')}"
         record(name, form, "float32", f"all {len(ALL)}, 0.5 s, 30 s", figure, "", "", str(LOG_MEL), oracle)
         # float32: room for the rounding of the machine's FFT library; the figure itself is in the table.
-        assert found[worst] <= LOG_MEL * (1.5 if dtype == torch.float32 else 1), found
+        assert errors[worst] <= LOG_MEL * (1.5 if dtype == torch.float32 else 1), errors
 
 
 @pytest.mark.parametrize("size", [1, 159, 160, 161, 400, 65 * RATE], ids=str)

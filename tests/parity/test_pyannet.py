@@ -35,20 +35,20 @@ def difference(model: Any, module: Any, batch: np.ndarray) -> float:
 @needs_weights
 def test_published_weights(record: Any) -> None:
     model, module = speech_zoo.load(PUBLISHED), original_module(Source(PUBLISHED))
-    found = {name: difference(model, module, waveforms()[name][None]) for name in SIGNALS}
-    worst = max(found, key=found.__getitem__)
+    errors = {name: difference(model, module, waveforms()[name][None]) for name in SIGNALS}
+    worst = max(errors, key=errors.__getitem__)
     record(
         "PyanNet",
         PUBLISHED.name,
         "float32",
         "nine voices, …",
-        f"{found[worst]:.1e} ({worst})",
+        f"{errors[worst]:.1e} ({worst})",
         "",
         "",
         "1e-4",
         "pyannote-audio",
     )
-    assert found[worst] <= ABSOLUTE, found
+    assert errors[worst] <= ABSOLUTE, errors
 
 
 @needs_weights

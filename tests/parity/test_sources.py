@@ -40,10 +40,10 @@ def test_a_classifier_by_cosines(tmp_path: Path, labels: list[str]) -> None:
     head = module.Classifier(48, out_neurons=len(labels))
     tensors = {f"embedding_model.{name}": x for name, x in embedding.state_dict().items()}
     tensors |= {f"classifier.{name}": x for name, x in head.state_dict().items()}
-    folder = write_folder(tmp_path / "source", text, tensors, lambda path, found: torch.save(found, path), labels)
-    expected, found, model = scores(folder, tmp_path / "out")
-    assert np.abs(expected - found).max() <= LOGITS * np.abs(expected).max()
-    assert np.abs(found).max() <= 1
+    folder = write_folder(tmp_path / "source", text, tensors, lambda path, logits: torch.save(logits, path), labels)
+    expected, logits, model = scores(folder, tmp_path / "out")
+    assert np.abs(expected - logits).max() <= LOGITS * np.abs(expected).max()
+    assert np.abs(logits).max() <= 1
     assert model.predict((waveforms()["voice 01"], 16000), top_k=1)[0].label == labels[int(expected.argmax())]
 
 
@@ -56,9 +56,9 @@ def test_a_processor_as_transformers_5_writes_it(tmp_path: Path, normalise: bool
     text = json.dumps({"feature_extractor": extractor.to_dict(), "processor_class": "Wav2Vec2Processor"})
     (folder / "processor_config.json").write_text(text, encoding="utf-8")
     assert AutoFeatureExtractor.from_pretrained(folder).do_normalize == normalise
-    expected, found, model = scores(folder, tmp_path / "out")
+    expected, logits, model = scores(folder, tmp_path / "out")
     assert model.config.front_end.normalise == normalise
-    assert np.abs(expected - found).max() <= LOGITS * np.abs(expected).max()
+    assert np.abs(expected - logits).max() <= LOGITS * np.abs(expected).max()
     clip = torch.from_numpy(waveforms()["voice 01"])[None]
     if not normalise:
         with torch.no_grad():

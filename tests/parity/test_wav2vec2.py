@@ -40,14 +40,14 @@ def check(record: Callable[..., None]) -> Callable[..., None]:
         worst, where = 0.0, ""
         for signal in signals:
             clip = waveforms()[signal]
-            found = np.array(model.logits(clip, RATE, vad=False))
+            logits = np.array(model.logits(clip, RATE, vad=False))
             expected = theirs.logits(signal)
-            error = float(np.abs(found - expected).max() / np.abs(expected).max())
+            error = float(np.abs(logits - expected).max() / np.abs(expected).max())
             worst, where = max((worst, where), (error, signal))
-            assert found.argmax() == expected.argmax(), signal
+            assert logits.argmax() == expected.argmax(), signal
             if precision == "float32":
                 assert error <= LOGITS, signal
-                assert (np.argsort(-found)[:5] == np.argsort(-expected)[:5]).all(), signal
+                assert (np.argsort(-logits)[:5] == np.argsort(-expected)[:5]).all(), signal
         limit = "logits 1e-4, top 5" if precision == "float32" else "top 1"
         record(name, form, precision, f"{len(signals)} signals", f"{worst:.1e} ({where})", "", "", limit, theirs.name)
 
@@ -70,9 +70,9 @@ def test_masks(variant: str, tmp_path: Path, record: Callable[..., None]) -> Non
     clips = [waveforms()[name] for name in ("voice 01", "0.3 s", "voice 07", "noise")]
     size = max(map(len, clips))
     padded = mx.array(np.stack([np.pad(clip, (0, size - len(clip))) for clip in clips]))
-    found, expected = np.array(model(padded, mx.array([len(clip) for clip in clips]))), theirs.batch(clips)
+    logits, expected = np.array(model(padded, mx.array([len(clip) for clip in clips]))), theirs.batch(clips)
     alone = np.stack([np.array(model.logits(clip, RATE, vad=False)) for clip in clips])
-    errors = [float(np.abs(found - other).max() / np.abs(expected).max()) for other in (expected, alone)]
+    errors = [float(np.abs(logits - other).max() / np.abs(expected).max()) for other in (expected, alone)]
     figures = f"{errors[0]:.1e} (one at a time: {errors[1]:.1e})"
     record(f"Wav2Vec2, {variant}", "masked batch", "float32", "4 clips", figures, "", "", "logits 1e-4", theirs.name)
     assert max(errors) <= LOGITS
@@ -103,8 +103,8 @@ def test_adapters(narrow: bool, tmp_path: Path, check: Callable[..., None]) -> N
     check(model, theirs, "Wav2Vec2, adapters (add_adapter)", "safetensors", "float32", FEW)
     clips = [waveforms()[name] for name in ("voice 01", "0.3 s")]
     padded = mx.array(np.stack([clips[0], np.pad(clips[1], (0, len(clips[0]) - len(clips[1])))]))
-    found, expected = np.array(model(padded, mx.array([len(clip) for clip in clips]))), theirs.batch(clips)
-    assert np.abs(found - expected).max() <= LOGITS * np.abs(expected).max()
+    logits, expected = np.array(model(padded, mx.array([len(clip) for clip in clips]))), theirs.batch(clips)
+    assert np.abs(logits - expected).max() <= LOGITS * np.abs(expected).max()
 
 
 FORMS: dict[str, Callable[[Path, Classifier], Path]] = {
@@ -175,6 +175,6 @@ def test_the_layer_sum_of_transformers_4(tmp_path: Path) -> None:
         weights = torch.softmax(theirs.module.layer_weights, -1)
         hidden = sum(state * weight for state, weight in zip(states, weights, strict=True))
         expected = theirs.module.classifier(theirs.module.projector(hidden).mean(dim=1))[0].numpy()
-    found = np.array(speech_zoo.load(folder).logits(waveforms()["0.3 s"], RATE))
-    assert np.abs(found - expected).max() <= LOGITS * np.abs(expected).max()
-    assert np.abs(found - theirs.logits("0.3 s")).max() > 1e-3 * np.abs(expected).max()
+    logits = np.array(speech_zoo.load(folder).logits(waveforms()["0.3 s"], RATE))
+    assert np.abs(logits - expected).max() <= LOGITS * np.abs(expected).max()
+    assert np.abs(logits - theirs.logits("0.3 s")).max() > 1e-3 * np.abs(expected).max()

@@ -61,19 +61,19 @@ def test_medians_and_ratios_come_of_the_runs_after_the_warm_up(tmp_path: Path) -
     asked: list[tuple[str, str]] = []
     workers = fakes(asked, ours=(3.0, 4.0), torch=(6.0, 8.0))  # a scale means nothing to an embedding
     workers["torch"].runs = 4
-    found = compare(SPEAKERS, workers, tmp_path / "clips.npy", 3, tmp_path)
+    measured = compare(SPEAKERS, workers, tmp_path / "clips.npy", 3, tmp_path)
     assert [name for name, _ in asked] == ["ours", "torch"] * 4
-    assert found["ours"] == {"seconds": 3, "ratio": 1, "runs": 3, "peak_bytes": 1004, "agreement": None}
-    assert (found["torch"]["seconds"], found["torch"]["ratio"]) == (7, 7 / 3)
-    assert found["torch"]["agreement"] == {"measure": "1 - cosine", "value": pytest.approx(0), "limit": 1e-6}
+    assert measured["ours"] == {"seconds": 3, "ratio": 1, "runs": 3, "peak_bytes": 1004, "agreement": None}
+    assert (measured["torch"]["seconds"], measured["torch"]["ratio"]) == (7, 7 / 3)
+    assert measured["torch"]["agreement"] == {"measure": "1 - cosine", "value": pytest.approx(0), "limit": 1e-6}
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_stock_mlx_runs_once_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
     monkeypatch.setattr(bench, "on_cpu", lambda: on_cpu)
     asked: list[tuple[str, str]] = []
-    found = compare(SPEAKERS, fakes(asked, ours=(1.0,), stock=(1.0,)), tmp_path / "clips.npy", 3, tmp_path)
-    assert found["stock"]["runs"] == (1 if on_cpu else 3)
+    measured = compare(SPEAKERS, fakes(asked, ours=(1.0,), stock=(1.0,)), tmp_path / "clips.npy", 3, tmp_path)
+    assert measured["stock"]["runs"] == (1 if on_cpu else 3)
     stock = [clips for name, clips in asked if name == "stock"]
     assert stock == (["clips-0.5-1.npy", "clips.npy"] if on_cpu else ["clips.npy"] * 4)
 
@@ -165,9 +165,9 @@ def test_an_example_without_its_original(name: str, tmp_path: Path, monkeypatch:
     small |= {"conv_dim": [16] * 7, "intermediate_size": 64}
     config = replace(example.config, **{key: x for key, x in small.items() if hasattr(example.config, key)})
     monkeypatch.setattr(registry, "specs", lambda: iter([replace(spec, example=replace(example, config=config))]))
-    found = write_example(name, tmp_path / "example", layers=1)
-    assert "pip install" in found["alone"]
-    assert found["layers"] == (1 if hasattr(config, "num_hidden_layers") else None)
+    facts = write_example(name, tmp_path / "example", layers=1)
+    assert "pip install" in facts["alone"]
+    assert facts["layers"] == (1 if hasattr(config, "num_hidden_layers") else None)
     model = speech_zoo.load(tmp_path / "example")
     output = np.array(model(model.features(speech(2.0, 1)[0], 16000)[None]))
     assert np.isfinite(output).all()
@@ -176,10 +176,10 @@ def test_an_example_without_its_original(name: str, tmp_path: Path, monkeypatch:
 
 def test_a_checkpoint_is_measured_as_it_is(tmp_path: Path) -> None:
     name = "campplus-zh-en"
-    found = subject(name, 4, tmp_path)
-    assert (found.name, found.ref, found.task, found.rate) == (name, name, "speaker-embedding", 16000)
-    assert (found.seeded, found.layers, found.alone) == (False, None, None)
-    assert found.size > 10e6
+    measured = subject(name, 4, tmp_path)
+    assert (measured.name, measured.ref, measured.task, measured.rate) == (name, name, "speaker-embedding", 16000)
+    assert (measured.seeded, measured.layers, measured.alone) == (False, None, None)
+    assert measured.size > 10e6
     segmentation = subject("pyannet", 4, tmp_path)  # has no example
     assert (segmentation.ref, segmentation.task) == ("pyannote-segmentation-3.0", "speaker-segmentation")
     assert subject("fbank", 4, tmp_path) == FEATURES

@@ -73,13 +73,13 @@ def test_min_dcf(targets: list[int], nontargets: list[int], p_target: float, c_m
 def test_the_threshold_makes_the_errors_that_are_reported(
     targets: list[int], nontargets: list[int], at: str, p_target: float
 ) -> None:
-    found = det(targets, nontargets)
+    curve = det(targets, nontargets)
     rates = slow_rates(targets, nontargets)
     try:
-        result = calibrate(found, "m", at, p_target, 1.0, 1.0)
+        result = calibrate(curve, "m", at, p_target, 1.0, 1.0)
     except SpeechZooError as error:
         assert "EER 50 %" in str(error) or "minDCF 1" in str(error)
-        assert slow_eer(targets, nontargets) == Fraction(1, 2) or found.costs(p_target, 1.0, 1.0).min() >= 1 - 1e-12
+        assert slow_eer(targets, nontargets) == Fraction(1, 2) or curve.costs(p_target, 1.0, 1.0).min() >= 1 - 1e-12
         return
     misses = sum(score / 10 < result.threshold for score in targets)
     false_alarms = sum(score / 10 >= result.threshold for score in nontargets)
@@ -110,21 +110,21 @@ def test_misses_and_false_alarms_are_alike(targets: list[int], nontargets: list[
 
 def test_figures_worked_out_by_hand() -> None:
     """Targets 3 5 6 8, non-targets 1 2 4 7: of four each, 4 and 7 are accepted from 3 on, 3 and 5 refused from 6 on."""
-    found = det([3, 5, 6, 8], [1, 2, 4, 7])
-    assert found.misses.tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 4]
-    assert found.false_alarms.tolist() == [4, 3, 2, 2, 1, 1, 1, 0, 0]
-    assert found.eer() == 0.25  # at (1/4, 1/4), which lies on the hull
-    assert found.costs(0.5, 1.0, 1.0).min() == pytest.approx(0.5)
-    assert found.costs(0.01, 1.0, 1.0).min() == pytest.approx(0.75)
-    assert calibrate(found, "m", "eer", **OPERATING).threshold == pytest.approx(0.45)
-    assert calibrate(found, "m", "min-dcf", **OPERATING).threshold == pytest.approx(0.75)
+    curve = det([3, 5, 6, 8], [1, 2, 4, 7])
+    assert curve.misses.tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 4]
+    assert curve.false_alarms.tolist() == [4, 3, 2, 2, 1, 1, 1, 0, 0]
+    assert curve.eer() == 0.25  # at (1/4, 1/4), which lies on the hull
+    assert curve.costs(0.5, 1.0, 1.0).min() == pytest.approx(0.5)
+    assert curve.costs(0.01, 1.0, 1.0).min() == pytest.approx(0.75)
+    assert calibrate(curve, "m", "eer", **OPERATING).threshold == pytest.approx(0.45)
+    assert calibrate(curve, "m", "min-dcf", **OPERATING).threshold == pytest.approx(0.75)
 
 
 def test_classes_apart_have_the_midpoint() -> None:
     for at in ("eer", "min-dcf"):
-        found = calibrate(det([6, 7, 9], [-3, 2]), "m", at, **OPERATING)
-        assert (found.eer, found.min_dcf, found.misses, found.false_alarms) == (0, 0, 0, 0)
-        assert found.threshold == pytest.approx(0.4)
+        calibration = calibrate(det([6, 7, 9], [-3, 2]), "m", at, **OPERATING)
+        assert (calibration.eer, calibration.min_dcf, calibration.misses, calibration.false_alarms) == (0, 0, 0, 0)
+        assert calibration.threshold == pytest.approx(0.4)
 
 
 def test_neighbouring_numbers_are_told_apart() -> None:
@@ -193,8 +193,8 @@ def test_forms_of_a_trial_list(folder: Path, name: str) -> None:
     (folder / name).write_bytes(FORMS[name].encode())
     trials = read_trials(folder / name)
     names = [file.name for file in trials.files]
-    found = [({names[a], names[b]}, kind) for (a, b), kind in zip(trials.pairs, trials.same, strict=True)]
-    assert found == [({a, b}, kind) for a, b, kind in PAIRS]
+    pairs = [({names[a], names[b]}, kind) for (a, b), kind in zip(trials.pairs, trials.same, strict=True)]
+    assert pairs == [({a, b}, kind) for a, b, kind in PAIRS]
     assert names == ["a.wav", "b.wav", "my voice, 1.wav", "my voice 😀.wav"]
 
 
@@ -268,9 +268,9 @@ def test_each_file_is_embedded_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "t.txt").write_text("1 a.wav b.wav\n0 c.wav a.wav\n1 c.wav b.wav\n")
     monkeypatch.setattr("speech_zoo.calibration.trials.PAIRS_AT_ONCE", 2)
     model = Model()
-    found = score(model, folder / "t.txt", read_trials(folder / "t.txt"))
+    scores = score(model, folder / "t.txt", read_trials(folder / "t.txt"))
     assert model.asked == ["a.wav", "b.wav", "c.wav"]
-    assert found == pytest.approx([0.6, 0, 0.8])
+    assert scores == pytest.approx([0.6, 0, 0.8])
 
 
 def test_a_file_that_cannot_be_used_is_named_by_its_line(tmp_path: Path) -> None:
@@ -386,13 +386,13 @@ def matplotlib() -> None:
 @given(tenths, tenths)
 def test_det_curves_of_any_scores(tmp_path_factory: pytest.TempPathFactory, targets: Any, nontargets: Any) -> None:
     """With high and low error rates, one trial, and none between the classes."""
-    found = det([5, *targets], [-5, *nontargets])
+    curve = det([5, *targets], [-5, *nontargets])
     try:
-        result = calibrate(found, "m", "eer", **OPERATING)
+        result = calibrate(curve, "m", "eer", **OPERATING)
     except SpeechZooError:
         return
     path = tmp_path_factory.mktemp("det") / "det.png"
-    calibration_plot.draw_det(found, result, path)
+    calibration_plot.draw_det(curve, result, path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

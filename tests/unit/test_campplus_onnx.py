@@ -54,8 +54,8 @@ class Exporter:
             weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
             bias = shift if bias is None else bias * scale + shift
         inputs = [self.constant(weight)] + ([] if bias is None else [self.constant(bias)])
-        found = self.node("Conv", x, *inputs, **attributes)
-        return self.norm(found, norm) if norm and not self.fold else found
+        convolved = self.node("Conv", x, *inputs, **attributes)
+        return self.norm(convolved, norm) if norm and not self.fold else convolved
 
     def relu(self, x: str) -> str:
         return self.node("Relu", x)
@@ -139,14 +139,14 @@ def test_an_export_gives_what_its_source_gives(tmp_path: Path, fold: bool, pool_
     path = Exporter(dtype, pool_eps, fold).save(tmp_path / "campplus.onnx")
     model = load(path)
     expected = output(model_of(CAMPPLUS, source_weights(CAMPPLUS)))
-    found = output(model)
-    assert np.dot(found, expected) / np.linalg.norm(found) / np.linalg.norm(expected) > (
+    embedding = output(model)
+    assert np.dot(embedding, expected) / np.linalg.norm(embedding) / np.linalg.norm(expected) > (
         0.999999 if dtype == np.float32 else 0.999
     )
     facts = (model.config.pool_eps, model.config.front_end.window, model.config.front_end.scale)
     assert facts == ((1e-7, "hamming", 32768.0) if pool_eps else (0.0, "povey", 1.0))
     again = load(convert(path, tmp_path / "out"))
-    assert np.array_equal(output(again), found)
+    assert np.array_equal(output(again), embedding)
     assert again.config.source["form"] == f"{'WeSpeaker' if pool_eps else '3D-Speaker'} CAM++ ONNX"
 
 

@@ -106,9 +106,9 @@ def test_licences() -> None:
 
 
 def test_facts_are_plain_data() -> None:
-    found = facts(entries()["wespeaker-resnet34-lm"])
-    assert found["targets"]["float32"] == "wespeaker-resnet34-lm-mlx"
-    assert found["metrics"][0] == {
+    plain = facts(entries()["wespeaker-resnet34-lm"])
+    assert plain["targets"]["float32"] == "wespeaker-resnet34-lm-mlx"
+    assert plain["metrics"][0] == {
         "dataset": "VoxCeleb1",
         "split": "O (cleaned)",
         "metric": "EER (%), cosine without score normalisation",

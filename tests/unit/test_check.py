@@ -408,7 +408,7 @@ def test_recorded_outputs_of_other_files(voices: None, tmp_path: Path) -> None:
 
 def test_the_entry_of_a_provenance() -> None:
     digest = json.loads((registry.bundled()["campplus-zh-en"] / "config.json").read_text())["source"]["sha256"]
-    found = [
+    matches = [
         catalogue.entry_of(source)
         for source in (
             {"name": "mms-lid-256", "repo": "facebook/mms-lid-126"},
@@ -418,7 +418,7 @@ def test_the_entry_of_a_provenance() -> None:
             {},
         )
     ]
-    assert [entry and entry[0] for entry in found] == ["mms-lid-256", "mms-lid-126", "campplus-zh-en", None, None]
+    assert [entry and entry[0] for entry in matches] == ["mms-lid-256", "mms-lid-126", "campplus-zh-en", None, None]
 
 
 # What cannot be checked

@@ -39,10 +39,10 @@ def compare(layer: nn.Module, x: np.ndarray, on_cpu: bool, *definition: object, 
         layer.update({"bias": mx.array(random(*layer.bias.shape, seed=2))})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv, "cpu_layers", lambda: on_cpu)
-        found = layer(mx.array(x))
+        output = layer(mx.array(x))
     expected = direct(x, layer, *definition)
-    assert found.shape == expected.shape
-    assert np.abs(np.array(found) - expected).max(initial=0) < within * max(10, np.abs(expected).max(initial=0))
+    assert output.shape == expected.shape
+    assert np.abs(np.array(output) - expected).max(initial=0) < within * max(10, np.abs(expected).max(initial=0))
 
 
 @each_way
@@ -139,9 +139,9 @@ def test_1d_in_groups_and_with_strides(
         patch.setattr(conv, "cpu_layers", lambda: False)
         expected = layer(x)
         patch.setattr(conv, "cpu_layers", lambda: True)
-        found = layer(x)
-    assert found.shape == expected.shape
-    assert np.allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
+        output = layer(x)
+    assert output.shape == expected.shape
+    assert np.allclose(np.array(output), np.array(expected), rtol=1e-4, atol=1e-5)
 
 
 @given(
@@ -160,7 +160,7 @@ def test_winograd(batch: int, image: tuple[int, int], channels: tuple[int, int],
     with pytest.MonkeyPatch.context() as patch:
         used = []
         real = conv.Conv2d._winograd
-        patch.setattr(conv.Conv2d, "_winograd", lambda *found: used.append(1) or real(*found))
+        patch.setattr(conv.Conv2d, "_winograd", lambda *arguments: used.append(1) or real(*arguments))
         compare(layer, x, True, (1, 1), (padding, padding), 1, within=5e-5)  # the transforms cost a digit
     assert used
 
@@ -193,11 +193,11 @@ def test_the_gradient_of_the_weight(monkeypatch: pytest.MonkeyPatch, layer: nn.M
     """As with MLX's own convolution."""
     x = some_input(layer)
     layer.train(training)
-    found = []
+    gradients = []
     for fast in (True, False):
         monkeypatch.setattr(conv, "cpu_layers", lambda fast=fast: fast)
-        found.append(nn.value_and_grad(layer, lambda: mx.sum(mx.square(layer(x))))()[1]["weight"])
-    assert mx.allclose(*found, rtol=1e-3, atol=1e-2)
+        gradients.append(nn.value_and_grad(layer, lambda: mx.sum(mx.square(layer(x))))()[1]["weight"])
+    assert mx.allclose(*gradients, rtol=1e-3, atol=1e-2)
 
 
 def test_another_precision_of_the_input_takes_another_order() -> None:

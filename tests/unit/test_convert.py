@@ -104,8 +104,8 @@ def test_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Path
     assert sum(name.startswith("model-0000") for name in content(out)) > 2
     assert "model.safetensors" not in content(out)
     assert content(convert(out, tmp_path / "again")) == content(out)
-    found = parameters(load(out))
-    assert all(mx.array_equal(x, found[name]) for name, x in parameters(load(whole)).items())
+    tensors = parameters(load(out))
+    assert all(mx.array_equal(x, tensors[name]) for name, x in parameters(load(whole)).items())
 
 
 # The forms that are ECAPA-TDNN's alone

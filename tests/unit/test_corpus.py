@@ -68,9 +68,9 @@ def parts(folder: Path) -> list[Path]:
 
 def rows(folder: Path) -> dict[str, dict[str, Any]]:
     """The rows of all parts by id, which must be unique."""
-    found = [row for part in parts(folder) for row in pq.ParquetFile(part).read().to_pylist()]
-    by_id = {row["id"]: row for row in found}
-    assert len(by_id) == len(found)
+    table = [row for part in parts(folder) for row in pq.ParquetFile(part).read().to_pylist()]
+    by_id = {row["id"]: row for row in table}
+    assert len(by_id) == len(table)
     return by_id
 
 
@@ -80,10 +80,10 @@ def errors(folder: Path) -> list[dict[str, str]]:
 
 def check_rows(folder: Path, clips: list[Path], model: str = "basic") -> None:
     """Every clip is there once and has its own embedding."""
-    found = rows(folder)
-    assert found.keys() == {f"clips/{clip.name}" for clip in clips}
+    by_id = rows(folder)
+    assert by_id.keys() == {f"clips/{clip.name}" for clip in clips}
     for clip in clips:
-        row = found[f"clips/{clip.name}"]
+        row = by_id[f"clips/{clip.name}"]
         assert row["audio"] == row["id"]
         np.testing.assert_allclose(row["embedding"], np.array(tiny_model(model).embed(clip)), atol=1e-6)
 
@@ -295,8 +295,8 @@ def test_shards_and_another_number_of_them(tmp_path: Path, manifest: Path, clips
     first = embed_manifest(manifest, out, "basic", (1, 3))
     assert (first.embedded, first.skipped, first.already_done, first.rank, first.ranks) == (3, 0, 0, 1, 3)
     assert rows(out).keys() == {"clips/1.wav", "clips/2.wav", "clips/5.wav"}
-    found = [embed_manifest(manifest, out, "basic", (rank, 2)) for rank in (0, 1)]
-    assert [(run.embedded, run.skipped, run.already_done) for run in found] == [(3, 1, 1), (1, 1, 2)]
+    runs = [embed_manifest(manifest, out, "basic", (rank, 2)) for rank in (0, 1)]
+    assert [(run.embedded, run.skipped, run.already_done) for run in runs] == [(3, 1, 1), (1, 1, 2)]
     assert [error["id"] for error in errors(out)] == ["clips/none.wav", "clips/nothing.wav"]
     again = embed_manifest(manifest, out, "basic", (2, 100))
     assert (again.embedded, again.skipped, again.already_done) == (0, 1, 0)
@@ -346,15 +346,15 @@ def test_segments_are_as_files_of_their_own(tmp_path: Path, rate: int) -> None:
     result = embed_manifest(write_manifest(tmp_path / "files.jsonl", lines), tmp_path / "out", "basic")
     assert (result.embedded, result.skipped) == (8, 0)
     assert result.audio_seconds == pytest.approx(5.2 + 5.2 + 1.5 + 6 + 0.3 + 6.5 + 0.5 + 0.375, abs=1e-3)
-    found, model = rows(tmp_path / "out"), tiny_model("basic")
+    by_id, model = rows(tmp_path / "out"), tiny_model("basic")
     whole = np.array(load_audio(path, RATE, resampler="torchaudio", channel="first"))
-    for line, row in zip(lines, found.values(), strict=True):
+    for line, row in zip(lines, by_id.values(), strict=True):
         start = round((line["offset"] or 0) * RATE)
         stop = round(((line["offset"] or 0) + (line["duration"] or 7)) * RATE)
         expected = np.array(model.embed(whole[start:stop], RATE))
         np.testing.assert_allclose(row["embedding"], expected, atol=1e-6, err_msg=str(line))
         assert row["audio"] == "a.wav"
-    assert list(found)[:4] == ["a.wav", "a.wav#t=0,5.2", "a.wav#t=0.25,1.75", "a.wav#t=1"]
+    assert list(by_id)[:4] == ["a.wav", "a.wav#t=0,5.2", "a.wav#t=0.25,1.75", "a.wav#t=1"]
 
 
 def test_segments_that_cannot_be_cut(tmp_path: Path, clips: list[Path]) -> None:
@@ -367,8 +367,8 @@ def test_segments_that_cannot_be_cut(tmp_path: Path, clips: list[Path]) -> None:
     }
     lines = [
         {"audio": f"clips/{name}", "offset": offset, "duration": duration, "id": f"{name} {offset} {duration}"}
-        for name, found in segments.items()
-        for offset, duration in found
+        for name, parts in segments.items()
+        for offset, duration in parts
     ]
     result = embed_manifest(write_manifest(tmp_path / "files.jsonl", lines), tmp_path / "out", "basic")
     assert result.embedded == 3
@@ -410,35 +410,35 @@ def test_segments_in_order_are_decoded_once(tmp_path: Path, monkeypatch: pytest.
 def test_an_embedder_takes_paths_and_arrays(clips: list[Path]) -> None:
     embed = speech_zoo.Embedder("basic")
     vectors = [np.array(tiny_model("basic").embed(clip)) for clip in clips]
-    found = embed({"audio": np.array([str(clip) for clip in clips], object), "speaker": list("abcdefg")})
-    assert found.keys() == {"audio", "speaker", "embedding", "error"}
-    assert (found["embedding"].dtype, found["embedding"].shape) == (np.float32, (7, 8))
-    np.testing.assert_allclose(found["embedding"], vectors, atol=1e-6)
-    assert list(found["error"]) == [""] * 7
+    embedded = embed({"audio": np.array([str(clip) for clip in clips], object), "speaker": list("abcdefg")})
+    assert embedded.keys() == {"audio", "speaker", "embedding", "error"}
+    assert (embedded["embedding"].dtype, embedded["embedding"].shape) == (np.float32, (7, 8))
+    np.testing.assert_allclose(embedded["embedding"], vectors, atol=1e-6)
+    assert list(embedded["error"]) == [""] * 7
     arrays = [voice(n, seed=i) for i, n in enumerate(LENGTHS)]
     ragged = np.empty(7, object)
     ragged[:] = arrays
-    found = embed({"audio": ragged, "sample_rate": np.full(7, RATE)})
-    np.testing.assert_allclose(found["embedding"], vectors, atol=2e-2)
+    embedded = embed({"audio": ragged, "sample_rate": np.full(7, RATE)})
+    np.testing.assert_allclose(embedded["embedding"], vectors, atol=2e-2)
     stacked = np.stack([array[:4000] for array in arrays])
-    found = embed({"audio": stacked, "sample_rate": np.full(7, RATE), "duration": np.full(7, 0.25)})
-    np.testing.assert_allclose(found["embedding"][1], vectors[1], atol=1e-3)
+    embedded = embed({"audio": stacked, "sample_rate": np.full(7, RATE), "duration": np.full(7, 0.25)})
+    np.testing.assert_allclose(embedded["embedding"][1], vectors[1], atol=1e-3)
 
 
 def test_an_embedder_says_why_a_row_has_no_embedding(tmp_path: Path, clips: list[Path]) -> None:
     embed = speech_zoo.Embedder("basic")
     paths = [str(clips[0]), str(tmp_path / "none.wav"), str(clips[4]), str(clips[0]), str(clips[4])]
     offsets = np.array([np.nan, np.nan, 0.25, 9.0, -1.0])
-    found = embed({"audio_filepath": paths, "offset": offsets, "duration": [None, None, 0.5, None, None]})
+    embedded = embed({"audio_filepath": paths, "offset": offsets, "duration": [None, None, 0.5, None, None]})
     model = tiny_model("basic")
-    np.testing.assert_allclose(found["embedding"][0], np.array(model.embed(clips[0])), atol=1e-6)
+    np.testing.assert_allclose(embedded["embedding"][0], np.array(model.embed(clips[0])), atol=1e-6)
     segment = np.array(load_audio(clips[4], RATE))[4000:12000]
-    np.testing.assert_allclose(found["embedding"][2], np.array(model.embed(segment, RATE)), atol=1e-6)
-    assert np.isnan(found["embedding"][[1, 3, 4]]).all()
-    assert list(found["error"][[0, 2]]) == ["", ""]
-    assert found["error"][1].endswith("none.wav does not exist")
-    assert "too short for a segment from 9 s" in found["error"][3]
-    assert found["error"][4].endswith("4.wav: offset is a number of seconds, 0 or more, not -1.0")
+    np.testing.assert_allclose(embedded["embedding"][2], np.array(model.embed(segment, RATE)), atol=1e-6)
+    assert np.isnan(embedded["embedding"][[1, 3, 4]]).all()
+    assert list(embedded["error"][[0, 2]]) == ["", ""]
+    assert embedded["error"][1].endswith("none.wav does not exist")
+    assert "too short for a segment from 9 s" in embedded["error"][3]
+    assert embedded["error"][4].endswith("4.wav: offset is a number of seconds, 0 or more, not -1.0")
     assert embed({"audio": []})["embedding"].shape == (0, 8)
 
 

@@ -95,9 +95,9 @@ def test_f64_beside_other_types(tmp_path: Path) -> None:
     for name, kind, x in zip("abc", ("F64", "BF16", "I32"), parts, strict=True):
         entries[name] = entry(list(x.shape), first, first + x.nbytes, kind)
         first, data = first + x.nbytes, data + x.tobytes()
-    found = read_checkpoint(header_only(tmp_path / "model.safetensors", entries, data)).tensors
-    assert [found[name].tolist() for name in "abc"] == [[0, 1, 2], [1.5, -2], [7]]
-    assert [found[name].dtype for name in "abc"] == [mx.float32, mx.bfloat16, mx.int32]
+    tensors = read_checkpoint(header_only(tmp_path / "model.safetensors", entries, data)).tensors
+    assert [tensors[name].tolist() for name in "abc"] == [[0, 1, 2], [1.5, -2], [7]]
+    assert [tensors[name].dtype for name in "abc"] == [mx.float32, mx.bfloat16, mx.int32]
 
 
 # Files that go while they are read
@@ -150,10 +150,10 @@ def test_nothing_is_made_of_a_file_that_is_cut_meanwhile(
     read = mx.load
 
     def cut_after(*args: Any, **options: Any) -> Any:
-        found = read(*args, **options)
+        content = read(*args, **options)
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)
-        return found
+        return content
 
     monkeypatch.setattr(mx, "load", cut_after)
     run = {"load": lambda: load(folder), "convert": lambda: convert(folder, tmp_path / "out")}[call]
@@ -178,9 +178,9 @@ def test_a_storage_is_read_once_for_all_its_tensors(tmp_path: Path, save: Any) -
     x = np.arange(2_000_000, dtype=np.float32)
     items = tf.storage(x)
     path = save(tmp_path / "model.pt", {f"t{i}": tf.view(items, i * 500, (500,), (1,)) for i in range(4000)})
-    found = read_checkpoint(path).tensors
-    assert list(found) == [f"t{i}" for i in range(4000)]
-    assert np.array_equal(np.array(found["t3999"]), x[-500:])
+    tensors = read_checkpoint(path).tensors
+    assert list(tensors) == [f"t{i}" for i in range(4000)]
+    assert np.array_equal(np.array(tensors["t3999"]), x[-500:])
 
 
 def test_weights_that_are_tied(tmp_path: Path) -> None:
@@ -273,10 +273,10 @@ def test_tensors_in_a_file_beside(tmp_path: Path) -> None:
     (tmp_path / "model.onnx.data").symlink_to("blob")  # as in the Hub's cache
     tensors = [outside("a", "model.onnx.data", 4), outside("b", "model.onnx.data", 6, 16)]
     nodes = [helper.make_node("Add", ["x", "a"], ["y"])]
-    found = read_checkpoint(graph_file(tmp_path / "model.onnx", nodes, tensors))
-    assert found.graph is not None
-    assert found.graph.constants["b"].tolist() == data[4:].tolist()
-    assert found.shards == [tmp_path / "model.onnx.data"]
+    checkpoint = read_checkpoint(graph_file(tmp_path / "model.onnx", nodes, tensors))
+    assert checkpoint.graph is not None
+    assert checkpoint.graph.constants["b"].tolist() == data[4:].tolist()
+    assert checkpoint.shards == [tmp_path / "model.onnx.data"]
 
 
 @pytest.mark.parametrize("location", ["", ".", "..", "../blob", "/etc/passwd", "none", "sub/blob"])

@@ -97,9 +97,9 @@ def test_what_lies_below_16_bits_stays() -> None:
     ids=["gsm in wav", "g.721 in wav", "mp3 in wav", "amr", "m4a", "aac", "webm", "opus", "alac"],
 )
 def test_formats_of_telephones_and_browsers(content: bytes, rate: int) -> None:
-    found = decoded(content, rate)
-    assert 0.97 * rate < found.size < 1.12 * rate
-    assert np.abs(found).max() > 0.05
+    samples = decoded(content, rate)
+    assert 0.97 * rate < samples.size < 1.12 * rate
+    assert np.abs(samples).max() > 0.05
 
 
 # How a file is given
@@ -174,8 +174,8 @@ def test_a_big_endian_wav(tag: int, kind: str) -> None:
     width = scaled.itemsize
     head = b"fmt " + struct.pack(">IHHIIHH", 16, tag, 1, RATE, width * RATE, width, 8 * width)
     data = b"data" + struct.pack(">I", scaled.nbytes) + scaled.tobytes()
-    found = decoded(b"RIFX" + struct.pack(">I", 4 + len(head + data)) + b"WAVE" + head + data)
-    assert np.abs(found - HELD).max() <= (1 / 128 if kind == "u1" else 0)
+    samples = decoded(b"RIFX" + struct.pack(">I", 4 + len(head + data)) + b"WAVE" + head + data)
+    assert np.abs(samples - HELD).max() <= (1 / 128 if kind == "u1" else 0)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +254,11 @@ def test_damage_in_the_middle_that_is_no_small_loss() -> None:
 
 def test_joined_mp3s_are_read_to_their_end() -> None:
     one, two = (written(noise(n), RATE, "MP3", "MPEG_LAYER_III") for n in (RATE, 2 * RATE))
-    found = decoded(one + two + one)
-    assert found.size == pytest.approx(4 * RATE, abs=8000)
+    samples = decoded(one + two + one)
+    assert samples.size == pytest.approx(4 * RATE, abs=8000)
     alone = decoded(two)[2000:-2000]
-    best = np.argmax(np.correlate(found[: 2 * RATE], alone[:4000], "valid"))
-    assert np.abs(found[best : best + alone.size] - alone).max() < 0.01
+    best = np.argmax(np.correlate(samples[: 2 * RATE], alone[:4000], "valid"))
+    assert np.abs(samples[best : best + alone.size] - alone).max() < 0.01
     assert Stream(one, RATE).seconds == pytest.approx(1, abs=0.1)
 
 

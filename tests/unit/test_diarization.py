@@ -108,10 +108,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_turns_and_overlap_are_found(file: Path) -> None:
-    found = diarize(file, model=Embedder(), segmentation=Segmenter())
+    segments = diarize(file, model=Embedder(), segmentation=Segmenter())
     names = {0: "speaker 1", 1: "speaker 2", 2: "speaker 3"}  # as they come
-    assert [s.label for s in found] == [names[tone] for tone, _, _ in TURNS]
-    for segment, (_, start, end) in zip(found, TURNS, strict=True):
+    assert [s.label for s in segments] == [names[tone] for tone, _, _ in TURNS]
+    for segment, (_, start, end) in zip(segments, TURNS, strict=True):
         assert abs(segment.start - start) < 0.1
         assert abs(segment.end - end) < 0.1
         assert 0.5 < segment.score <= 1
@@ -268,8 +268,8 @@ def test_rttm_comes_back(tmp_path: Path) -> None:
     parts = [Segment(0.25, 3.5, "speaker 1", score=0.9), Segment(2.0, 4.0, "speaker 2")]
     path = tmp_path / "a.rttm"
     path.write_text(";; a comment\nSPKR-INFO a 1 <NA>\n" + to_rttm({Path("my talk.wav"): parts}))
-    found = read_rttm(path)["my_talk"]
-    assert [(s.start, s.end, s.label) for s in found] == [(0.25, 3.5, "speaker_1"), (2.0, 4.0, "speaker_2")]
+    segments = read_rttm(path)["my_talk"]
+    assert [(s.start, s.end, s.label) for s in segments] == [(0.25, 3.5, "speaker_1"), (2.0, 4.0, "speaker_2")]
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def test_constant_features_have_a_deviation_of_the_floor() -> None:
     for config in (ECAPA, ECAPA_WESPEAKER):
         weights = source_weights(config)
         x = np.ones((20, 16), np.float32)
-        found, expected = model_of(config, weights)(mx.array(x)[None])[0], Reference(config, weights)(x)
-        assert np.allclose(np.array(found), expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
+        output, expected = model_of(config, weights)(mx.array(x)[None])[0], Reference(config, weights)(x)
+        assert np.allclose(np.array(output), expected, rtol=1e-2, atol=1e-2 * np.abs(expected).max())
 
 
 # The shortest input
@@ -221,8 +221,8 @@ def test_relative_lengths_choose_the_frames_that_count(config: Any, lengths: lis
     model = model_of(config, source_weights(config))
     x = mx.stack([features(config, max(lengths), seed) for seed in range(len(lengths))])
     relative = mx.array([(n - 0.5) / max(lengths) for n in lengths])  # between two frames, where no rounding matters
-    found, expected = model(x, relative), model(x, mx.array(lengths))
-    assert mx.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(mx.abs(expected).max()))
+    output, expected = model(x, relative), model(x, mx.array(lengths))
+    assert mx.allclose(output, expected, rtol=1e-3, atol=1e-3 * float(mx.abs(expected).max()))
 
 
 def test_relative_lengths_see_the_padding_and_lengths_in_frames_do_not() -> None:
@@ -248,9 +248,9 @@ def test_relative_lengths_of_waveforms() -> None:
         relative = mx.array([1.0, 0.6])
         # 51 frames, of which 0.6 are 30.6: the mask takes 31, and so does the mean.
         x = mx.stack([model.config.front_end(row, n) for row, n in zip(padded, (51, 31), strict=True)])
-        found, expected = model(padded, relative), model(x, relative)
-        assert mx.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(mx.abs(expected).max()))
-        assert mx.allclose(found[0], model(mx.array(clips[0]))[0], rtol=1e-2, atol=1e-2)
+        output, expected = model(padded, relative), model(x, relative)
+        assert mx.allclose(output, expected, rtol=1e-3, atol=1e-3 * float(mx.abs(expected).max()))
+        assert mx.allclose(output[0], model(mx.array(clips[0]))[0], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -337,10 +337,10 @@ MATCHES = [  # labels of a checkpoint, a code, the labels that it stands for
 
 
 @pytest.mark.parametrize(
-    ("labels", "code", "found"), MATCHES, ids=lambda value: value if isinstance(value, str) else ""
+    ("labels", "code", "expected"), MATCHES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_what_a_code_stands_for(labels: list[str], code: str, found: str) -> None:
-    assert [labels[i] for i in match_language(code, labels)] == found.split()
+def test_what_a_code_stands_for(labels: list[str], code: str, expected: str) -> None:
+    assert [labels[i] for i in match_language(code, labels)] == expected.split()
 
 
 def test_every_label_of_voxlingua_stands_for_itself() -> None:
@@ -354,13 +354,13 @@ def test_every_label_of_voxlingua_stands_for_itself() -> None:
 @settings(max_examples=60, deadline=None)
 def test_any_text_is_matched_or_refused(code: str, labels: list[str]) -> None:
     try:
-        found = match_language(code, labels)
+        indices = match_language(code, labels)
     except InputError as error:
         assert any(label in str(error) for label in labels)
     else:
-        assert found == sorted(set(found))
-        assert set(found) <= set(range(len(labels)))
-        assert found
+        assert indices == sorted(set(indices))
+        assert set(indices) <= set(range(len(labels)))
+        assert indices
 
 
 # Names
@@ -397,27 +397,27 @@ def test_names_come_from_the_labels_or_from_iso() -> None:
 
 
 def test_a_prediction_is_a_pair_with_a_name() -> None:
-    found = Prediction("en", 0.75, "English")
-    label, score = found
-    assert (label, score) == ("en", 0.75) == (found.label, found.score) == (found[0], found[1])
-    assert found.name == "English"
-    assert found == ("en", 0.75)
-    assert hash(found) == hash(("en", 0.75))
-    assert len(found) == 2
-    assert isinstance(found, tuple)
-    assert dict([found]) == {"en": 0.75}
-    assert repr(found) == "Prediction(label='en', score=0.75, name='English')"
-    assert eval(repr(found), {"Prediction": Prediction}).name == "English"
-    assert max(found, Prediction("de", 1.0, "German")) is found  # as pairs compare
+    english = Prediction("en", 0.75, "English")
+    label, score = english
+    assert (label, score) == ("en", 0.75) == (english.label, english.score) == (english[0], english[1])
+    assert english.name == "English"
+    assert english == ("en", 0.75)
+    assert hash(english) == hash(("en", 0.75))
+    assert len(english) == 2
+    assert isinstance(english, tuple)
+    assert dict([english]) == {"en": 0.75}
+    assert repr(english) == "Prediction(label='en', score=0.75, name='English')"
+    assert eval(repr(english), {"Prediction": Prediction}).name == "English"
+    assert max(english, Prediction("de", 1.0, "German")) is english  # as pairs compare
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_prediction_survives_pickle_and_copy(protocol: int) -> None:
-    found = Prediction("en", 0.75, "English")
-    for other in (pickle.loads(pickle.dumps(found, protocol)), copy.copy(found), copy.deepcopy([found])[0]):
+    english = Prediction("en", 0.75, "English")
+    for other in (pickle.loads(pickle.dumps(english, protocol)), copy.copy(english), copy.deepcopy([english])[0]):
         assert type(other) is Prediction
-        assert (other, other.label, other.score, other.name) == (found, "en", 0.75, "English")
-        assert repr(other) == repr(found)
+        assert (other, other.label, other.score, other.name) == (english, "en", 0.75, "English")
+        assert repr(other) == repr(english)
 
 
 # id2label

@@ -145,8 +145,8 @@ def test_the_best_form_is_read(names: list[str], best: list[str]) -> None:
     ],
 )
 def test_what_of_a_repo_is_needed(names: list[str], needed: list[str] | int) -> None:
-    found = sorted(needed_names(names))
-    assert found == (sorted(names[:needed]) if isinstance(needed, int) else needed)
+    wanted = sorted(needed_names(names))
+    assert wanted == (sorted(names[:needed]) if isinstance(needed, int) else needed)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "npz", "sharded"])

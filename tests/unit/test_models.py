@@ -67,17 +67,17 @@ def test_square_convolutions_are_turned_once() -> None:
     source = tiny_source("square")
     weight, variance, gain = (source[f"layer1.0.{key}"] for key in ("conv1.weight", "bn1.running_var", "bn1.weight"))
     folded = weight * (gain / np.sqrt(variance + 1e-5))[:, None, None, None]
-    found = parameters(tiny_model("square"))["layer1.0.conv1.weight"]
-    assert found.shape == (3, 3, 3, 3)
-    assert np.allclose(np.array(found), np.moveaxis(folded, 1, -1), rtol=1e-5)
+    turned = parameters(tiny_model("square"))["layer1.0.conv1.weight"]
+    assert turned.shape == (3, 3, 3, 3)
+    assert np.allclose(np.array(turned), np.moveaxis(folded, 1, -1), rtol=1e-5)
 
 
 def test_square_convolutions_of_one_axis_are_turned_once() -> None:
     """(3, 3, 3) fits the model in both orders."""
     name = "blocks.1.res2net_block.blocks.0.conv"
-    found = parameters(tiny_model("ecapa_square"))[f"{name}.weight"]
-    assert found.shape == (3, 3, 3)
-    assert np.array_equal(np.array(found), np.moveaxis(tiny_source("ecapa_square")[f"{name}.conv.weight"], 1, -1))
+    weight = parameters(tiny_model("ecapa_square"))[f"{name}.weight"]
+    assert weight.shape == (3, 3, 3)
+    assert np.array_equal(np.array(weight), np.moveaxis(tiny_source("ecapa_square")[f"{name}.conv.weight"], 1, -1))
 
 
 @each_model

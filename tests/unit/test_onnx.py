@@ -438,9 +438,9 @@ def inputs(op: str, index: int, *order: int) -> Callable[[EcapaExporter], None]:
 
     def change(exporter: EcapaExporter) -> None:
         node = exporter.find(op, index)
-        found = [node.input[i] for i in order]
+        chosen = [node.input[i] for i in order]
         del node.input[:]
-        node.input.extend(found)
+        node.input.extend(chosen)
 
     return change
 

@@ -40,8 +40,8 @@ def test_every_test_has_its_outcome(outcomes: ModuleType, tmp_path: Path, monkey
     (suite / "test_some.py").write_text(SUITE)
     (suite / "test_broken.py").write_text("import a_module_that_is_nowhere")
     (suite / "test_gone.py").write_text("import os; os._exit(3)")
-    found = outcomes.run(suite.parent, tmp_path / "found.json")
-    assert found == {
+    results = outcomes.run(suite.parent, tmp_path / "found.json")
+    assert results == {
         "tests/test_broken.py::collection": "error",
         "tests/test_gone.py::whole file": "crashed",
         "tests/test_some.py::test_crashes": "crashed",

@@ -37,14 +37,14 @@ def test_a_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced:
     monkeypatch.undo()
     states = []
     for when, crash in disk.crashes(tmp_path / "crashes"):
-        found = crash / "deep" / "out"
-        if not found.exists():
+        converted = crash / "deep" / "out"
+        if not converted.exists():
             # While the old one makes way: it stands beside, and the next conversion finds it.
-            assert not replaced or any(name.endswith(".old") for name in hidden(found.parent)), when
+            assert not replaced or any(name.endswith(".old") for name in hidden(converted.parent)), when
             states.append("none")
             continue
-        vector = np.array(load(found).embed((voice(16000), 16000)))
-        states.append(json.loads((found / "config.json").read_text())["model_type"])
+        vector = np.array(load(converted).embed((voice(16000), 16000)))
+        states.append(json.loads((converted / "config.json").read_text())["model_type"])
         assert np.allclose(vector, wanted, atol=2e-2 if replaced else 1e-6), when
     assert len(states) > 3
     assert states[-1] == "resnet34"
@@ -68,10 +68,10 @@ def test_a_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "folder", lambda: tmp_path / "user")
     (tmp_path / "user").mkdir()
     det = Det.of(np.array([5, 6, 7, -2, -1, 0, 1, 6]) / 10, np.arange(8) < 4)
-    found = thresholds.calibrate(det, "basic", "eer", 0.01, 1.0, 1.0)
-    thresholds.store("a", found)
+    calibration = thresholds.calibrate(det, "basic", "eer", 0.01, 1.0, 1.0)
+    thresholds.store("a", calibration)
     disk = Disk(tmp_path / "user", monkeypatch)
-    thresholds.store("b", found)
+    thresholds.store("b", calibration)
     monkeypatch.undo()
     states = []
     for when, crash in disk.crashes(tmp_path / "crashes"):
@@ -99,8 +99,8 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed_manifest(manifest, out, "basic")
     monkeypatch.undo()
     for when, crash in disk.crashes(tmp_path / "crashes"):
-        found = ids(crash, when)
-        assert found == names[: len(found)], when
+        kept = ids(crash, when)
+        assert kept == names[: len(kept)], when
     assert ids(disk.kept(tmp_path), "at the end") == names
 
 

@@ -69,13 +69,13 @@ def licence(name: str) -> Callable[[Path], Any]:
 
 
 def test_everything_is_listed_with_its_hashes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = publishable(folder)
-    assert [file.name for file in found.files] == ["README.md", "config.json", "model.safetensors", "parity.json"]
-    for file in found.files:
+    listed = publishable(folder)
+    assert [file.name for file in listed.files] == ["README.md", "config.json", "model.safetensors", "parity.json"]
+    for file in listed.files:
         content = (folder / file.name).read_bytes()
         assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         assert file.git == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    assert found.title.startswith("resnet34, float32, converted by mlx-speech-zoo ")
+    assert listed.title.startswith("resnet34, float32, converted by mlx-speech-zoo ")
     assert not caplog.messages
 
 
@@ -300,8 +300,8 @@ def test_the_card_names_the_repo_that_it_goes_to(folder: Path) -> None:
     speech_zoo.card(folder, licence="cc-by-4.0")
     before = (folder / "README.md").read_bytes()
     assert b"your-org/" in before
-    found = publishable(folder)
-    card = next(file for file in with_repo_in_card(found, "org/mine").files if file.name == "README.md")
+    content = publishable(folder)
+    card = next(file for file in with_repo_in_card(content, "org/mine").files if file.name == "README.md")
     assert card.content is not None
     assert b'load("org/mine")' in card.content
     assert b"your-org" not in card.content

@@ -62,11 +62,11 @@ def sharded(folder: Path, shards: dict[str, dict[str, np.ndarray]], ending: str 
 
 
 def assert_tensors(path: Path, expected: dict[str, np.ndarray]) -> None:
-    found = read_checkpoint(path).tensors
-    assert set(found) == set(expected)
+    tensors = read_checkpoint(path).tensors
+    assert set(tensors) == set(expected)
     for name, x in expected.items():
-        assert str(found[name].dtype) == f"mlx.core.{x.dtype.name}"
-        assert np.array_equal(np.array(found[name]), x), name
+        assert str(tensors[name].dtype) == f"mlx.core.{x.dtype.name}"
+        assert np.array_equal(np.array(tensors[name]), x), name
 
 
 # safetensors
@@ -92,9 +92,9 @@ def test_safetensors_of_another_name(tmp_path: Path) -> None:
 def test_bfloat16_safetensors(tmp_path: Path) -> None:
     x = mx.array(A).astype(mx.bfloat16)
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {"a": x})
-    found = read_checkpoint(tmp_path / "model.safetensors").tensors["a"]
-    assert found.dtype == mx.bfloat16
-    assert mx.array_equal(found, x)
+    tensor = read_checkpoint(tmp_path / "model.safetensors").tensors["a"]
+    assert tensor.dtype == mx.bfloat16
+    assert mx.array_equal(tensor, x)
 
 
 def test_float64_safetensors_become_float32(tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] =
 @pytest.mark.parametrize("prefix", WRAPPERS[:-1])
 def test_names_of_wrappers(tmp_path: Path, family: str, prefix: str) -> None:
     plain, wrapped = folder_of(tmp_path / "plain", family), folder_of(tmp_path / "wrapped", family, prefix)
-    expected, found = parameters(load(plain)), parameters(load(wrapped))
-    assert found.keys() == expected.keys()
-    assert all(mx.array_equal(found[name], expected[name]) for name in expected)
+    expected, unwrapped = parameters(load(plain)), parameters(load(wrapped))
+    assert unwrapped.keys() == expected.keys()
+    assert all(mx.array_equal(unwrapped[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("family", ["resnet34", "campplus", "ecapa_tdnn"])
@@ -96,13 +96,13 @@ def test_a_name_with_and_without_a_wrapper() -> None:
 
 def eres2net() -> dict[str, np.ndarray]:
     """Names of 3D-Speaker's ERes2Net, which begins and ends as a ResNet34 does."""
-    found = {name: x for name, x in source_weights(RESNET).items() if not name.startswith("projection.")}
+    tensors = {name: x for name, x in source_weights(RESNET).items() if not name.startswith("projection.")}
     for layer in range(1, 5):
         for part in ("convs.0.weight", "bns.0.weight", "bns.0.bias", "bns.0.running_mean", "bns.0.running_var"):
-            found[f"layer{layer}.0.{part}"] = np.ones((2, 2, 3, 3) if "conv" in part else 2, np.float32)
+            tensors[f"layer{layer}.0.{part}"] = np.ones((2, 2, 3, 3) if "conv" in part else 2, np.float32)
     for part in ("weight", "bias", "running_mean", "running_var"):
-        found[f"fuse_mode12.local_att.1.{part}"] = np.ones(2, np.float32)
-    return found
+        tensors[f"fuse_mode12.local_att.1.{part}"] = np.ones(2, np.float32)
+    return tensors
 
 
 def test_a_model_that_begins_and_ends_as_a_resnet(tmp_path: Path) -> None:
@@ -116,44 +116,44 @@ def test_a_model_that_begins_and_ends_as_a_resnet(tmp_path: Path) -> None:
 
 def mutated(weights: dict[str, np.ndarray], chance: random.Random) -> dict[str, mx.array]:
     """Tensors dropped, renamed, added, of another shape or type."""
-    found: dict[str, Any] = dict(weights)
+    tensors: dict[str, Any] = dict(weights)
     for _ in range(chance.choice([1, 1, 2, 5, 20])):
-        name = chance.choice(sorted(found) or ["a"])
-        x = np.asarray(found.get(name, np.ones(3, np.float32)))
+        name = chance.choice(sorted(tensors) or ["a"])
+        x = np.asarray(tensors.get(name, np.ones(3, np.float32)))
         match chance.choice(["drop", "rename", "copy", "add", "shape", "type", "swap"]):
             case "drop":
-                found.pop(name, None)
+                tensors.pop(name, None)
             case "rename" | "copy" as how:
                 parts = name.split(".")
                 i = chance.randrange(len(parts))
                 parts[i] = chance.choice(
                     ["", "0", "1", "7", "999", "bn", "bn1", "conv", "conv1", "norm", "weight", "é"]
                 )
-                found[".".join(parts)] = found.pop(name, x) if how == "rename" else x
+                tensors[".".join(parts)] = tensors.pop(name, x) if how == "rename" else x
             case "add":
                 end = chance.choice(
                     ["running_var", "running_mean", "weight", "bias", "weight_g", "num_batches_tracked"]
                 )
                 start = chance.choice(["", "x.", f"{name}.", name.rpartition(".")[0] + ".", "bn.", "layer1.0.bn9."])
-                found[f"{start}{end}"] = np.ones(chance.choice([(), (1,), (4,), (2, 2), (1, 1, 1)]), np.float32)
+                tensors[f"{start}{end}"] = np.ones(chance.choice([(), (1,), (4,), (2, 2), (1, 1, 1)]), np.float32)
             case "shape":
                 x = np.atleast_1d(x)
-                found[name] = chance.choice(
+                tensors[name] = chance.choice(
                     [x.reshape(-1), x[..., None], x[:0], np.float32(1), x[:1], np.moveaxis(x, 0, -1)]
                 )
             case "type":
-                found[name] = x.astype(chance.choice([np.int32, np.bool_, np.float16, np.uint8, np.int64]))
+                tensors[name] = x.astype(chance.choice([np.int32, np.bool_, np.float16, np.uint8, np.int64]))
             case "swap":
-                found[name] = found[chance.choice(sorted(found) or ["a"])] if found else x
-    return {name: mx.array(np.asarray(x)) for name, x in found.items()}
+                tensors[name] = tensors[chance.choice(sorted(tensors) or ["a"])] if tensors else x
+    return {name: mx.array(np.asarray(x)) for name, x in tensors.items()}
 
 
 def families() -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
-    found = {name: (config, tiny_source(name)) for name, config in CONFIGS.items()}
+    sources = {name: (config, tiny_source(name)) for name, config in CONFIGS.items()}
     for name, changes in (("wav2vec2", {}), ("wav2vec2 old", {})):
         spelling = "old" if name.endswith("old") else "original"
-        found[name] = (wav2vec2_config(**changes), source_tensors(spelling))
-    return found
+        sources[name] = (wav2vec2_config(**changes), source_tensors(spelling))
+    return sources
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "wav2vec2", "wav2vec2 old"])
@@ -175,8 +175,8 @@ def test_sanitize_and_recognition_whatever_the_tensors(tmp_path: Path, name: str
         source.__dict__["checkpoint"] = Checkpoint(tensors)
         for other in registry.specs():
             try:
-                if found := other.recognise(source):
-                    build(other, from_dict(other.config, found.config), found.weights, "the source")
+                if recognised := other.recognise(source):
+                    build(other, from_dict(other.config, recognised.config), recognised.weights, "the source")
             except SpeechZooError as error:
                 assert "\n" not in str(error)
 

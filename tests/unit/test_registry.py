@@ -22,8 +22,8 @@ from tiny_models import RESNET, wespeaker_folder
 
 def register(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
     """Let exactly these model types be installed."""
-    found = tuple(EntryPoint(name, value, GROUP) for name, value in points)
-    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == GROUP else ())
+    registered = tuple(EntryPoint(name, value, GROUP) for name, value in points)
+    monkeypatch.setattr(registry, "entry_points", lambda group: registered if group == GROUP else ())
 
 
 def run(code: str) -> str:

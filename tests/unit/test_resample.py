@@ -36,11 +36,11 @@ def direct(x: np.ndarray, rate: int, target: int) -> np.ndarray:
 )
 def test_torchaudios_formula(rate: int, target: int) -> None:
     x = noise(600).astype(np.float32)
-    found = whole(x, rate, target, "torchaudio")
+    resampled = whole(x, rate, target, "torchaudio")
     expected = direct(x, rate, target)
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    assert np.abs(found - expected).max() < 2e-6
+    assert resampled.shape == expected.shape
+    assert resampled.dtype == np.float32
+    assert np.abs(resampled - expected).max() < 2e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -53,20 +53,20 @@ def test_torchaudios_formula(rate: int, target: int) -> None:
 @settings(max_examples=40, deadline=None)
 def test_pieces_give_the_samples_of_the_whole(method: str, n: int, rate: int, target: int, pieces: list[int]) -> None:
     x = noise(n).astype(np.float32)
-    found = whole(x, rate, target, method, sorted(min(i, n) for i in pieces))
-    assert found.size == math.ceil(n * target / rate)
-    assert np.array_equal(found, whole(x, rate, target, method))
+    resampled = whole(x, rate, target, method, sorted(min(i, n) for i in pieces))
+    assert resampled.size == math.ceil(n * target / rate)
+    assert np.array_equal(resampled, whole(x, rate, target, method))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rate", [8000, 44100, 48000])
 def test_long_pieces_give_the_samples_of_the_whole(method: str, rate: int) -> None:
     x = noise(3 * STRETCH + 12345).astype(np.float32)
-    found = whole(x, rate, 16000, method)
-    assert found.size == math.ceil(x.size * 16000 / rate)
+    resampled = whole(x, rate, 16000, method)
+    assert resampled.size == math.ceil(x.size * 16000 / rate)
     for size in (999, 100_000, STRETCH):
-        assert np.array_equal(found, whole(x, rate, 16000, method, range(size, x.size, size)))
-    assert np.abs(whole(x[: STRETCH // 2], rate, 16000, method)[:1000] - found[:1000]).max() < 1e-6
+        assert np.array_equal(resampled, whole(x, rate, 16000, method, range(size, x.size, size)))
+    assert np.abs(whole(x[: STRETCH // 2], rate, 16000, method)[:1000] - resampled[:1000]).max() < 1e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -75,7 +75,7 @@ def test_odd_rates(method: str, rate: int, target: int) -> None:
     """They need many filters, but none that is huge."""
     n = rate // 20
     x = np.sin(2 * np.pi * 100 / rate * np.arange(n)).astype(np.float32)
-    found = whole(x, rate, target, method)
-    expected = np.sin(2 * np.pi * 100 / target * np.arange(found.size))
-    middle = slice(found.size // 4, -found.size // 4)
-    assert np.abs(found - expected)[middle].max() < 0.02
+    resampled = whole(x, rate, target, method)
+    expected = np.sin(2 * np.pi * 100 / target * np.arange(resampled.size))
+    middle = slice(resampled.size // 4, -resampled.size // 4)
+    assert np.abs(resampled - expected)[middle].max() < 0.02

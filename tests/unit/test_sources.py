@@ -376,10 +376,10 @@ def test_the_rate_that_a_wespeaker_model_was_trained_at(tmp_path: Path, model: s
     )
     if place != "beside":
         (folder / "config.yaml").rename(folder.parent / "config.yaml")
-    found = load(folder / "avg_model.pt").config
-    assert found.front_end.sample_rate == 8000
+    config = load(folder / "avg_model.pt").config
+    assert config.front_end.sample_rate == 8000
     out = convert(folder, tmp_path / "out")
-    assert load(out).config == found.__class__(**vars(found) | {"source": load(out).config.source})
+    assert load(out).config == config.__class__(**vars(config) | {"source": load(out).config.source})
     assert sorted(load(out).config.source["sha256"]) == ["avg_model.pt", "config.yaml"]
 
 
@@ -416,8 +416,14 @@ def test_the_rate_that_a_3d_speaker_model_was_trained_at(tmp_path: Path, up: int
     folder.mkdir(parents=True)
     tf.save_zip(folder / "embedding_model.ckpt", tf.state_dict(source_weights(CAMPPLUS)))
     [folder, *folder.parents][up].joinpath("config.yaml").write_text(THREE_D)
-    found = load(folder).config.front_end
-    assert (found.sample_rate, found.n_mels, found.window, found.scale, found.cmn) == (8000, 16, "povey", 1.0, True)
+    front_end = load(folder).config.front_end
+    assert (front_end.sample_rate, front_end.n_mels, front_end.window, front_end.scale, front_end.cmn) == (
+        8000,
+        16,
+        "povey",
+        1.0,
+        True,
+    )
 
 
 def test_the_rate_in_modelscopes_configuration(tmp_path: Path) -> None:

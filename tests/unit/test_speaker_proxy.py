@@ -31,20 +31,20 @@ def test_the_sum_of_codebook_embeddings(data: st.DataObject, batch: int, frames:
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     tables = [rng.standard_normal((size, dim)).astype(np.float32) for size in sizes]
     tokens = np.stack([rng.integers(0, size, (batch, frames)) for size in sizes], axis=-1).astype(dtype)
-    found = rvq_sum(mx.array(tokens), [mx.array(table) for table in tables])
+    total = rvq_sum(mx.array(tokens), [mx.array(table) for table in tables])
     expected = sum(table[tokens[..., i]] for i, table in enumerate(tables))
-    assert found.shape == (batch, frames, dim)
-    assert found.dtype == mx.float32
-    assert np.allclose(np.array(found), expected, atol=1e-5)
+    assert total.shape == (batch, frames, dim)
+    assert total.dtype == mx.float32
+    assert np.allclose(np.array(total), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
 def test_tables_in_one_array(dtype: mx.Dtype) -> None:
     tables = mx.random.normal((4, 8, 3), key=mx.random.key(0)).astype(dtype)
     tokens = mx.random.randint(0, 8, (2, 5, 4), key=mx.random.key(1))
-    found = rvq_sum(tokens, tables)
-    assert found.dtype == dtype
-    assert mx.array_equal(found, rvq_sum(tokens, list(tables)))
+    total = rvq_sum(tokens, tables)
+    assert total.dtype == dtype
+    assert mx.array_equal(total, rvq_sum(tokens, list(tables)))
 
 
 TABLES = [mx.ones((5, 3)), mx.ones((4, 3))]
@@ -119,11 +119,11 @@ def test_embeddings_have_unit_length(dtype: mx.Dtype, scale: float) -> None:
     model.load_weights(list(model.sanitize(to_mx(weights)).items()))
     model.set_dtype(dtype)
     x = mx.random.normal((3, 20, 24), key=mx.random.key(0))
-    found = model(x)
-    assert found.dtype == dtype
-    assert np.allclose(np.linalg.norm(np.array(found.astype(mx.float32)), axis=1), 1, atol=0.01)
+    embeddings = model(x)
+    assert embeddings.dtype == dtype
+    assert np.allclose(np.linalg.norm(np.array(embeddings.astype(mx.float32)), axis=1), 1, atol=0.01)
     assert mx.allclose(
-        found.astype(mx.float32), tiny_model("speaker_proxy")(x), atol=0.06 if dtype != mx.float32 else 1e-4
+        embeddings.astype(mx.float32), tiny_model("speaker_proxy")(x), atol=0.06 if dtype != mx.float32 else 1e-4
     )
 
 
@@ -162,9 +162,9 @@ def test_the_published_size() -> None:
 @pytest.mark.parametrize("options", [{"num_blocks": 2}, {"num_blocks": 5}, {"channels": 48}, {"res2net_scale": 4}])
 def test_other_sizes(options: dict[str, Any]) -> None:
     config = proxy_config(**{"input_dim": 12, "embed_dim": 7, "channels": 16} | options)
-    found = Model(config)(mx.random.normal((2, 20, 12), key=mx.random.key(0)))
-    assert found.shape == (2, 7)
-    assert np.allclose(np.linalg.norm(np.array(found), axis=1), 1, atol=1e-5)
+    embeddings = Model(config)(mx.random.normal((2, 20, 12), key=mx.random.key(0)))
+    assert embeddings.shape == (2, 7)
+    assert np.allclose(np.linalg.norm(np.array(embeddings), axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -231,10 +231,10 @@ def test_gradients_reach_the_codebooks_and_every_parameter() -> None:
         model.load_weights(list(values.items()))
         return 1 - mx.mean(mx.sum(model(rvq_sum(tokens, tables)) * target, axis=-1))
 
-    for name, found in mx.grad(loss)(parameters(model)).items():
-        assert bool(mx.isfinite(found).all()), name
+    for name, gradient in mx.grad(loss)(parameters(model)).items():
+        assert bool(mx.isfinite(gradient).all()), name
         # A softmax over time is the same whatever is added to all its frames.
-        assert name == "asp.conv.bias" or float(mx.abs(found).max()) > 0, name
+        assert name == "asp.conv.bias" or float(mx.abs(gradient).max()) > 0, name
 
 
 def test_the_gradient_of_a_constant_input_is_finite() -> None:
@@ -271,9 +271,9 @@ def test_the_contrastive_loss(speakers: list[int], repel: float, margin: float, 
     expected = np.mean([(1 - cosine) ** 2 for cosine in same]) if same else 0
     if different:
         expected += repel * np.mean([max(cosine - margin, 0) ** 2 for cosine in different])
-    found = contrastive_loss(mx.array(x), mx.array(speakers), repel=repel, margin=margin)
-    assert found.shape == ()
-    assert float(found) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    loss = contrastive_loss(mx.array(x), mx.array(speakers), repel=repel, margin=margin)
+    assert loss.shape == ()
+    assert float(loss) == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_the_defaults_of_the_loss() -> None:

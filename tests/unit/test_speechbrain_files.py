@@ -44,12 +44,12 @@ each_form = pytest.mark.parametrize("form", FORMS)
 @cache
 def tensors_of_lid() -> dict[str, bytes]:
     """The two `.ckpt` with the content of safetensors, which read faster than pickles; the names don't matter."""
-    found: dict[str, dict[str, np.ndarray]] = {"embedding_model.ckpt": {}, "classifier.ckpt": {}}
+    files: dict[str, dict[str, np.ndarray]] = {"embedding_model.ckpt": {}, "classifier.ckpt": {}}
     for name, x in tiny_source("ecapa_lid").items():
-        found["classifier.ckpt" if name.startswith("classifier.") else "embedding_model.ckpt"][
+        files["classifier.ckpt" if name.startswith("classifier.") else "embedding_model.ckpt"][
             name.removeprefix("classifier.")
         ] = x
-    return {name: save(tensors) for name, tensors in found.items()}
+    return {name: save(tensors) for name, tensors in files.items()}
 
 
 def quick_folder(path: Path) -> Path:
@@ -668,8 +668,8 @@ def test_a_square_model(tmp_path: Path) -> None:
     model = load(speechbrain_folder(tmp_path / "source", config))
     again = load(convert(tmp_path / "source", tmp_path / "out"))
     expected = source_weights(config)["blocks.2.res2net_block.blocks.4.conv.conv.weight"].transpose(0, 2, 1)
-    for found in (model, again):
-        assert np.array_equal(np.array(parameters(found)["blocks.2.res2net_block.blocks.4.conv.weight"]), expected)
+    for loaded in (model, again):
+        assert np.array_equal(np.array(parameters(loaded)["blocks.2.res2net_block.blocks.4.conv.weight"]), expected)
 
 
 # A classifier by cosines: languages (CommonLanguage), accents, emotions

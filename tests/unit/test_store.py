@@ -153,11 +153,11 @@ def test_identify_compares_with_the_mean_of_each_name(store: Any) -> None:
     store.enroll("Ann", [clip(1), clip(0, 1)])
     store.enroll("Bob", clip(0, 0, 1))
     store.enroll("Cid", clip(0, 0, 0, 1))
-    found = store.identify(clip(1, 1), top_k=2)
-    assert (found.name, found.threshold) == ("Ann", 0.5)
-    assert [match.name for match in found.matches] == ["Ann", "Bob"]
-    assert found.matches[0].score == pytest.approx(1)
-    assert found.matches[1].score == pytest.approx(0)
+    identified = store.identify(clip(1, 1), top_k=2)
+    assert (identified.name, identified.threshold) == ("Ann", 0.5)
+    assert [match.name for match in identified.matches] == ["Ann", "Bob"]
+    assert identified.matches[0].score == pytest.approx(1)
+    assert identified.matches[1].score == pytest.approx(0)
     assert store.identify(clip(1, 0, 1.5)).name == "Bob"
     assert store.identify(clip(1), top_k=1).matches[0].score == pytest.approx(2**-0.5)
 
@@ -357,11 +357,11 @@ def test_damage_is_told_and_never_taken_for_data(
         damaged = damaged[:place]
     path.write_bytes(damaged)
     try:
-        found = held(path)
+        rows = held(path)
     except SpeechZooError as error:
         assert "\n" not in str(error)
     else:
-        assert found == whole  # it hit what no row needs
+        assert rows == whole  # it hit what no row needs
 
 
 def test_a_damaged_store_says_how_to_go_on(tmp_path: Path, sound: bytes) -> None:

@@ -75,9 +75,9 @@ def test_import_adds_to_what_is_there(file: StoreFile, out: Path) -> None:
         put_recording(db, recording("/own.wav", 2, 78))
     assert load(other, out) == Exchanged(4, 4, 22)
     assert load(other, out) == Exchanged(0, 4, 22)
-    found = held(other)
-    assert sorted(found[0], key=lambda clip: clip.digest) == sorted([own[0], *CLIPS], key=lambda clip: clip.digest)
-    assert {item.path: item for item in found[1]} == {
+    rows = held(other)
+    assert sorted(rows[0], key=lambda clip: clip.digest) == sorted([own[0], *CLIPS], key=lambda clip: clip.digest)
+    assert {item.path: item for item in rows[1]} == {
         "/own.wav": recording("/own.wav", 2, 78),
         **{item.path: item for item in RECORDINGS},
     }

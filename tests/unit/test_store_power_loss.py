@@ -51,20 +51,20 @@ def test_what_was_acknowledged_outlives_the_power(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     acknowledged, crashes = 0, 0
     for line in log.read_text().splitlines():
-        if found := WRITE.search(line):
-            path, data = _text(found[3]), bytes.fromhex(found[4].replace("\\x", ""))
+        if match := WRITE.search(line):
+            path, data = _text(match[3]), bytes.fromhex(match[4].replace("\\x", ""))
             if data.startswith(b"done "):
                 acknowledged += 1
             elif path.startswith(str(store.parent)):
                 content = current.setdefault(path, bytearray())
-                at = len(content) if found[6] is None else int(found[6])
+                at = len(content) if match[6] is None else int(match[6])
                 content.extend(bytes(max(0, at + len(data) - len(content))))
                 content[at : at + len(data)] = data
-        elif found := CUT.search(line):
-            path = _text(found[1])
-            current[path] = current.get(path, bytearray())[: int(found[2])]
-        elif found := SYNC.search(line):
-            path = _text(found[1])
+        elif match := CUT.search(line):
+            path = _text(match[1])
+            current[path] = current.get(path, bytearray())[: int(match[2])]
+        elif match := SYNC.search(line):
+            path = _text(match[1])
             if path in current:
                 synced[path] = bytes(current[path])
         else:
@@ -87,6 +87,6 @@ def rows(folder: Path, store: Path, synced: dict[str, bytes]) -> int:
             (folder / Path(path).name).write_bytes(content)
     with sqlite3.connect(folder / store.name) as db:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        found = int(db.execute("SELECT count(*) FROM mine").fetchone()[0])
+        count = int(db.execute("SELECT count(*) FROM mine").fetchone()[0])
     db.close()
-    return found
+    return count

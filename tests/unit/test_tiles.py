@@ -23,16 +23,16 @@ def test_tiles_along_time(length: int, size: int, stride: int, spare: int) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "cpu_layers", lambda: True)
         with tiles.with_cpu_layers():
-            found = tiles.in_tiles(lambda part: calls.append(1) or convolved(part, stride), x, **arguments)
+            output = tiles.in_tiles(lambda part: calls.append(1) or convolved(part, stride), x, **arguments)
     assert len(calls) > 1 or length < 1.6 * size * stride
-    assert mx.allclose(found, convolved(x, stride), atol=1e-5)
+    assert mx.allclose(output, convolved(x, stride), atol=1e-5)
 
 
 def test_several_inputs() -> None:
     x = mx.arange(40.0).reshape(1, 20, 2)
     with tiles.with_cpu_layers():
-        found = tiles.in_tiles(lambda a, b: a * b, x, x + 1, axis=1, size=4)
-    assert mx.array_equal(found, x * (x + 1))
+        output = tiles.in_tiles(lambda a, b: a * b, x, x + 1, axis=1, size=4)
+    assert mx.array_equal(output, x * (x + 1))
 
 
 def test_outside_it_stays_lazy_and_can_be_differentiated() -> None:

@@ -48,12 +48,12 @@ SHORT = {"e": EN, "f": FR, "d": DE, "h": HARDLY_FR, "?": NOISE, " ": None}
 def labels(spoken: str, min_logit: float | None = None) -> str:
     """Steps, one a letter, to the label of each of them; "." where there is none."""
     given_steps = [Step(float(i), float(i + 1), SHORT[letter]) for i, letter in enumerate(spoken)]
-    found = ["."] * len(spoken)
+    letters = ["."] * len(spoken)
     for segment in merged(given_steps, LANGUAGES, None, min_logit):
         for i in range(int(segment.start), int(segment.end)):
-            assert found[i] == "."
-            found[i] = segment.label[0]
-    return "".join(found)
+            assert letters[i] == "."
+            letters[i] = segment.label[0]
+    return "".join(letters)
 
 
 # Hysteresis
@@ -95,16 +95,16 @@ def test_unknown_lasts_too(spoken: str, expected: str) -> None:
 
 @given(st.text("efdh? ", max_size=30))
 def test_every_step_with_speech_has_one_label(spoken: str) -> None:
-    found = labels(spoken, min_logit=1.0)
-    assert [letter == "." for letter in found] == [letter == " " for letter in spoken]
-    for stretch in found.split("."):  # no segment of one step but at the edge of silence
+    letters = labels(spoken, min_logit=1.0)
+    assert [letter == "." for letter in letters] == [letter == " " for letter in spoken]
+    for stretch in letters.split("."):  # no segment of one step but at the edge of silence
         inner = [stretch[i] for i in range(1, len(stretch) - 1) if stretch[i - 1] != stretch[i] != stretch[i + 1]]
         assert not inner
 
 
 def test_scores_and_logits_are_means() -> None:
-    found = list(merged([Step(0, 5, EN), Step(5, 9, said(0.5, 0.45, 0.05, logit=2))], LANGUAGES, None, None))
-    assert found == [Segment(0, 9, "en", "English", pytest.approx(0.7), pytest.approx(3.5))]
+    segments = list(merged([Step(0, 5, EN), Step(5, 9, said(0.5, 0.45, 0.05, logit=2))], LANGUAGES, None, None))
+    assert segments == [Segment(0, 9, "en", "English", pytest.approx(0.7), pytest.approx(3.5))]
     low = [Step(0, 5, NOISE), Step(5, 9, said(0.2, 0.3, 0.5, logit=0.7))]
     unknown = list(merged(low, LANGUAGES, None, 1.0))
     reason = "logit 0.5 is below 1"
@@ -122,10 +122,10 @@ def window(start: float, end: float, answer: Answer | None, quiet: tuple[float, 
 
 def test_a_step_is_the_mean_of_the_windows_around_its_middle() -> None:
     answers = [window(0, 10, EN), window(5, 15, FR), window(10, 20, DE), window(13, 23, said(0, 0, 1, logit=1.0))]
-    found = list(steps(answers, 5.0))
-    assert [(step.start, step.end) for step in found] == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
+    means = list(steps(answers, 5.0))
+    assert [(step.start, step.end) for step in means] == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
     expected = [EN, (EN, FR), (FR, DE), (DE, answers[3][1]), answers[3][1]]
-    for step, around in zip(found, expected, strict=True):
+    for step, around in zip(means, expected, strict=True):
         group = around if isinstance(around, tuple) else (around,)
         assert step.answer is not None
         assert step.answer.probabilities == pytest.approx(np.mean([a.probabilities for a in group], axis=0))
@@ -147,11 +147,11 @@ def test_steps_cover_the_file_once(tenths: int, hop_tenths: int, more: int) -> N
     length = size + more / 10
     starts = [i * hop for i in range(int((length - size) / hop + 1e-9) + 1)]
     starts += [length - size] if starts[-1] + size < length else []
-    found = list(steps([window(start, start + size, EN) for start in starts], hop))
-    assert found[0].start == 0
-    assert found[-1].end == pytest.approx(length)
-    assert all(a.end == pytest.approx(b.start) and a.end > a.start for a, b in itertools.pairwise(found))
-    assert all(step.answer is not None for step in found)
+    sequence = list(steps([window(start, start + size, EN) for start in starts], hop))
+    assert sequence[0].start == 0
+    assert sequence[-1].end == pytest.approx(length)
+    assert all(a.end == pytest.approx(b.start) and a.end > a.start for a, b in itertools.pairwise(sequence))
+    assert all(step.answer is not None for step in sequence)
 
 
 # Files
@@ -177,14 +177,14 @@ def test_the_segments_of_a_file(tmp_path: Path) -> None:
     samples[30 * RATE : 60 * RATE] *= 0.05
     samples[70 * RATE : 85 * RATE] = 0
     path = write(tmp_path / "a.wav", samples)
-    found = timeline(Loudness(), path)
-    assert [(s.start, s.end, s.label, s.name) for s in found] == [
+    segments = timeline(Loudness(), path)
+    assert [(s.start, s.end, s.label, s.name) for s in segments] == [
         (0, 30, "en", "English"),
         (30, 60, "sw", "Swahili"),
         (60, 70, "en", "English"),
         (85, 100, "en", "English"),
     ]
-    assert 10 >= found[0].logit > 8
+    assert 10 >= segments[0].logit > 8
     floors = timeline(Loudness(), path, min_logit=5.0)
     assert [(s.start, s.end, s.label) for s in floors if s.label != "en"] == [(30, 60, "unknown")]
     only = timeline(Loudness(), path, languages=["swa", "zh"])
@@ -195,9 +195,9 @@ def test_a_short_file_is_one_segment(tmp_path: Path) -> None:
     model = tiny_model("ecapa_lid")
     path = write(tmp_path / "a.wav", voice(3 * RATE))
     best = model.predict(path, top_k=1)[0]
-    found = speech_zoo.timeline(model, path)
-    assert found == [Segment(0, 3, best.label, best.name, pytest.approx(best.score), pytest.approx(best.logit))]
-    assert isinstance(found[0], speech_zoo.Segment)
+    segments = speech_zoo.timeline(model, path)
+    assert segments == [Segment(0, 3, best.label, best.name, pytest.approx(best.score), pytest.approx(best.logit))]
+    assert isinstance(segments[0], speech_zoo.Segment)
     unknown = speech_zoo.timeline(model, path, min_logit=1e9)[0]
     assert (unknown.label, unknown.reason) == ("unknown", f"logit {best.logit:.4g} is below 1e+09")
 
@@ -206,12 +206,12 @@ def test_windows_are_judged_as_clips_of_their_own(tmp_path: Path) -> None:
     model = tiny_model("ecapa_lid")
     samples = np.round(voice(5 * RATE) * 32767) / 32768
     path = write(tmp_path / "a.wav", samples * 32768 / 32767)
-    found = timeline(model, path, 3.0, 3.0)
+    segments = timeline(model, path, 3.0, 3.0)
     clips = [samples[: 3 * RATE], samples[2 * RATE :]]  # the second step, from 3 to 5 s, lies in the last window alone
     best = [model.predict(clip.astype(np.float32), 1, sample_rate=RATE)[0] for clip in clips]
-    assert best[0].label == best[1].label == found[0].label
-    assert found[0].logit == pytest.approx(np.mean([p.logit for p in best]), rel=1e-3)
-    assert found[0].score == pytest.approx(np.mean([p.score for p in best]), rel=1e-3)
+    assert best[0].label == best[1].label == segments[0].label
+    assert segments[0].logit == pytest.approx(np.mean([p.logit for p in best]), rel=1e-3)
+    assert segments[0].score == pytest.approx(np.mean([p.score for p in best]), rel=1e-3)
 
 
 def test_what_a_timeline_refuses(tmp_path: Path) -> None:
@@ -245,20 +245,20 @@ def test_predictions_that_miss_a_floor(tmp_path: Path) -> None:
     for floors in ({"min_score": score}, {"min_logit": logit}, {"min_score": 0.0, "min_logit": logit - 1}):
         assert model.predict(clip, 6, sample_rate=RATE, **floors) == plain
     for floors, word in (({"min_score": 1.0}, "score"), ({"min_logit": logit + 1}, "logit")):
-        found = model.predict(clip, 6, sample_rate=RATE, **floors)
-        assert found[0] == ("unknown", score)
-        assert (found[0].label, found[0].logit, found[0].name) == ("unknown", logit, "unknown")
-        assert found[0].reason.startswith(f"{word} ")
-        assert found[1:] == plain[:5]  # top_k in all
-        assert model.predict(clip, 1, sample_rate=RATE, **floors) == found[:1]
-        assert model.predict_batch([(clip, RATE)] * 2, 6, **floors) == [found] * 2
+        predictions = model.predict(clip, 6, sample_rate=RATE, **floors)
+        assert predictions[0] == ("unknown", score)
+        assert (predictions[0].label, predictions[0].logit, predictions[0].name) == ("unknown", logit, "unknown")
+        assert predictions[0].reason.startswith(f"{word} ")
+        assert predictions[1:] == plain[:5]  # top_k in all
+        assert model.predict(clip, 1, sample_rate=RATE, **floors) == predictions[:1]
+        assert model.predict_batch([(clip, RATE)] * 2, 6, **floors) == [predictions] * 2
 
 
 def test_the_logit_is_the_best_among_those_chosen() -> None:
     model, clip = tiny_model("ecapa_lid"), voice(2 * RATE)
     every = {p.label: p.logit for p in model.predict(clip, 6, sample_rate=RATE)}
-    found = model.predict(clip, 6, ["zh", "nn"], RATE)
-    assert {p.label: p.logit for p in found} == pytest.approx({label: every[label] for label in ("zh", "nn")})
+    predictions = model.predict(clip, 6, ["zh", "nn"], RATE)
+    assert {p.label: p.logit for p in predictions} == pytest.approx({label: every[label] for label in ("zh", "nn")})
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, float("nan"), "0.5", True])

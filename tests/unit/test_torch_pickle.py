@@ -45,10 +45,10 @@ def test_every_type_and_shape(tmp_path: Path, form: str, dtype: str, shape: tupl
 def test_bfloat16(tmp_path: Path, form: str) -> None:
     x = np.array([[1.0, -2.5], [3.1415927, 1e30]], np.float32)
     bits = tf.bfloat16(x)
-    found = read(tmp_path, form, {"x": tf.tensor(bits, "BFloat16")}).tensors["x"]
-    assert found.dtype == mx.bfloat16
-    assert np.array_equal(np.array(found.view(mx.uint16)), bits)
-    assert np.allclose(np.array(found.astype(mx.float32)), x, rtol=1 / 128)
+    tensor = read(tmp_path, form, {"x": tf.tensor(bits, "BFloat16")}).tensors["x"]
+    assert tensor.dtype == mx.bfloat16
+    assert np.array_equal(np.array(tensor.view(mx.uint16)), bits)
+    assert np.allclose(np.array(tensor.astype(mx.float32)), x, rtol=1 / 128)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -97,8 +97,8 @@ def test_every_way_that_a_tensor_is_rebuilt(tmp_path: Path, form: str) -> None:
             rebuild, Name("torch.nn.parameter", "Parameter"), (*args, False, empty), {}
         ),
     }
-    for name, found in read(tmp_path, form, content).tensors.items():
-        assert np.array_equal(np.array(found), MATRIX), name
+    for name, tensor in read(tmp_path, form, content).tensors.items():
+        assert np.array_equal(np.array(tensor), MATRIX), name
 
 
 def test_a_tensor_whose_type_stands_beside_an_untyped_storage(tmp_path: Path) -> None:

@@ -31,18 +31,18 @@ def outcome(path: Path) -> str:
     start = time.process_time()
     try:
         read_checkpoint(path)
-        found = "read"
+        message = "read"
     except CheckpointError as error:
-        found = str(error)
-    assert "\n" not in found
+        message = str(error)
+    assert "\n" not in message
     assert time.process_time() - start < PATIENCE
-    return found
+    return message
 
 
 def refusal(path: Path) -> str:
-    found = outcome(path)
-    assert found != "read"
-    return found
+    message = outcome(path)
+    assert message != "read"
+    return message
 
 
 @pytest.mark.parametrize("form", FORMATS)

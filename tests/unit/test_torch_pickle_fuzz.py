@@ -130,9 +130,9 @@ def events() -> Iterator[list[str]]:
     for codec in ("ascii", "latin-1", "utf-8", "unicode-escape", "raw-unicode-escape", "cp437"):
         codecs.lookup(codec)  # imports it
     list(registry.specs())
-    found: list[str] = []
-    yield found
-    assert found == []
+    seen: list[str] = []
+    yield seen
+    assert seen == []
 
 
 def attempt(path: Path, events: list[str]) -> str:
@@ -140,16 +140,16 @@ def attempt(path: Path, events: list[str]) -> str:
     start, _events = time.process_time(), events
     try:
         read_model(Source(path))
-        found = "read"
+        message = "read"
     except SpeechZooError as error:
-        found = str(error)
+        message = str(error)
     finally:
         _events = None
     assert time.process_time() - start < 2
-    assert "\n" not in found
-    assert "\x1b" not in found
-    assert len(found) < 11_000
-    return found
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert len(message) < 11_000
+    return message
 
 
 @pytest.mark.parametrize("form", sorted(SAVERS))

@@ -88,8 +88,8 @@ def test_one_step_of_speech_is_too_little_for_a_clip_that_has_more() -> None:
 def test_pieces_leave_no_trace(rate: int, size: int) -> None:
     x = np.concatenate([VOICE, np.zeros(40_000, np.float32), VOICE * np.float32(0.01), VOICE])[: 40 * size]
     detector = SpeechDetector(rate)
-    found = [detector.feed(x[i : i + size]) for i in range(0, x.size, size)]
-    assert np.array_equal(np.concatenate([*found, detector.finish()]), speech(x, rate))
+    pieces = [detector.feed(x[i : i + size]) for i in range(0, x.size, size)]
+    assert np.array_equal(np.concatenate([*pieces, detector.finish()]), speech(x, rate))
     assert speech(x, rate).size == math.ceil(math.ceil(x.size * RATE / rate) / STEP)
 
 

@@ -49,9 +49,9 @@ def test_cosines_are_exact_whatever_the_blocks(count: int, block: int) -> None:
     rows = unit(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(voice_search, "BLOCK_BYTES", block)
-        found = cosines(rows, rows[0])
-    assert found.dtype == np.float32
-    assert np.allclose(found, rows.astype(np.float64) @ rows[0].astype(np.float64), atol=1e-6)
+        scores = cosines(rows, rows[0])
+    assert scores.dtype == np.float32
+    assert np.allclose(scores, rows.astype(np.float64) @ rows[0].astype(np.float64), atol=1e-6)
 
 
 def test_mapped_blocks_are_exact(file: StoreFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_little_of_the_matrix_stays_resident(file: StoreFile) -> None:
 
 def reference(files: dict[str, Recording], voice: np.ndarray, threshold: float) -> list[Passage]:
     """One window after the other, the best first."""
-    found: list[Passage] = []
+    passages: list[Passage] = []
     for path, item in files.items():
         current: Passage | None = None
         spans = np.frombuffer(item.spans, "<f8").reshape(-1, 2).tolist()
@@ -98,10 +98,10 @@ def reference(files: dict[str, Recording], voice: np.ndarray, threshold: float) 
                 current = None
             elif current is None or start > current.end:
                 current = Passage(path, start, end, score)
-                found.append(current)
+                passages.append(current)
             else:
-                found[-1] = current = Passage(path, current.start, end, max(score, current.score))
-    return sorted(found, key=lambda passage: -passage.score)
+                passages[-1] = current = Passage(path, current.start, end, max(score, current.score))
+    return sorted(passages, key=lambda passage: -passage.score)
 
 
 def windows_in_memory(files: dict[str, Recording]) -> Windows:
@@ -121,11 +121,11 @@ def test_passages_are_those_of_one_window_after_the_other(
 ) -> None:
     files = {f"/{i}": recording(f"/{i}", unit(size, seed + i), hop) for i, (size, hop) in enumerate(shapes)}
     voice = unit(1, seed + 50)[0]
-    found = best(windows_in_memory(files), voice, threshold, 1000)
+    passages = best(windows_in_memory(files), voice, threshold, 1000)
     expected = reference(files, voice, threshold)
-    assert [(p.file, p.start, p.end) for p in found] == [(p.file, p.start, p.end) for p in expected]
-    assert np.allclose([p.score for p in found], [p.score for p in expected], atol=1e-6)
-    assert best(windows_in_memory(files), voice, threshold, 2) == found[:2]
+    assert [(p.file, p.start, p.end) for p in passages] == [(p.file, p.start, p.end) for p in expected]
+    assert np.allclose([p.score for p in passages], [p.score for p in expected], atol=1e-6)
+    assert best(windows_in_memory(files), voice, threshold, 2) == passages[:2]
 
 
 # The matrix beside the store
@@ -187,6 +187,6 @@ def test_a_damaged_recording_is_told(file: StoreFile, column: str) -> None:
 
 
 def test_measuring(capsys: pytest.CaptureFixture[str]) -> None:
-    found: dict[str, Any] = dict(search_bench.measure(1500))
-    assert found.keys() == {"first_seconds", "median_seconds", "peak_bytes"}
-    assert all(value > 0 for value in found.values())
+    figures: dict[str, Any] = dict(search_bench.measure(1500))
+    assert figures.keys() == {"first_seconds", "median_seconds", "peak_bytes"}
+    assert all(value > 0 for value in figures.values())

@@ -65,8 +65,8 @@ def test_a_square_convolution_is_turned_once(tmp_path: Path) -> None:
     first = "wav2vec2.feature_extractor.conv_layers.0.conv.weight"
     source = weights | {first: mx.moveaxis(weights[first], -1, 1), name: mx.moveaxis(weights[name], -1, 1)}
     for given_weights in (source, weights):
-        found = built.sanitize(given_weights)
-        assert mx.array_equal(found[name], weights[name].astype(found[name].dtype))
+        sanitized = built.sanitize(given_weights)
+        assert mx.array_equal(sanitized[name], weights[name].astype(sanitized[name].dtype))
 
 
 def test_converting_again_changes_no_byte(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_emotions_are_no_languages(tmp_path: Path) -> None:
     assert not all_languages(["eng", "fra", "_unknown_"])
     assert all_languages(["eng", "fra", "deu", "lat", "san", "epo", "spa", "ita", "cmn", "jpn", "rus", "swh"])
     folder = hf_folder(tmp_path / "er", id2label={str(i): label for i, label in enumerate(labels)}, label2id=...)
-    found = speech_zoo.load(folder)
-    assert found.config.task == "audio-classification"
-    assert {item.name for item in found.predict(voice(RATE), sample_rate=RATE)} == set(labels)
+    model = speech_zoo.load(folder)
+    assert model.config.task == "audio-classification"
+    assert {item.name for item in model.predict(voice(RATE), sample_rate=RATE)} == set(labels)
     with pytest.raises(ConfigError, match="for audio-classification, not for language-identification"):
-        found.predict(voice(RATE), sample_rate=RATE, languages=["eng"])
+        model.predict(voice(RATE), sample_rate=RATE, languages=["eng"])
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_the_preprocessor(preprocessor: Any, norm: str, mask: bool, normalise: b
             k: v for k, v in tensors.items() if ".layer_norm." not in k or ".conv_layers." not in k or ".0." in k
         }
     folder = hf_folder(tmp_path / "hf", tensors, preprocessor, feat_extract_norm=norm)
-    found = speech_zoo.load(folder).config
-    assert (found.attention_mask, found.front_end.normalise) == (mask, normalise)
+    config = speech_zoo.load(folder).config
+    assert (config.attention_mask, config.front_end.normalise) == (mask, normalise)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_the_processor(case: str, tmp_path: Path) -> None:
     processor, preprocessor, normalise, mask = PROCESSORS[case]
     folder = hf_folder(tmp_path / "hf", preprocessor=preprocessor)
     (folder / "processor_config.json").write_text(json.dumps(processor))
-    found = speech_zoo.load(folder).config
-    assert (found.front_end.normalise, found.attention_mask) == (normalise, mask)
+    config = speech_zoo.load(folder).config
+    assert (config.front_end.normalise, config.attention_mask) == (normalise, mask)
     out = speech_zoo.convert(folder, tmp_path / "out")
     assert "processor_config.json" in speech_zoo.load(out).config.source["sha256"]
 
@@ -243,9 +243,9 @@ def test_keys_that_nobody_reads(tmp_path: Path) -> None:
     """transformers keeps keys that it does not know, and computes the same."""
     plain = speech_zoo.load(hf_folder(tmp_path / "plain"))
     more = {"pooling_mode": "mean", "my_note": {"a": [1]}, "training_step": 5, "pruned_heads": {}, "auto_map": None}
-    found = speech_zoo.load(hf_folder(tmp_path / "more", **more))
+    model = speech_zoo.load(hf_folder(tmp_path / "more", **more))
     x = voice(RATE)
-    assert np.array_equal(np.array(found.logits((x, RATE))), np.array(plain.logits((x, RATE))))
+    assert np.array_equal(np.array(model.logits((x, RATE))), np.array(plain.logits((x, RATE))))
 
 
 def test_a_checkpoint_without_a_head(tmp_path: Path) -> None:
@@ -322,9 +322,9 @@ def test_windows_are_weighted_by_their_speech() -> None:
     clip = np.concatenate([loud, half, np.zeros(RATE, np.float32)])
     parts = [np.exp(np.array(model.log_probs(part, RATE), np.float64)) for part in (loud, half)]
     expected = (parts[0] * 2 + parts[1]) / 3
-    found = np.exp(np.array(model.log_probs(clip, RATE), np.float64))
-    assert np.allclose(found, expected, atol=0.02)
-    assert np.isclose(found.sum(), 1)
+    probabilities = np.exp(np.array(model.log_probs(clip, RATE), np.float64))
+    assert np.allclose(probabilities, expected, atol=0.02)
+    assert np.isclose(probabilities.sum(), 1)
     batch = model.predict_batch([(clip, RATE), (loud, RATE)], top_k=3)
     assert [dict(row) for row in batch] == [dict(model.predict(part, 3, sample_rate=RATE)) for part in (clip, loud)]
 
@@ -346,5 +346,5 @@ def test_no_window_is_longer_than_the_config_says(monkeypatch: pytest.MonkeyPatc
 def test_the_waveform_is_normalised_as_in_float64(name: str) -> None:
     x = waveforms()[name].astype(np.float64)
     expected = (x - x.mean()) / np.sqrt(x.var() + 1e-7)
-    found = np.array(WaveformFrontEnd()(mx.array(x.astype(np.float32))))[:, 0]
-    assert np.abs(found - expected).max() < 2e-5  # of up to 15
+    normalised = np.array(WaveformFrontEnd()(mx.array(x.astype(np.float32))))[:, 0]
+    assert np.abs(normalised - expected).max() < 2e-5  # of up to 15

@@ -29,9 +29,9 @@ def write(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
 
 
 def embedded(path: Path, *args: float) -> tuple[list[Window], np.ndarray]:
-    found = list(window_embeddings(tiny_model(SPEAKER), path, *args))
-    assert all(len(batch) == len(vectors) <= windows.BATCH for batch, vectors in found)
-    return [window for batch, _ in found for window in batch], np.concatenate([vectors for _, vectors in found])
+    batches = list(window_embeddings(tiny_model(SPEAKER), path, *args))
+    assert all(len(batch) == len(vectors) <= windows.BATCH for batch, vectors in batches)
+    return [window for batch, _ in batches for window in batch], np.concatenate([vectors for _, vectors in batches])
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -43,13 +43,13 @@ def test_the_embedding_of_a_window_is_that_of_its_samples(
         monkeypatch.setattr(windows, "on_cpu", lambda: False)
     samples = voice(round(11.7 * RATE))
     path = write(tmp_path / "a.wav", soxr.resample(samples, RATE, rate), rate)
-    found, vectors = embedded(path, 1.0, 0.5)
+    spans, vectors = embedded(path, 1.0, 0.5)
     expected = [Window(0.5 * i, 0.5 * i + 1) for i in range(22)]
-    assert found[:-1] == expected
-    assert (found[-1].start, found[-1].end) == pytest.approx((10.7, 11.7))  # what is left, at full length
+    assert spans[:-1] == expected
+    assert (spans[-1].start, spans[-1].end) == pytest.approx((10.7, 11.7))  # what is left, at full length
     front_end = tiny_model(SPEAKER).config.front_end
     waveform = np.array(load_audio(path, RATE, resampler=front_end.resampler, channel=front_end.channel))
-    clips = [(waveform[round(w.start * RATE) : round(w.end * RATE)], RATE) for w in found]
+    clips = [(waveform[round(w.start * RATE) : round(w.end * RATE)], RATE) for w in spans]
     assert vectors.dtype == np.float32
     assert np.abs(vectors - np.array(tiny_model(SPEAKER).embed_batch(clips))).max() < 1e-5
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
@@ -87,8 +87,8 @@ def test_windows_cover_the_file_and_hold_its_samples(
 def test_silence_is_skipped(tmp_path: Path) -> None:
     samples = voice(30 * RATE)
     samples[8 * RATE : 20 * RATE] = np.random.default_rng(0).standard_normal(12 * RATE) * 3e-4  # the room
-    found, _ = embedded(write(tmp_path / "a.wav", samples), 3.0, 1.0)
-    starts = [window.start for window in found]
+    spans, _ = embedded(write(tmp_path / "a.wav", samples), 3.0, 1.0)
+    starts = [window.start for window in spans]
     assert starts == [0, 1, 2, 3, 4, 5, 6, 7, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]  # a third of 7 and 18 is speech
 
 
@@ -96,23 +96,23 @@ def test_without_the_speech_check_nothing_is_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(10 * RATE) * 0.1)
     with pytest.raises(AudioError, match=r"holds no speech: no window has 20% of it"):
         embedded(path)
-    found = list(window_embeddings(tiny_model(SPEAKER), path, vad=False))
-    assert [window.start for batch, _ in found for window in batch] == pytest.approx([0, 1.5, 3, 4.5, 6, 7])
+    batches = list(window_embeddings(tiny_model(SPEAKER), path, vad=False))
+    assert [window.start for batch, _ in batches for window in batch] == pytest.approx([0, 1.5, 3, 4.5, 6, 7])
 
 
 def test_one_bang_does_not_make_the_rest_silence(tmp_path: Path) -> None:
     samples = voice(20 * RATE) * 0.05
     samples[5 * RATE : 5 * RATE + 1600] = 0.9  # 0.1 s
     samples[5 * RATE : 5 * RATE + 1600 : 2] = -0.9
-    found, _ = embedded(write(tmp_path / "a.wav", samples), 2.0, 1.0)
-    assert len(found) == 19
+    spans, _ = embedded(write(tmp_path / "a.wav", samples), 2.0, 1.0)
+    assert len(spans) == 19
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.99, 3.0])
 def test_a_file_that_is_not_longer_than_a_window_is_one(tmp_path: Path, seconds: float) -> None:
     path = write(tmp_path / "a.wav", voice(round(seconds * RATE)))
-    found, vectors = embedded(path)
-    assert found == [Window(0.0, seconds)]
+    spans, vectors = embedded(path)
+    assert spans == [Window(0.0, seconds)]
     assert np.array_equal(vectors[0], np.array(tiny_model(SPEAKER).embed(path)))
 
 

@@ -51,9 +51,9 @@ def test_wav2vec2(variant: str, tmp_path: Path) -> None:
     model = speech_zoo.load(hf_folder(tmp_path / "model", source_tensors(**VARIANTS[variant]), **VARIANTS[variant]))
     graph = traced(model, 1, SAMPLES)
     compare(model, graph, 1, [(1, 4000), (3, 7999), (1, 16000), (2, 16001)])
-    found = ops(graph)
-    assert found.count("LayerNormalization") >= 5
-    assert "Erf" not in found and "ReduceMax" not in found
+    names = ops(graph)
+    assert names.count("LayerNormalization") >= 5
+    assert "Erf" not in names and "ReduceMax" not in names
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_a_quantized_model(quantized: Any) -> None:
 def test_the_bundled_model_on_a_voice() -> None:
     model = speech_zoo.load("campplus-zh-en")
     graph = traced(model, 80, FRAMES)
-    found = ops(graph)
-    assert found.count("Transpose") == 1 and found.count("MatMul") == 1
+    names = ops(graph)
+    assert names.count("Transpose") == 1 and names.count("MatMul") == 1
     compare(model, graph, 80, [(1, 20), (1, 331), (2, 600)])
 
 

@@ -67,8 +67,8 @@ def test_convolutions_follow_one_another() -> None:
         return mx.mean(x, axis=2)
 
     assert ops(check(fn, normal(2, 50, 8), axes=[{0: BATCH, 1: TIME}], others=[[normal(1, 21, 8)]]))["Transpose"] <= 1
-    found = ops(trace(fn, mx.zeros((2, 50, 8))))
-    assert (found["Conv"], found["Pad"], found["Mul"], found["Add"]) == (2, 0, 0, 1)
+    counts = ops(trace(fn, mx.zeros((2, 50, 8))))
+    assert (counts["Conv"], counts["Pad"], counts["Mul"], counts["Add"]) == (2, 0, 0, 1)
 
 
 def test_writes_into_a_padded_array_are_parts_side_by_side() -> None:
@@ -137,6 +137,6 @@ def test_one_file(tmp_path: Path) -> None:
 
 def test_the_package_needs_neither_the_zoo_nor_torch() -> None:
     code = "import sys, speech_zoo_export, speech_zoo_export.onnx; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "speech_zoo_export" in found
-    assert not [name for name in found if name == "torch" or name.startswith(("speech_zoo.", "speech_zoo_core"))]
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "speech_zoo_export" in modules
+    assert not [name for name in modules if name == "torch" or name.startswith(("speech_zoo.", "speech_zoo_core"))]
