@@ -22,16 +22,12 @@ class Finder:
     """Finds mlx_audio where the others find it, and has it patched as soon as it is imported."""
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
-        if not name.startswith("mlx_audio"):
-            return None
         plugin = sys.modules.get("speech_zoo.plugin.patches")  # not there before mlx_audio itself is
-        if name == "mlx_audio" or name in getattr(plugin, "PATCHES", ()):
-            for finder in sys.meta_path:
-                if not isinstance(finder, Finder) and hasattr(finder, "find_spec"):
-                    spec = finder.find_spec(name, path, target)
-                    if spec is not None:
-                        return patched_after_import(spec)
-        return None
+        if name != "mlx_audio" and name not in getattr(plugin, "PATCHES", ()):
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        return spec and patched_after_import(spec)
 
 
 def patched_after_import(spec: "ModuleSpec") -> "ModuleSpec":
@@ -52,9 +48,9 @@ def patched_after_import(spec: "ModuleSpec") -> "ModuleSpec":
 
 
 def _patch(module: "ModuleType") -> None:
-    from speech_zoo.plugin.patches import PATCHES
+    from speech_zoo.plugin.patches import patch
 
-    PATCHES[module.__name__](module)
+    patch(module)
 
 
 def attempt(function: "Callable[..., Any]", *arguments: "Any") -> None:
@@ -73,8 +69,7 @@ def attempt(function: "Callable[..., Any]", *arguments: "Any") -> None:
 
 
 def install(always: bool = False) -> None:
-    """Watch for mlx_audio; `SPEECH_ZOO_AUTOLOAD=0` in the environment switches it off, unless `always`."""
-    # Virtual environments may run `.pth` files twice.
-    wanted = always or os.environ.get("SPEECH_ZOO_AUTOLOAD") != "0"
-    if wanted and not any(isinstance(finder, Finder) for finder in sys.meta_path):
+    """Watch for mlx_audio, once; `SPEECH_ZOO_AUTOLOAD=0` in the environment switches it off, unless `always`."""
+    watched = any(isinstance(finder, Finder) for finder in sys.meta_path)  # virtual environments may run `.pth` twice
+    if not watched and (always or os.environ.get("SPEECH_ZOO_AUTOLOAD") != "0"):
         sys.meta_path.insert(0, Finder())

@@ -19,7 +19,6 @@ import speech_zoo_autoload
 from speech_zoo.plugin import convert as plugin_convert
 from speech_zoo.plugin import load as plugin_load
 from speech_zoo.plugin import patches as plugin
-from speech_zoo_core import registry
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import AudioError, ConfigError, RegistryError
 from tiny_models import CONFIGS, model_of, tiny_source, voice, wespeaker_folder
@@ -53,7 +52,7 @@ def test_other_configs_do_not(config: Any) -> None:
 def test_a_path_wins_over_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert plugin_load.ours("campplus-zh-en") == registry.bundled()["campplus-zh-en"]
+    assert plugin_load.ours("campplus-zh-en") == "campplus-zh-en"
     assert plugin_load.ours("mms-lid-256") == "mms-lid-256"
     for other in (
         "org/campplus-zh-en",
@@ -164,7 +163,7 @@ def test_it_is_installed_once_and_never_when_switched_off(monkeypatch: pytest.Mo
 def test_what_is_missing_is_named() -> None:
     module = ModuleType("mlx_audio.utils")
     with pytest.raises(RegistryError, match=r"has no mlx_audio\.utils\.load_model \(known to work: mlx-audio 0.4.8 to"):
-        plugin.wrap(module, "load_model", lambda original: original)
+        plugin.patch(module)
 
 
 def test_loaders_get_what_they_were_called_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +173,13 @@ def test_loaders_get_what_they_were_called_with(monkeypatch: pytest.MonkeyPatch)
         calls.append((model_path, lazy, kwargs))
         return "theirs"
 
-    monkeypatch.setattr(plugin_load, "load_ours", lambda tasks, ref, **options: (ref, tasks, options))
-    loader = plugin_load.taking_ours(load_model, plugin_load.CLASSIFIERS)
+    monkeypatch.setattr(plugin_load, "load_ours", lambda kind, ref, **options: (ref, kind, options))
+    loader = plugin_load.taking_ours(load_model, "lid")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert loader("org/whisper", True, revision="x") == "theirs"
     assert calls == [("org/whisper", True, {"revision": "x"})]
     ours = loader(model_path="mms-lid-256", revision="x")
-    assert ours == ("mms-lid-256", plugin_load.CLASSIFIERS, {"revision": "x"})
+    assert ours == ("mms-lid-256", "lid", {"revision": "x"})
     with pytest.raises(TypeError):
         loader()
 
@@ -222,7 +221,7 @@ def test_options_that_our_conversion_has_not(options: dict[str, Any], message: s
         return "theirs"
 
     with pytest.raises(ConfigError, match=message):
-        plugin_convert._convert("campplus-zh-en", None, options)
+        plugin_convert._convert("campplus-zh-en", options)
     assert plugin_convert.converting_ours(theirs)("campplus-zh-en", model_domain="stt", **options) == "theirs"
 
 
@@ -233,13 +232,15 @@ def test_what_is_for_our_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return tmp_path / name
 
     original = wespeaker_folder(tmp_path / "whisper-original", CONFIGS["basic"])
-    assert plugin_convert.is_ours(original)
-    assert plugin_convert.is_ours(str(original / "avg_model.pt"))
-    assert plugin_convert.is_ours("campplus-zh-en")
+    assert plugin_convert.ours_to_convert(original)
+    assert plugin_convert.ours_to_convert(str(original / "avg_model.pt"))
+    assert plugin_convert.ours_to_convert("campplus-zh-en")
     classifier = '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForSequenceClassification"]}'
-    assert plugin_convert.is_ours(folder("classifier", classifier))
-    assert not plugin_convert.is_ours(folder("ctc", '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}'))
-    assert not plugin_convert.is_ours(folder("strange", '{"model_type": "wav2vec2", "architectures": 5}'))
-    assert not plugin_convert.is_ours(folder("theirs", '{"model_type": "ecapa_tdnn", "n_mels": 60}'))
-    assert not plugin_convert.is_ours(folder("nobody", '{"model_type": "nobody"}'))
-    assert not plugin_convert.is_ours(tmp_path / "nowhere")
+    assert plugin_convert.ours_to_convert(folder("classifier", classifier))
+    assert not plugin_convert.ours_to_convert(
+        folder("ctc", '{"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"]}')
+    )
+    assert not plugin_convert.ours_to_convert(folder("strange", '{"model_type": "wav2vec2", "architectures": 5}'))
+    assert not plugin_convert.ours_to_convert(folder("theirs", '{"model_type": "ecapa_tdnn", "n_mels": 60}'))
+    assert not plugin_convert.ours_to_convert(folder("nobody", '{"model_type": "nobody"}'))
+    assert not plugin_convert.ours_to_convert(tmp_path / "nowhere")

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from . import blas, hub, registry, tf32
 from .checkpoint.reader import in_memory
-from .checkpoint.source import Source
+from .checkpoint.source import Recognised, Source
 from .config import from_dict, to_dict
 from .errors import CheckpointError, ConfigError, RegistryError, SpeechZooError, shown
 from .layers import load_strict, parameters, quantize
@@ -124,28 +124,9 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
         config = from_dict(spec.config, settings, where)
         return spec, config, source.checkpoint.tensors, "converted"
     _ = source.checkpoint  # what is wrong with the file itself is told once
-    problems: list[SpeechZooError] = []
-    for name in registry.model_types():
-        try:
-            spec = registry.get(name)
-            recognised = spec.recognise(source)
-        except (CheckpointError, ConfigError) as error:  # like one of its own, but not quite: others may know it
-            problems.append(error)
-        except RegistryError as error:
-            LOG.warning("%s", error)
-        except Exception as error:  # a package's own fault must not keep the others from what they know
-            LOG.debug("%s", name, exc_info=True)
-            problems.append(CheckpointError(f"{source.main_file} cannot be read as {name}: {error!r}"))
-        else:
-            if recognised:
-                return (
-                    spec,
-                    from_dict(spec.config, recognised.config, str(source.path)),
-                    recognised.weights,
-                    recognised.form,
-                )
-    if problems:
-        raise problems[0]
+    if (match := recognised(source)) is not None:
+        spec, original = match
+        return spec, from_dict(spec.config, original.config, str(source.path)), original.weights, original.form
     known = ", ".join(registry.model_types())
     if model_type is not None:
         raise RegistryError(f"{where} has the unknown model_type {shown(model_type)}; known: {known}")
@@ -153,6 +134,30 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
         f"{source.main_file} is not a source checkpoint that is known, and no config.json says what it is "
         f"(known types: {known})"
     )
+
+
+def recognised(source: Source) -> tuple[ModelSpec, Recognised] | None:
+    """The type of an original checkpoint, and what its package makes of it; None if nobody knows it.
+
+    Raises:
+        CheckpointError, ConfigError: it is like one of a type, but not quite.
+    """
+    problems: list[SpeechZooError] = []
+    for name in registry.model_types():
+        try:
+            spec = registry.get(name)
+            if original := spec.recognise(source):
+                return spec, original
+        except (CheckpointError, ConfigError) as error:  # others may know it
+            problems.append(error)
+        except RegistryError as error:
+            LOG.warning("%s", error)
+        except Exception as error:  # a package's own fault must not keep the others from what they know
+            LOG.debug("%s", name, exc_info=True)
+            problems.append(CheckpointError(f"{source.main_file} cannot be read as {name}: {error!r}"))
+    if problems:
+        raise problems[0]
+    return None
 
 
 def build(spec: ModelSpec, config: Any, weights: dict[str, mx.array], where: str) -> Any:

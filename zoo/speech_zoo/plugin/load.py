@@ -6,17 +6,19 @@ mlx-audio has tried and cannot place. Everything else goes to mlx-audio, untouch
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from speech_zoo_core.errors import ConfigError, HubError, RegistryError, SpeechZooError
 
-SPEAKERS = ("speaker-embedding",)
-CLASSIFIERS = ("language-identification", "audio-classification")
-SEGMENTERS = ("speaker-segmentation",)
-KINDS = {"spk": SPEAKERS, "lid": CLASSIFIERS, "vad": SEGMENTERS}  # of mlx-audio
-ALL = SPEAKERS + CLASSIFIERS + SEGMENTERS
+KINDS = {  # of mlx-audio, by our tasks
+    "speaker-embedding": "spk",
+    "language-identification": "lid",
+    "audio-classification": "lid",
+    "speaker-segmentation": "vad",
+}
 CONVERTER = "mlx-speech-zoo"
 CONFIG = "config.json"
 
@@ -31,8 +33,14 @@ def bears_our_marks(config: dict[str, Any]) -> bool:
     The type alone does not tell: mlx-audio has an `ecapa_tdnn` of its own.
     """
     front_end, source = (value if isinstance(value, dict) else {} for value in map(config.get, ("front_end", "source")))
-    ours = "kind" in front_end or str(source.get("converter")).startswith(CONVERTER)
-    return config.get("task") in ALL and isinstance(config.get("model_type"), str) and ours
+    converted = "kind" in front_end or str(source.get("converter")).startswith(CONVERTER)
+    return config.get("task") in [*KINDS] and isinstance(config.get("model_type"), str) and converted
+
+
+def located(ref: str | os.PathLike[str]) -> str | Path:
+    """The absolute path of what exists, so that nobody takes it for a name; else the name."""
+    path = os.path.expanduser(ref)  # noqa: PTH111 (Path raises for ~nobody)
+    return Path(path).absolute() if os.path.exists(path) else os.fspath(ref)  # noqa: PTH110 (as above)
 
 
 def ours(ref: Any, revision: str | None = None) -> str | Path | None:
@@ -44,20 +52,11 @@ def ours(ref: Any, revision: str | None = None) -> str | Path | None:
         return path if bears_our_marks(config_of(path, revision)) else None
     from speech_zoo_core import registry
 
-    try:
-        if folder := registry.bundled().get(path):
-            return folder
-    except RegistryError:  # two packages with one model type; said where it is about one of ours
-        return None
     from ..catalogue.entries import entries
 
-    return path if path in entries() else None
-
-
-def located(ref: str | os.PathLike[str]) -> str | Path:
-    """The absolute path of what exists, so that nobody takes it for a name; else the name."""
-    path = os.path.expanduser(ref)  # noqa: PTH111 (Path raises for ~nobody)
-    return Path(path).absolute() if os.path.exists(path) else os.fspath(ref)  # noqa: PTH110 (as above)
+    with suppress(RegistryError):  # two packages with one model type; said where it is about one of ours
+        return path if path in registry.bundled() or path in entries() else None
+    return None
 
 
 def config_of(path: str | Path, revision: str | None = None) -> dict[str, Any]:
@@ -83,8 +82,13 @@ def config_of(path: str | Path, revision: str | None = None) -> dict[str, Any]:
         return {}
 
 
+def model_type_of(config: dict[str, Any]) -> Any:
+    """What mlx-audio takes for the type of a checkpoint."""
+    return config.get("model_type") or config.get("architecture")
+
+
 def load_ours(
-    tasks: Sequence[str],
+    kind: str | None,
     ref: str | os.PathLike[str],
     lazy: bool = False,
     strict: bool = True,
@@ -93,12 +97,12 @@ def load_ours(
     force_download: bool = False,
     dtype: str | None = None,
 ) -> Any:
-    """`speech_zoo.load`, for the given tasks, with mlx-audio's convention for audio: arrays are at the model's rate.
+    """`speech_zoo.load`, for a kind of mlx-audio or any, with its convention for audio: arrays are at the model's rate.
 
     `lazy` and `strict` are there because mlx-audio has them: loading is always strict, and never lazy.
 
     Raises:
-        ConfigError: the checkpoint is for another task.
+        ConfigError: the checkpoint is of another kind.
         SpeechZooError: as `speech_zoo.load`.
     """
     from ..models import load
@@ -108,9 +112,9 @@ def load_ours(
 
         get_model_path(ref, revision=revision, force_download=True)
     model = load(ref, revision=revision, dtype=dtype)
-    if model.config.task not in tasks:
-        category = next(kind for kind, mine in KINDS.items() if model.config.task in mine)
-        raise ConfigError(f"{ref} is for {model.config.task}: load it with mlx_audio.{category}.load or mlx_audio.load")
+    task = model.config.task
+    if kind not in (None, KINDS[task]):
+        raise ConfigError(f"{ref} is for {task}: load it with mlx_audio.{KINDS[task]}.load or mlx_audio.load")
     if model.config.front_end is not None:
         model.default_sample_rate = model.sample_rate
     return model
@@ -118,38 +122,33 @@ def load_ours(
 
 def load_any(model_name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
     """Load a model of mlx-speech-zoo by folder, Hub repo or catalogue name, or else as `mlx_audio.utils.load_model`."""
-    found = ours(model_name, kwargs.get("revision"))
-    if found is not None:
-        return load_ours(ALL, found, *args, **kwargs)
+    if (ref := ours(model_name, kwargs.get("revision"))) is not None:
+        return load_ours(None, ref, *args, **kwargs)
     from mlx_audio.utils import load_model
 
     return load_model(model_name, *args, **kwargs)
 
 
-def taking_ours(original: Callable[..., Any], tasks: Sequence[str] = ALL) -> Callable[..., Any]:
-    """A loader of mlx-audio that leaves the checkpoints of `tasks` that are ours to us."""
-    import inspect  # here, as below, so that `import mlx_audio` alone stays quick
-
-    first = next(iter(inspect.signature(original).parameters))
+def taking_ours(original: Callable[..., Any], kind: str | None = None) -> Callable[..., Any]:
+    """A loader of mlx-audio, of one kind or of all, that leaves the checkpoints that are ours to us."""
 
     @functools.wraps(original)
     def load_model(*args: Any, **kwargs: Any) -> Any:
+        from inspect import signature  # here, so that `import mlx_audio` alone stays quick
+
         options = dict(kwargs)
-        ref, *rest = args or [options.pop(first, None)]
-        found = ours(ref, options.get("revision"))
-        if found is not None:
-            return load_ours(tasks, found, *rest, **options)
+        ref, *rest = args or [options.pop(next(iter(signature(original).parameters)), None)]
+        if (source := ours(ref, options.get("revision"))) is not None:
+            return load_ours(kind, source, *rest, **options)
         try:
             return original(*args, **kwargs)
         except (ValueError, FileNotFoundError) as error:
-            return _what_nobody_placed(error, ref, tasks, options.get("revision"), options.get("dtype"))
+            return _what_nobody_placed(error, kind, ref, options.get("revision"), options.get("dtype"))
 
     return load_model
 
 
-def _what_nobody_placed(
-    error: Exception, ref: Any, tasks: Sequence[str], revision: str | None, dtype: str | None
-) -> Any:
+def _what_nobody_placed(error: Exception, kind: str | None, ref: Any, revision: str | None, dtype: str | None) -> Any:
     """Load an original checkpoint that only we know; mlx-audio's error stands where it knows the type.
 
     Raises:
@@ -160,12 +159,11 @@ def _what_nobody_placed(
 
     source = located(ref)
     config = config_of(source, revision)  # which mlx-audio may have just downloaded
-    model_type = config.get("model_type") or config.get("architecture")
-    known = utils.get_model_category(model_type, utils.get_model_name_parts(ref)) is not None
+    known = utils.get_model_category(model_type_of(config), utils.get_model_name_parts(ref)) is not None
     if (known and not bears_our_marks(config)) or (isinstance(source, str) and not REPO_ID.fullmatch(source)):
         raise error
     try:
-        return load_ours(tasks, source, revision=revision, dtype=dtype)
+        return load_ours(kind, source, revision=revision, dtype=dtype)
     except HubError:
         raise error from None
     except SpeechZooError as refusal:
@@ -188,7 +186,7 @@ def classifying_ours(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kind_of(model_type: str) -> str | None:
-    """The kind of `KINDS` for a model type that is registered with us, without importing its package where possible."""
+    """The kind of a model type that is registered with us, without importing its package where possible."""
     from importlib.metadata import entry_points
 
     if model_type not in {point.name for point in entry_points(group="speech_zoo.models")}:
@@ -197,6 +195,6 @@ def _kind_of(model_type: str) -> str | None:
 
     from ..catalogue.entries import entries
 
-    tasks = {entry.task for entry in entries().values() if entry.model_type == model_type}
-    tasks = tasks or {registry.get(model_type).task}
-    return next((kind for kind, mine in KINDS.items() if tasks <= set(mine)), "lid")
+    kinds = {KINDS[entry.task] for entry in entries().values() if entry.model_type == model_type}
+    kinds = kinds or {KINDS[registry.get(model_type).task]}
+    return kinds.pop() if len(kinds) == 1 else "lid"

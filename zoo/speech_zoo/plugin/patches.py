@@ -11,83 +11,66 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import speech_zoo_autoload
 from speech_zoo_core.errors import RegistryError
 
-from .load import CLASSIFIERS, SEGMENTERS, classifying_ours, load_any, taking_ours
+from .convert import converting_ours, with_one_line_errors
+from .load import classifying_ours, load_any, taking_ours
 
 OLDEST, NEWEST = "0.4.8", "0.6.2"  # versions of mlx-audio that the tests run with
 SUBMODULES = ("lid", "registry", "spk", "utils")
+Function: TypeAlias = Callable[..., Any]
 
 
-def wrap(module: ModuleType, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace a function of mlx-audio by its wrapped form, once.
+def _missing(name: str) -> Any:
+    raise AttributeError(f"module 'mlx_audio' has no attribute {name!r}")
+
+
+def _with_submodules(original: Function) -> Function:
+    return lambda name: import_module(f"mlx_audio.{name}") if name in SUBMODULES else original(name)
+
+
+# What is wrapped, by module and name. A package may lack a name, as it may have it from a module that is patched.
+_taking_lid, _taking_vad = partial(taking_ours, kind="lid"), partial(taking_ours, kind="vad")
+PATCHES: dict[str, dict[str, Callable[[Function], Function]]] = {
+    "mlx_audio": {"load": taking_ours, "__getattr__": _with_submodules},
+    "mlx_audio.utils": {"load_model": taking_ours},
+    "mlx_audio.lid": {"load": _taking_lid, "load_model": _taking_lid},
+    "mlx_audio.lid.utils": {"load_model": _taking_lid},
+    "mlx_audio.vad": {"load": _taking_vad, "load_model": _taking_vad},
+    "mlx_audio.vad.utils": {"load_model": _taking_vad},
+    "mlx_audio.registry": {"classify_model": classifying_ours},
+    "mlx_audio.convert": {"convert": converting_ours, "main": with_one_line_errors},
+}
+load_any._speech_zoo = True  # type: ignore[attr-defined]  # needs no wrapping
+
+
+def patch(module: ModuleType) -> None:
+    """Replace functions of a module of mlx-audio by their wrapped forms, once.
 
     Raises:
-        RegistryError: it is not there, so this is a version that nobody has looked at.
+        RegistryError: one is not there, so this is a version that nobody has looked at.
     """
-    original = vars(module).get(name)
-    if not callable(original):
-        from importlib.metadata import version
+    names = vars(module)
+    if module.__name__ == "mlx_audio":
+        names.setdefault("load", load_any)  # a newer mlx-audio may have its own
+        names.setdefault("__getattr__", _missing)
+        if find_spec("mlx_audio.spk") is None:
+            sys.modules["mlx_audio.spk"] = import_module(".spk", __package__)
+    for name, wrapper in PATCHES[module.__name__].items():
+        original = names.get(name)
+        if callable(original) and not hasattr(original, "_speech_zoo"):
+            names[name] = wrapper(original)
+            names[name]._speech_zoo = True
+        elif original is None and "__path__" not in names:
+            from importlib.metadata import version
 
-        raise RegistryError(
-            f"mlx-audio {version('mlx-audio')} has no {module.__name__}.{name} "
-            f"(known to work: mlx-audio {OLDEST} to {NEWEST})"
-        )
-    if not hasattr(original, "_speech_zoo"):
-        wrapped = wrapper(original)
-        wrapped._speech_zoo = True  # type: ignore[attr-defined]
-        setattr(module, name, wrapped)
-
-
-def _patch_package(package: ModuleType) -> None:
-    if not hasattr(package, "load"):
-        package.load = load_any  # type: ignore[attr-defined]
-    elif package.load is not load_any:  # of a newer mlx-audio
-        wrap(package, "load", taking_ours)
-    if find_spec("mlx_audio.spk") is None:
-        sys.modules["mlx_audio.spk"] = import_module(".spk", __package__)
-    own = vars(package).get("__getattr__", partial(_missing, package))
-    if not hasattr(own, "_speech_zoo"):
-
-        def __getattr__(name: str) -> Any:
-            return import_module(f"mlx_audio.{name}") if name in SUBMODULES else own(name)
-
-        __getattr__._speech_zoo = True  # type: ignore[attr-defined]
-        package.__getattr__ = __getattr__  # type: ignore[method-assign]
-
-
-def _missing(package: ModuleType, name: str) -> Any:
-    raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
-
-
-def _patch_kind(package: ModuleType, taking: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """What it has from its `utils` is patched, unless it was imported before we were registered."""
-    for name in {"load", "load_model"} & vars(package).keys():
-        wrap(package, name, taking)
-
-
-def _patch_convert(module: ModuleType) -> None:
-    from . import convert
-
-    wrap(module, "convert", convert.converting_ours)
-    wrap(module, "main", convert.with_one_line_errors)
-
-
-taking_classifiers = partial(taking_ours, tasks=CLASSIFIERS)
-taking_segmenters = partial(taking_ours, tasks=SEGMENTERS)
-PATCHES: dict[str, Callable[[ModuleType], None]] = {
-    "mlx_audio": _patch_package,
-    "mlx_audio.utils": partial(wrap, name="load_model", wrapper=taking_ours),
-    "mlx_audio.lid.utils": partial(wrap, name="load_model", wrapper=taking_classifiers),
-    "mlx_audio.lid": partial(_patch_kind, taking=taking_classifiers),
-    "mlx_audio.vad.utils": partial(wrap, name="load_model", wrapper=taking_segmenters),
-    "mlx_audio.vad": partial(_patch_kind, taking=taking_segmenters),
-    "mlx_audio.registry": partial(wrap, name="classify_model", wrapper=classifying_ours),
-    "mlx_audio.convert": _patch_convert,
-}
+            raise RegistryError(
+                f"mlx-audio {version('mlx-audio')} has no {module.__name__}.{name} "
+                f"(known to work: mlx-audio {OLDEST} to {NEWEST})"
+            )
 
 
 def register() -> None:
@@ -98,6 +81,5 @@ def register() -> None:
     from its modules by name before stays as it was.
     """
     speech_zoo_autoload.install(always=True)
-    for name, patch in PATCHES.items():
-        if name in sys.modules:
-            speech_zoo_autoload.attempt(patch, sys.modules[name])
+    for name in PATCHES.keys() & sys.modules.keys():
+        speech_zoo_autoload.attempt(patch, sys.modules[name])

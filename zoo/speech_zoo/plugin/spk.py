@@ -7,19 +7,12 @@
 import os
 from typing import Any
 
-from .load import SPEAKERS, load_ours
+from .load import load_ours
 
 
-def load(model_path: str | os.PathLike[str], lazy: bool = False, strict: bool = True, **options: Any) -> Any:
-    """Load a speaker-embedding model, whatever `speech_zoo.load` takes; it is always loaded strictly, and never lazily.
-
-    Args:
-        options: `revision` of a Hub repo, `force_download`, `dtype` to compute in.
-
-    Returns:
-        The model: `encode(audio, sample_rate)`, `embed_batch`, `verify`; arrays without a rate are at the model's own.
-    """
-    return load_ours(SPEAKERS, model_path, lazy, strict, **options)
+def load(model_path: str | os.PathLike[str], *args: Any, **options: Any) -> Any:
+    """Load a speaker-embedding model: whatever `speech_zoo.load` takes, and its options; arrays are at its own rate."""
+    return load_ours("spk", model_path, *args, **options)
 
 
 load_model = load
