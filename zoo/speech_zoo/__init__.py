@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .plugin.patches import register as register
     from .publish.card import card as card
     from .publish.check import check as check
+    from .publish.export import export as export
     from .publish.parity import Parity as Parity
     from .publish.upload import Upload as Upload
     from .publish.upload import upload as upload
@@ -68,6 +69,7 @@ _MODULES = {
     "diarize": ".recordings.diarization",
     "evaluate": ".recordings.evaluation",
     "embed_manifest": ".corpus.run",
+    "export": ".publish.export",
     "load": ".models",
     "register": ".plugin.patches",
     "threshold_of": ".calibration.thresholds",

@@ -19,7 +19,7 @@ def on_cpu() -> bool:
 
 def cpu_layers() -> bool:
     """Whether layers compute in the ways that are fast on a CPU; SPEECH_ZOO_CPU_LAYERS=0 turns them off."""
-    return on_cpu() and os.environ.get("SPEECH_ZOO_CPU_LAYERS") != "0"
+    return on_cpu() and not in_trace() and os.environ.get("SPEECH_ZOO_CPU_LAYERS") != "0"
 
 
 @contextmanager

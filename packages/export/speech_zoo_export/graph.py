@@ -3,7 +3,7 @@
 Operations broadcast as NumPy does. A size that depends on the inputs is a `Length`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -95,6 +95,14 @@ class Graph:
         for node in self.nodes:
             node.inputs = [last(value) for value in node.inputs]
         self.outputs = [last(value) for value in self.outputs]
+
+
+Chain: TypeAlias = Graph | Sequence[Graph]
+
+
+def chained(graph: Chain) -> list[Graph]:
+    """The graphs of a chain, of which each takes what the one before it gives."""
+    return [graph] if isinstance(graph, Graph) else list(graph)
 
 
 def constant(data: Any, dtype: Any = None) -> Value:

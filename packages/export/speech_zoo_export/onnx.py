@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .formulas import Formulas
-from .graph import Array, ExportError, Graph, Node, Value
+from .graph import Array, Chain, ExportError, Graph, Node, Value, chained
 from .lengths import Dim, Length
 
 OPSET, IR_VERSION = 20, 9
@@ -20,7 +20,7 @@ MAX_INT64, MIN_INT64 = 2**63 - 1, -(2**63) + 1
 
 
 def to_onnx(
-    graph: Graph,
+    graph: Chain,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
@@ -28,6 +28,7 @@ def to_onnx(
     """The graph as an ONNX model with its constants inside.
 
     Args:
+        graph: one; or several, of which each takes what the one before it gives.
         inputs, outputs: their names; "x0", "y0" and so on where none are given.
         metadata: stands in the model's properties.
 
@@ -44,7 +45,7 @@ def to_onnx(
 
 
 def to_onnx_parts(
-    graph: Graph,
+    graph: Chain,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
@@ -55,15 +56,13 @@ def to_onnx_parts(
     The model says that they are in a file `location`, one after another in the order given. A session takes them
     without a copy through `SessionOptions.add_external_initializers`.
     """
-    writer = _Writer(graph, inputs, outputs)
-    for node in graph.nodes:
-        EMIT.get(node.op, _plain)(writer, node)
+    writer = _Writer(chained(graph), inputs, outputs)
     model = writer.model(metadata or {}, location)
     return model, writer.external
 
 
 def save_onnx(
-    graph: Graph,
+    graph: Chain,
     path: "str | Path",
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
@@ -84,18 +83,33 @@ def save_onnx(
 class _Writer:
     """Nodes and constants of the model as they are written."""
 
-    def __init__(self, graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        self.graph, self.formulas = graph, Formulas(graph)
+    def __init__(self, graphs: Sequence[Graph], inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.external: dict[str, Array] = {}
         self.names: dict[int, str] = {}
         self.dims: dict[Any, str] = {}
         self.counts: dict[str, int] = {}
-        self.inputs = [*inputs, *(f"x{i}" for i in range(len(inputs), len(graph.inputs)))]
-        self.outputs = [*outputs, *(f"y{i}" for i in range(len(outputs), len(graph.outputs)))]
+        first, last = graphs[0], graphs[-1]
+        self.inputs = [*inputs, *(f"x{i}" for i in range(len(inputs), len(first.inputs)))]
+        self.outputs = [*outputs, *(f"y{i}" for i in range(len(outputs), len(last.outputs)))]
+        self.start(first)
+        self.infos = [
+            self.info(value, name, own) for value, name, own in zip(first.inputs, self.inputs, first.axes, strict=True)
+        ]
+        for graph in graphs:
+            if graph is not first:
+                self.inputs = [self.name(value) for value in self.graph.outputs]
+                self.start(graph)
+            for node in graph.nodes:
+                EMIT.get(node.op, _plain)(self, node)
+
+    def start(self, graph: Graph) -> None:
+        """Go on with a graph, whose inputs have the names `inputs`."""
+        self.graph, self.formulas = graph, Formulas(graph)
         for value, name in zip(graph.inputs, self.inputs, strict=True):
             self.names[id(value)] = name
+        self.dims = {key: name for key, name in self.dims.items() if isinstance(key, tuple) and key[0] == "constant"}
 
     def fresh(self, stem: str) -> str:
         self.counts[stem] = self.counts.get(stem, -1) + 1
@@ -194,10 +208,7 @@ class _Writer:
         graph = helper.make_graph(
             self.nodes,
             "graph",
-            [
-                self.info(value, name, own)
-                for value, name, own in zip(self.graph.inputs, self.inputs, self.graph.axes, strict=True)
-            ],
+            self.infos,
             [self.info(value, name, {}) for value, name in zip(self.graph.outputs, self.outputs, strict=True)],
             list(self.initializers.values()),
         )

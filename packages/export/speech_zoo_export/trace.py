@@ -65,6 +65,8 @@ class _Exploration:
         if size > longest and all(shortened(other, recording) is not None for other in self.recordings):
             self.short += zip(self.points, self.recordings, strict=True)
             self.points, self.recordings, self.aligned = [], [], {}
+        if self.recordings and size != len(self.recordings[0].primitives):
+            raise ExportError(f"the function takes {size} steps at {point}, and others at {self.points[0]}")
         self.points.append(point)
         self.recordings.append(recording)
 

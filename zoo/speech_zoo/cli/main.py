@@ -15,7 +15,7 @@ from .diarize import conversation, diarize, evaluate
 from .embed import embed
 from .lid import lid
 from .models import info, list_models
-from .publish import card, check, convert, upload
+from .publish import card, check, convert, export, upload
 from .verify import verify
 from .voices import app as voices_app
 
@@ -70,6 +70,7 @@ app.command()(evaluate)
 app.command()(conversation)
 app.add_typer(voices_app, name="voices")
 app.command()(convert)
+app.command()(export)
 app.command()(check)
 app.command()(card)
 app.command()(upload)

@@ -1,4 +1,4 @@
-"""`speech-zoo convert`, `check`, `card` and `upload`."""
+"""`speech-zoo convert`, `export`, `check`, `card` and `upload`."""
 
 import json
 from pathlib import Path
@@ -26,6 +26,28 @@ def convert(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     typer.echo(f"{folder}: {config['model_type']} from {config['source']['form']}, {size / 1e6:.1f} MB")
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder, checkpoint file or Hub repo.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file.")],
+    takes: Annotated[str, typer.Option("--from", help="What it takes: features, or waveform.")] = "features",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float16; default: float32.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repo.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
+) -> None:
+    """Write a model as an ONNX file, which runs without us."""
+    from ..models import load
+    from ..publish.export import check_path
+    from ..publish.export import export as export_model
+
+    check_path(out, force)
+    loaded = load(model, revision=revision, dtype="float32")
+    path = export_model(loaded, out, from_=takes, dtype=dtype, force=force)  # type: ignore[arg-type]
+    beside = path.with_name(f"{path.name}.data")
+    files = [path, *([beside] if beside.exists() else [])]
+    size = sum(file.stat().st_size for file in files)
+    typer.echo(f"{path}: {loaded.config.model_type} from {takes}, {size / 1e6:.1f} MB")
 
 
 def check(

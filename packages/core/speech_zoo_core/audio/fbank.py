@@ -99,7 +99,8 @@ def kaldi_fbank(
     frame, shift = round(sample_rate * frame_length / 1000), round(sample_rate * frame_shift / 1000)
     n_fft = 1 << (frame - 1).bit_length()
     n_frames = num_frames(waveform.size, frame, shift)
-    frames = mx.as_strided(mx.contiguous(waveform), (n_frames, frame), (shift, 1))
+    copy = mx.pad(waveform, (0, 1))  # contiguous, as frames must be; `mx.contiguous` cannot be exported
+    frames = mx.as_strided(copy, (n_frames, frame), (shift, 1))
     blocks = []
     for start in range(0, n_frames, BLOCK_FRAMES):
         x = frames[start : start + BLOCK_FRAMES]
