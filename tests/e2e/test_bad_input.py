@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from speech_zoo_core import registry
 
 Run = Callable[..., Any]
+COMMAND = Path(sys.executable).with_name("speech-zoo")
 Unchanged = Callable[[], None]
 
 # The second second of libri_01_spk1089.wav, samples [16000:32000] read as int16, written by soundfile 0.14.
@@ -582,3 +583,9 @@ main()
     assert result.err.startswith(f"error: {output} cannot be written: ")
     assert result.err.count("\n") == 1
     unchanged()
+
+
+def test_a_folder_that_was_deleted_is_told(run_process: Run, tmp_path: Path) -> None:
+    gone = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" voices index .'
+    found = run_process(["/bin/sh", "-c", gone, COMMAND], tmp_path)
+    assert found.failed() == "the current folder is gone; change to one that exists"

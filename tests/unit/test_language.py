@@ -333,6 +333,14 @@ MATCHES = [  # labels of a checkpoint, a code, the labels that it stands for
     (["EN", "FR"], "eng", "EN"),
     (["EN", "FR"], "fr", "FR"),
     (["xx-odd", "en"], "xx-odd", "xx-odd"),
+    (["Arabic", "Greek", "Frisian"], "ara", "Arabic"),
+    (["Arabic", "Greek", "Frisian"], "el", "Greek"),
+    (["Arabic", "Greek", "Frisian"], "fy", "Frisian"),
+    (["Chinese_China", "Chinese_Taiwan", "Hakha_Chin"], "cmn", "Chinese_China Chinese_Taiwan"),
+    (["Chinese_China", "Chinese_Taiwan", "Hakha_Chin"], "cnh", "Hakha_Chin"),
+    (["Sakha", "Ukranian", "Mangolian"], "uk", "Ukranian"),
+    (["Sakha", "Ukranian", "Mangolian"], "sah", "Sakha"),
+    (["Sakha", "Ukranian", "Mangolian"], "Sakha", "Sakha"),
 ]
 
 

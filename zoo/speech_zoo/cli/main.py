@@ -97,6 +97,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = _fail("interrupted", 130)
     except OSError as error:  # of printing: a closed pipe, a full disk
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd's
+            sys.exit(_fail("the current folder is gone; change to one that exists", 1))
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (for Python's own flush at exit)
         status = 1 if isinstance(error, BrokenPipeError) else _fail(f"cannot write the output: {error.strerror}", 1)
     except Exception as error:

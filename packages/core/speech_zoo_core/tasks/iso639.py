@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 LISTED = 20  # labels in an error
 SUCCESSORS = {"mo": "ron", "sh": "hbs"}  # of retired codes for which ISO 639-1 names none
+OTHER_NAMES = {"sakha": "sah"}  # that ISO 639 lacks
+ALIKE = 0.85  # of a label and the name of a language: "Ukranian"
 
 
 def language(code: str) -> "Lang | None":
@@ -58,6 +61,34 @@ def are_names(labels: Sequence[str]) -> bool:
     return known > len(labels) / 2
 
 
+@cache
+def _by_name() -> "dict[str, Lang]":
+    """Languages by their names in lower case: "greek, modern", "greek"; one with a code of two letters goes first."""
+    from iso639 import Lang, iter_langs
+
+    full: dict[str, Lang] = {}
+    short: dict[str, Lang] = {}
+    for known in sorted(iter_langs(), key=lambda known: bool(known.pt1)):
+        for name in (known.name.lower(), *map(str.lower, known.other_names())):
+            plain = re.sub(r"\s*\(.*\)$", "", name)
+            full |= {name: known, plain: known}
+            short[plain.partition(",")[0]] = known
+    return short | full | {name: Lang(code) for name, code in OTHER_NAMES.items()}
+
+
+def _of_label(label: str) -> "Lang | None":
+    """The language of a label: a code, or a name, with a country or the like behind ("Chinese_Taiwan")."""
+    found = language(label.lower())
+    if found is not None or len(label) <= 3:
+        return found
+    names = _by_name()
+    for name in (label.replace("_", " ").lower(), label.partition("_")[0].lower()):
+        if name in names:
+            return names[name]
+    near = difflib.get_close_matches(label.lower(), [name for name in names if names[name].pt1], 1, ALIKE)
+    return names[near[0]] if near else None
+
+
 def match_language(code: str, labels: Sequence[str]) -> list[int]:
     """Indices of the labels that a code of ISO 639 stands for.
 
@@ -68,7 +99,7 @@ def match_language(code: str, labels: Sequence[str]) -> list[int]:
     if code in labels:
         return [labels.index(code)]
     wanted = language(code.lower())
-    known = [language(label.lower()) for label in labels]
+    known = [_of_label(label) for label in labels]
     if wanted is not None:
         for same in (
             lambda other: other == wanted,
