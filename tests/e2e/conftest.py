@@ -189,13 +189,13 @@ def read_wav(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def halves(tmp_path_factory: pytest.TempPathFactory, voices: list[Path]) -> dict[str, Path]:
-    """The halves of two voices, cut to two seconds: a1 and a2 are one speaker, b1 and b2 another."""
+    """The halves of two voices, cut to 2.5 seconds: a1 and a2 are one speaker, b1 and b2 another."""
     folder = tmp_path_factory.mktemp("halves")
     files = {}
     for name, voice in zip("ab", voices[:2], strict=True):
         samples = read_wav(voice)
         for number, half in enumerate(np.array_split(samples, 2), start=1):
-            files[f"{name}{number}"] = write_wav(folder / f"{name}{number}.wav", half[:32000])
+            files[f"{name}{number}"] = write_wav(folder / f"{name}{number}.wav", half[:40000])
     return files
 
 

@@ -156,9 +156,10 @@ def test_classes_apart_and_a_dry_run(
     cli: Run, home: dict[str, str], converted: Path, halves: dict[str, Path], tmp_path: Path
 ) -> None:
     a1, a2, b1 = (halves[name] for name in ("a1", "a2", "b1"))
-    (tmp_path / "t.csv").write_text(f"1,{a1},{b1}\n0,{a1},{a2}\n")  # which is how the tiny model hears them
+    (tmp_path / "t.csv").write_text(f"0,{a1},{b1}\n1,{a1},{a2}\n")
     arguments = ["calibrate", "t.csv", "--model", converted, "--c-miss", "10"]
     lines = cli(*arguments, "--dry-run", env=home).succeeded().out.splitlines()
+    assert re.fullmatch(r"shortest   2\.\d s of speech", lines.pop(2))
     assert lines[:4] == [
         f"t.csv: 3 files, {converted}",
         "trials     1 target, 1 non-target",
@@ -171,11 +172,11 @@ def test_classes_apart_and_a_dry_run(
     assert lines[7:] == ["dry run: the threshold is not kept"]
     path = Path(home["SPEECH_ZOO_HOME"]) / THRESHOLDS
     assert not path.parent.exists()
-    assert cli(*arguments, env=home).succeeded().out.splitlines()[7:] == [
+    assert cli(*arguments, env=home).succeeded().out.splitlines()[8:] == [
         "The threshold is not kept; --keep keeps it all the same."
     ]
     assert not path.exists()
-    kept, undo = cli(*arguments, "--keep", env=home).succeeded().out.splitlines()[7:]
+    kept, undo = cli(*arguments, "--keep", env=home).succeeded().out.splitlines()[8:]
     assert re.fullmatch(
         rf"verify, identify and search use 0\.\d{{4}} for {converted} from now on, instead of 0.3000: {path}", kept
     )
@@ -190,7 +191,7 @@ def test_classes_apart_and_a_dry_run(
 def test_verify_in_python_uses_the_calibrated_threshold(
     cli: Run, python: Run, home: dict[str, str], converted: Path, halves: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "t.csv").write_text(f"1,{halves['a1']},{halves['b1']}\n0,{halves['a1']},{halves['a2']}\n")
+    (tmp_path / "t.csv").write_text(f"0,{halves['a1']},{halves['b1']}\n1,{halves['a1']},{halves['a2']}\n")
     chosen = cli("calibrate", "t.csv", "--model", converted, "--keep", "--json", env=home).succeeded().json["threshold"]
     code = """
 import sys, speech_zoo

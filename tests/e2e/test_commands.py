@@ -213,6 +213,8 @@ def test_verify_knows_two_speakers(cli: Run, halves: dict[str, Path]) -> None:
     assert result == {
         "same_speaker": False,
         "threshold": 0.47,
+        "seconds": pytest.approx(2.3, abs=0.1),
+        "threshold_seconds": 2.1,
         "threshold_source": "checkpoint",
         "model": "campplus-zh-en",
         "files": [str(file) for file in files],

@@ -129,7 +129,7 @@ import sys, speech_zoo
 store = speech_zoo.VoiceStore("voices.sqlite")
 print(store.enroll("Ann", sys.argv[1]), store.identify(sys.argv[2]).name)
 from speech_zoo.calibration import thresholds
-thresholds.threshold_of = lambda model: 0.99
+thresholds.threshold_in_force = lambda model: (0.99, None)
 again = speech_zoo.VoiceStore("voices.sqlite", store.model)
 print(again.identify(sys.argv[2]).name, again.identify(sys.argv[2], threshold=0.47).name)
 """

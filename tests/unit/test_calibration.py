@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech_zoo.calibration import thresholds as calibration
 from speech_zoo.calibration.det import Det
-from speech_zoo.calibration.thresholds import BINS, Calibration, calibrate, calibrations, config_file, store
+from speech_zoo.calibration.thresholds import (
+    BINS,
+    Calibration,
+    calibrate,
+    calibrations,
+    config_file,
+    store,
+    threshold_in_force,
+)
 from speech_zoo.calibration.trials import read_trials, score
 from speech_zoo.cli.options import check_plot
 from speech_zoo.plots import scores as calibration_plot
@@ -255,20 +263,20 @@ class Model:
         self.asked: list[str] = []
         self.bad = bad
 
-    def embed_batch(self, files: list[Path]) -> Any:
-        for file in files:
-            if file.name == self.bad:
-                raise AudioError(f"{file} is silent (its peak is below -80 dBFS); there is no voice to work on")
-            self.asked.append(file.name)
-        vectors = {"a": [1.0, 0.0], "b": [0.6, 0.8], "c": [0.0, 1.0]}
-        return np.array([vectors[file.name[0]] for file in files], np.float32)
+    def voice(self, file: Path) -> Any:
+        if file.name == self.bad:
+            raise AudioError(f"{file} is silent (its peak is below -80 dBFS); there is no voice to work on")
+        self.asked.append(file.name)
+        vector, seconds = {"a": ([1.0, 0.0], 4.5), "b": ([0.6, 0.8], 2.5), "c": ([0.0, 1.0], 3.5)}[file.name[0]]
+        return SimpleNamespace(vector=np.array(vector, np.float32), seconds=seconds)
 
 
 def test_each_file_is_embedded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "t.txt").write_text("1 a.wav b.wav\n0 c.wav a.wav\n1 c.wav b.wav\n")
     monkeypatch.setattr("speech_zoo.calibration.trials.PAIRS_AT_ONCE", 2)
     model = Model()
-    scores = score(model, folder / "t.txt", read_trials(folder / "t.txt"))
+    scores, seconds = score(model, folder / "t.txt", read_trials(folder / "t.txt"))
+    assert seconds == 2.5
     assert model.asked == ["a.wav", "b.wav", "c.wav"]
     assert scores == pytest.approx([0.6, 0, 0.8])
 
@@ -300,7 +308,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def model(name: str, threshold: float | None) -> Any:
-    return SimpleNamespace(name=name, config=SimpleNamespace(threshold=threshold))
+    return SimpleNamespace(name=name, config=SimpleNamespace(threshold=threshold, threshold_seconds=2.1))
 
 
 def test_a_stored_calibration_comes_back(home: Path) -> None:
@@ -322,6 +330,16 @@ def test_the_threshold_of_a_model(home: Path) -> None:
     assert speech_zoo.threshold_of(model("one", None)) == 0.41
     assert speech_zoo.threshold_of(model("two", 0.47)) == 0.47
     assert speech_zoo.threshold_of(model("two", None)) is None
+
+
+def test_a_threshold_brings_the_seconds_of_its_shortest_clip(home: Path) -> None:
+    assert threshold_in_force(model("one", 0.47)) == (0.47, 2.1)
+    store("one", example(threshold=0.41, seconds=1.25))
+    assert threshold_in_force(model("one", 0.47)) == (0.41, 1.25)
+    text = config_file().read_text()
+    config_file().write_text(text.replace(', "seconds": 1.25', ""))  # as an older version wrote it
+    assert text != config_file().read_text()
+    assert threshold_in_force(model("one", 0.47)) == (0.41, None)
 
 
 def test_a_threshold_of_the_same_checkpoint_before_its_resampler_is_told(

@@ -20,6 +20,7 @@ CALLS = {
     "embed": (voice(RATE), RATE),
     "encode": (voice(RATE), RATE),
     "embed_batch": ([voice(RATE)], RATE),
+    "voice": (voice(RATE), RATE),
     "verify": (voice(RATE), voice(RATE), RATE),
     "predict": (voice(RATE), 5, None, RATE),
     "predict_batch": ([voice(RATE)], 5, None, RATE),
@@ -30,7 +31,7 @@ CALLS = {
     "frame_time": (0,),
     "labels": None,
 }
-SPEAKER = {"embed", "encode", "embed_batch", "verify"}
+SPEAKER = {"embed", "encode", "embed_batch", "verify", "voice"}
 CLASSES = {"predict", "predict_batch", "logits", "log_probs", "labels"}
 OFFERED = {
     "speaker-embedding": SPEAKER,

@@ -143,6 +143,33 @@ def test_verify_scores_with_the_cosine(name: str) -> None:
     assert model.verify(a, b, sample_rate=RATE) == result
 
 
+def test_verify_tells_a_clip_that_is_short_for_its_threshold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("basic")
+    monkeypatch.setattr(model, "config", replace(model.config, threshold=0.5, threshold_seconds=2.0))
+    path = write_wav(tmp_path / "a.wav", voice(RATE, 1))
+    result = model.verify((voice(3 * RATE), RATE), path)
+    assert result.seconds == pytest.approx(1, abs=0.05)
+    assert result.threshold_seconds == 2.0
+    assert caplog.messages == [
+        f"warning: {path} holds 1.0 s of speech; the threshold was chosen on clips of 2.0 s or more, and shorter ones "
+        "score lower"
+    ]
+    caplog.clear()
+    given = model.verify((voice(3 * RATE), RATE), path, threshold=0.4)  # of which nobody knows
+    assert given.threshold_seconds is None
+    assert model.verify(voice(3 * RATE), voice(4 * RATE, 1), RATE).seconds == pytest.approx(3, abs=0.2)
+    assert model.verify(voice(3 * RATE), voice(2 * RATE, 1), RATE, vad=False).seconds == 2.0
+    assert caplog.messages == []
+
+
+def test_silence_around_a_word_does_not_make_it_longer() -> None:
+    word = np.concatenate([np.zeros(3 * RATE, np.float32), voice(RATE), np.zeros(3 * RATE, np.float32)])
+    assert 0.9 < tiny_model("basic").voice(word, RATE).seconds < 1.7
+    assert tiny_model("basic").voice(word, RATE, vad=False).seconds == 7.0
+
+
 def test_a_clip_is_of_its_own_speaker() -> None:
     result = tiny_model("basic").verify(voice(RATE), voice(RATE), RATE)
     assert result.score == pytest.approx(1, abs=1e-5)

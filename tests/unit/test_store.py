@@ -21,6 +21,7 @@ from speech_zoo.voices.database import APPLICATION, VERSION, Checkpoint, StoreFi
 from speech_zoo.voices.rows import Clip, Recording, add_clip, clips, put_recording, recordings
 from speech_zoo_core.audio import load_audio
 from speech_zoo_core.errors import AudioError, ConfigError, InputError, SpeechZooError
+from speech_zoo_core.tasks.speaker import Voice
 from tiny_models import RATE, RESNET
 
 SIZE = 4
@@ -36,9 +37,9 @@ class Echo(nn.Module):
         super().__init__()
         self.config = replace(RESNET, embed_dim=SIZE, threshold=0.5, **config)
 
-    def embed(self, audio: Any, sample_rate: int | None = None, **_: Any) -> mx.array:
-        vector = load_audio(audio, RATE, sample_rate)[:SIZE]
-        return vector / mx.linalg.norm(vector)
+    def voice(self, audio: Any, sample_rate: int | None = None, **_: Any) -> Voice:
+        samples = load_audio(audio, RATE, sample_rate)
+        return Voice(samples[:SIZE] / mx.linalg.norm(samples[:SIZE]), samples.size / RATE, samples)
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +183,7 @@ def test_wrong_arguments(store: Any) -> None:
         store.index(".", jobs=0)
     with pytest.raises(InputError, match="by its name"):
         store.index(".", jobs=2)
+    store = speech_zoo.VoiceStore(store.path, store.model)
     store.model.config = replace(store.model.config, threshold=None)
     with pytest.raises(ConfigError, match="names no threshold"):
         store.identify(clip(1))
@@ -232,9 +234,9 @@ def test_enrolling_leaves_out_what_is_no_speech_and_identifying_does_not(tmp_pat
     asked: list[dict[str, Any]] = []
 
     class Listening(Echo):
-        def embed(self, audio: Any, sample_rate: int | None = None, **how: Any) -> mx.array:
+        def voice(self, audio: Any, sample_rate: int | None = None, **how: Any) -> Voice:
             asked.append(how)
-            return super().embed(audio, sample_rate)
+            return super().voice(audio, sample_rate)
 
     for how in ({}, {"vad": False, "channel": 1}):
         store = speech_zoo.VoiceStore(tmp_path / f"{len(asked)}.sqlite", Listening(), **how)
@@ -448,6 +450,22 @@ def test_another_person_under_the_same_name_is_told(store: Any, caplog: pytest.L
     assert caplog.messages == [
         "warning: samples scores 0.10 with the clips that Bob has (threshold 0.50): is it the same person?"
     ]
+
+
+def test_short_clips_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = speech_zoo.VoiceStore(tmp_path / "voices.sqlite", Echo(threshold_seconds=1.0))
+    long = np.concatenate([clip(1)[0], np.zeros(RATE, np.float32)]), RATE
+    store.enroll("Ann", [long, clip(1, 0.1)])
+    store.enroll("Ann", clip(1, 0.1))  # not new
+    store.identify(long)
+    store.identify(clip(1))
+    store.search(clip(1))
+    store.identify(clip(1), threshold=0.5)
+    store.identify(vector=[1, 0, 0, 0])
+    assert [message.split(" holds ")[0] for message in caplog.messages] == [
+        "warning: samples", "warning: the clip", "warning: the clip",
+    ]  # fmt: skip
+    assert " holds 0.0 s of speech; the threshold was chosen on clips of 1.0 s or more" in caplog.messages[0]
 
 
 def test_identify_knows_each_of_many_names(store: Any) -> None:

@@ -8,7 +8,7 @@ import speech_zoo_core
 from speech_zoo_core.conversion import Expected
 from speech_zoo_core.errors import ConfigError
 
-from .calibration.thresholds import threshold_of
+from .calibration.thresholds import threshold_in_force
 from .catalogue.entries import name_of, named, resolve
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def load(ref: Ref, *, revision: str | None = None, dtype: str | None = None, tas
     if task not in (None, found):
         raise ConfigError(f"{ref} is for {found}, not for {task}; speech-zoo list shows what is for what")
     if found == "speaker-embedding":
-        model._find_threshold = threshold_of
+        model._find_threshold = threshold_in_force
     return model
 
 

@@ -1,10 +1,11 @@
-"""The user's folder (known voices, calibrated thresholds) and the default model."""
+"""The user's folder (known voices, calibrated thresholds) and the default models."""
 
 import os
 from pathlib import Path
 
 __version__ = "0.1.0"
 DEFAULT_MODEL = "campplus-zh-en"
+SEGMENTATION = "pyannote-segmentation-3.0"
 VOICES = Path(__file__).parent / "data" / "voices"  # nine clips of LibriSpeech, one speaker each
 
 

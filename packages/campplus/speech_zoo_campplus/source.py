@@ -15,8 +15,8 @@ from .graph import POOL_EPS, from_graph
 from .model import HEAD_CHANNELS
 
 # The midpoint between the highest different-speaker cosine (0.39) and the lowest same-speaker cosine (0.56) of the
-# zh-en checkpoint on the bundled clips: `speech-zoo demo` prints them.
-THREE_D_SPEAKER_THRESHOLD = 0.47
+# zh-en checkpoint on halves of the bundled clips, `speech-zoo demo` prints them; and the seconds of the shortest half.
+THREE_D_SPEAKER = {"threshold": 0.47, "threshold_seconds": 2.1}
 
 
 def recognise(source: Source) -> Recognised | None:
@@ -48,7 +48,7 @@ def recognise(source: Source) -> Recognised | None:
         )
     else:
         front_end = three_d_speaker_front_end(source, shape["feat_dim"])
-        facts = {"front_end": front_end, "pool_eps": 0.0, "threshold": THREE_D_SPEAKER_THRESHOLD}
+        facts = {"front_end": front_end, "pool_eps": 0.0, **THREE_D_SPEAKER}
         form = "3D-Speaker CAM++"
     config = {"model_type": "campplus", **shape, **facts, "front_end": to_dict(facts["front_end"])}
     return Recognised(config, weights, form)
@@ -92,6 +92,6 @@ def _from_graph(source: Source, graph: Graph) -> Recognised | None:
         facts |= {"front_end": usual if settings is None else front_end_of(settings), "threshold": THRESHOLD}
     else:
         front_end = three_d_speaker_front_end(source, shape["feat_dim"])
-        facts |= {"front_end": front_end, "threshold": THREE_D_SPEAKER_THRESHOLD}
+        facts |= {"front_end": front_end, **THREE_D_SPEAKER}
     config = {"model_type": "campplus", **shape, **facts, "front_end": to_dict(facts["front_end"])}
     return Recognised(config, weights, f"{'WeSpeaker' if pool_eps else '3D-Speaker'} CAM++ ONNX")

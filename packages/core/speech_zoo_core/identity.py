@@ -10,7 +10,7 @@ import numpy as np
 from .config import to_dict
 from .layers import parameters
 
-ASIDE = ("source", "threshold")  # of the config: they change no embedding
+ASIDE = ("source", "threshold", "threshold_seconds")  # of the config: they change no embedding
 
 
 def identity(model: Any) -> str:

@@ -47,6 +47,7 @@ class Calibration:
         targets, nontargets: trials of one speaker, and of two.
         misses, false_alarms: errors among these at the threshold.
         target_histogram, nontarget_histogram: counts of their scores in `BINS` bins of equal width from -1 to 1.
+        seconds: of speech in the shortest clip; None in what an older version kept.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Calibration:
     false_alarms: int
     target_histogram: list[int]
     nontarget_histogram: list[int]
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -71,8 +73,10 @@ class Calibration:
             raise ConfigError(f"a histogram has {BINS} bins")
 
 
-def calibrate(det: Det, model: str, at: str, p_target: float, c_miss: float, c_fa: float) -> Calibration:
-    """Choose the threshold at the operating point `at`, "eer" or "min-dcf".
+def calibrate(
+    det: Det, model: str, at: str, p_target: float, c_miss: float, c_fa: float, seconds: float | None = None
+) -> Calibration:
+    """Choose the threshold at the operating point `at`, "eer" or "min-dcf"; every clip holds `seconds` of speech.
 
     Raises:
         SpeechZooError: no threshold does better than a decision without scores.
@@ -106,7 +110,9 @@ def calibrate(det: Det, model: str, at: str, p_target: float, c_miss: float, c_f
         det.nontargets,
         int(det.misses[k]),
         int(det.false_alarms[k]),
-        *histograms,
+        histograms[0],
+        histograms[1],
+        seconds,
     )
 
 
@@ -170,9 +176,15 @@ def threshold_of(model: Any) -> float | None:
     Raises:
         ConfigError: the file of calibrated thresholds is damaged, or a newer version wrote it.
     """
+    return threshold_in_force(model)[0]
+
+
+def threshold_in_force(model: Any) -> tuple[float | None, float | None]:
+    """`threshold_of`, and the seconds of speech in the shortest clip that it was chosen on, None if not known."""
     calibration = calibration_of(model)
-    threshold: float | None = model.config.threshold if calibration is None else calibration.threshold
-    return threshold
+    if calibration is not None:
+        return calibration.threshold, calibration.seconds
+    return model.config.threshold, model.config.threshold_seconds
 
 
 def store(key: str, calibration: Calibration) -> Path:

@@ -113,24 +113,27 @@ def _object(text: str, where: str) -> list[str]:
     return [str(entry.get("label")), entry["a"], entry["b"]]
 
 
-def score(model: Any, path: Path, trials: Trials, **how: Any) -> "np.ndarray[Any, Any]":
-    """The cosine of each trial, (N,) float64; each file is embedded once; `how` goes to `embed_batch`.
+def score(model: Any, path: Path, trials: Trials, **how: Any) -> "tuple[np.ndarray[Any, Any], float]":
+    """The cosine of each trial, (N,) float64, and the seconds of speech in the shortest clip; shows progress.
+
+    Each file is embedded once; `how` goes to `model.voice`.
 
     Raises:
         AudioError: a file that cannot be used, with the line of `path` that names it.
     """
     import numpy as np
+    from speech_zoo_core.progress import progress
 
-    try:
-        vectors = np.array(model.embed_batch(list(trials.files), **how))
-    except AudioError as error:
-        lines = {" ".join(str(file).split()): line for file, line in trials.files.items()}  # as the message has them
-        named = [file for file in lines if str(error).startswith((f"{file} ", f"{file}:"))]
-        where = f", line {lines[max(named, key=len)]}" if named else ""
-        raise AudioError(f"{path}{where}: {error}") from error
+    voices = []
+    for file, line in progress(trials.files.items(), desc="embedding", unit="clip"):
+        try:
+            voices.append(model.voice(file, **how))
+        except AudioError as error:
+            raise AudioError(f"{path}, line {line}: {error}") from error
+    vectors = np.stack([np.array(voice.vector) for voice in voices])
     pairs = np.array(trials.pairs)
     cosines = [
         np.einsum("nd,nd->n", *(vectors[part].astype(np.float64) for part in pairs[i : i + PAIRS_AT_ONCE].T))
         for i in range(0, len(pairs), PAIRS_AT_ONCE)
     ]
-    return np.clip(np.concatenate(cosines), -1, 1)
+    return np.clip(np.concatenate(cosines), -1, 1), min(voice.seconds for voice in voices)

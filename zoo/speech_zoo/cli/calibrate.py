@@ -66,8 +66,9 @@ def calibrate(
     loaded = load(model, task="speaker-embedding")
     import numpy as np
 
-    det = Det.of(score(loaded, trials, listed, **how), np.array(listed.same))
-    result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa)
+    scores, seconds = score(loaded, trials, listed, **how)
+    det = Det.of(scores, np.array(listed.same))
+    result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa, seconds)
     if plot is not None:
         from ..plots.scores import draw_det
 
@@ -123,6 +124,7 @@ def _lines(det: "Det", result: "Calibration") -> Iterator[str]:
     costs = f"p-target {result.p_target:g}, c-miss {result.c_miss:g}, c-fa {result.c_fa:g}"
     where = "EER" if result.at == "eer" else "minDCF"
     yield f"trials     {result.targets} target, {result.nontargets} non-target"
+    yield f"shortest   {result.seconds:.1f} s of speech"
     yield f"EER        {result.eer:.2%}"
     yield f"minDCF     {result.min_dcf:.4f}  ({costs})"
     errors = f"misses {result.misses} of {result.targets}, false alarms {result.false_alarms} of {result.nontargets}"

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..settings import DEFAULT_MODEL
+from ..settings import DEFAULT_MODEL, SEGMENTATION
 from .options import FilesArgument, JsonOption, ModelOption, check_plot, print_json_rows, results
 from .segments import WRITERS, check_format, print_segments
 
 if TYPE_CHECKING:
     from ..recordings.segment import Segment
-
-SEGMENTATION = "pyannote-segmentation-3.0"
 
 
 def diarize(

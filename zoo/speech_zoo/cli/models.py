@@ -103,7 +103,7 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     if labels := facts.pop("id2label", None):
         facts["languages"] = list(labels.values())
     if loaded.config.task == "speaker-embedding" and (known := calibration_of(loaded)) is not None:
-        facts["calibrated"] = {"threshold": known.threshold, "date": known.date, "eer": known.eer}
+        facts["calibrated"] = {key: getattr(known, key) for key in ("threshold", "date", "eer", "seconds")}
     facts["parameters"] = sum(value.size for value in parameters(loaded).values())
     if loaded.config.front_end is not None:
         facts["shortest_clip_seconds"] = loaded.config.front_end.seconds(loaded.min_frames)

@@ -41,8 +41,6 @@ def verify(
     loaded = load(model, task="speaker-embedding")
     known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
     chosen = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
-    if known is not None and threshold is None:
-        threshold = known.threshold
     result = loaded.verify(source(a), source(b), threshold=threshold, **how)
     if plot is not None:
         from ..plots.scores import draw_score

@@ -31,14 +31,13 @@ from speech_zoo_core.progress import progress
 from speech_zoo_core.tiles import with_cpu_layers
 
 from ..models import load
-from ..settings import DEFAULT_MODEL
+from ..settings import DEFAULT_MODEL, SEGMENTATION
 from .clustering import clustered
 from .segment import Segment
 from .windows import BAR, stream_for
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-SEGMENTATION = "pyannote-segmentation-3.0"
 STEP = 2.5  # seconds between windows, about: whole frames
 BATCH = 32  # windows at a time
 PAUSE = 0.2  # seconds: within a stretch at most

@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +14,7 @@ import numpy as np
 from speech_zoo_core.errors import ConfigError, InputError, SpeechZooError
 
 from .database import Checkpoint, StoreFile, check_name, printable
+from .identification import Identification, identification
 from .rows import Clip, add_clip, clips
 from .search import Passage, Windows, best, windows_of
 
@@ -26,34 +27,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("speech_zoo")
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Match:
-    """How close a clip is to a known voice.
-
-    Attributes:
-        name: of the voice.
-        score: cosine of the clip with the mean of the voice's clips, -1 to 1.
-    """
-
-    name: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Identification:
-    """Whose voice a clip holds.
-
-    Attributes:
-        name: of the best match; None ("unknown") if it stays below the threshold or no voice is known.
-        threshold: the one that was used.
-        matches: the best ones, whether or not they reach the threshold; the best first.
-    """
-
-    name: str | None
-    threshold: float
-    matches: list[Match]
 
 
 class VoiceStore:
@@ -128,22 +101,26 @@ class VoiceStore:
             SpeechZooError: the store cannot be written, or holds vectors of another checkpoint.
         """
         name = check_name(name)
+        _, least = self._own_threshold  # an unreadable file of thresholds is an error before the work
         new = 0
         for audio in _clips(audios):
-            vector = np.array(self.model.embed(audio, sample_rate, trim=self._how["vad"], **self._how), "<f4")
+            voice = self.model.voice(audio, sample_rate, trim=self._how["vad"], **self._how)
+            vector = np.array(voice.vector, "<f4")
             digest = self._digest(audio, sample_rate)
             source = printable(audio) if isinstance(audio, (str, os.PathLike)) else "samples"
             with self._file.writing(self.checkpoint) as db:
                 held = [clip.vector for clip in clips(self._file, db, name)]
                 added = add_clip(db, Clip(name, digest, source, vector.tobytes()))
             new += added
+            if added:
+                _warn_of_short(source, voice.seconds, least)
             if added and held:
                 self._warn_of_another_person(name, source, held, vector)
         return new
 
     def _warn_of_another_person(self, name: str, source: str, held: list[bytes], vector: Array) -> None:
         score = float(_mean(np.frombuffer(b"".join(held), "<f4").reshape(len(held), -1)) @ vector)
-        threshold = self._own_threshold
+        threshold, _ = self._own_threshold
         if threshold is not None and score < threshold:
             LOG.warning(
                 "warning: %s scores %.2f with the clips that %s has (threshold %.2f): is it the same person?",
@@ -234,7 +211,7 @@ class VoiceStore:
         *,
         vector: "Array | None" = None,
     ) -> Identification:
-        """Tell which of the known voices a clip holds.
+        """Tell which of the known voices a clip holds; warns of a short clip, and of one in which several people speak.
 
         Args:
             audio: as for `embed`.
@@ -249,20 +226,14 @@ class VoiceStore:
             ConfigError: the checkpoint names no threshold and none was given.
             SpeechZooError: there is no store, or it holds vectors of another checkpoint.
         """
+        from ..recordings.several import several_speak
+
         _check_top(top_k)
         names, rows = self._voices(self.checkpoint)
-        threshold = self._checked(threshold)
-        voice = self._voice(audio, sample_rate, vector)
-        if not names:
-            return Identification(None, threshold, [])
-        known, of = np.unique(names, return_inverse=True)
-        means = np.zeros((len(known), rows.shape[1]))
-        np.add.at(means, of, rows)
-        means /= np.bincount(of)[:, None]
-        scores = np.clip(means @ voice / np.maximum(np.linalg.norm(means, axis=1), 1e-12), -1, 1)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        matches = [Match(str(known[i]), float(scores[i])) for i in order]
-        return Identification(matches[0].name if matches[0].score >= threshold else None, threshold, matches)
+        given, threshold = threshold, self._checked(threshold)
+        vector, waveform = self._voice(audio, sample_rate, vector, given)
+        several = waveform is not None and several_speak(audio, waveform, self.model, threshold)
+        return identification(names, rows, vector, threshold, top_k, several)
 
     def voices(self) -> tuple[list[str], Array]:
         """All clips: their names, and their vectors (N, D) float32; needs no model.
@@ -332,10 +303,10 @@ class VoiceStore:
             AudioError, ConfigError, SpeechZooError: as `identify`.
         """
         _check_top(top_k)
-        threshold = self._checked(threshold)
-        voice = self._voice(audio, sample_rate, vector)
+        given, threshold = threshold, self._checked(threshold)
+        vector, _ = self._voice(audio, sample_rate, vector, given)
         self._windows = windows_of(self._file, self.checkpoint, self._windows)
-        return best(self._windows, voice, threshold, top_k)
+        return best(self._windows, vector, threshold, top_k)
 
     def export(self, out: str | os.PathLike[str]) -> "Exchanged":
         """Write all voices and indexed windows to a file that other programs read; needs no model.
@@ -365,28 +336,39 @@ class VoiceStore:
 
         return load(self._file, Path(source))
 
-    def _voice(self, audio: "Audio | None", sample_rate: int | None, vector: "Array | None") -> Array:
-        """The embedding of a clip, or one that is given, (D,) float32 of unit length."""
+    def _voice(
+        self, audio: "Audio | None", sample_rate: int | None, vector: "Array | None", threshold: float | None
+    ) -> tuple[Array, Array | None]:
+        """The embedding of a clip, or one that is given, (D,) float32 of unit length; and the clip's waveform.
+
+        Warns of a clip that is short for the threshold that is in force where none is given.
+        """
+        from speech_zoo_core.audio.samples import describe
+
         if (audio is None) == (vector is None):
             raise InputError("give a clip or a vector, and not both")
         if vector is None:
-            return np.array(self.model.embed(audio, sample_rate, **self._how), np.float32)
+            voice = self.model.voice(audio, sample_rate, **self._how)
+            if threshold is None:
+                _warn_of_short(describe(audio), voice.seconds, self._own_threshold[1])
+            return np.array(voice.vector, np.float32), np.array(voice.waveform)
         given = np.array(vector, np.float64)
         size = float(np.linalg.norm(given))
         if given.shape != (self.checkpoint.dim,) or not np.isfinite(size) or size == 0:
             raise InputError(f"a vector of this model has {self.checkpoint.dim} finite values, not all zero")
-        return (given / size).astype(np.float32)
+        return (given / size).astype(np.float32), None
 
     @cached_property
-    def _own_threshold(self) -> float | None:
-        from ..calibration.thresholds import threshold_of
+    def _own_threshold(self) -> tuple[float | None, float | None]:
+        """The threshold where none is given, and the seconds of the shortest clip that it was chosen on."""
+        from ..calibration.thresholds import threshold_in_force
 
-        return threshold_of(self.model)
+        return threshold_in_force(self.model)
 
     def _checked(self, threshold: float | None) -> float:
         from speech_zoo_core.tasks.speaker import check_threshold
 
-        threshold = self._own_threshold if threshold is None else threshold
+        threshold = self._own_threshold[0] if threshold is None else threshold
         if threshold is None:
             raise ConfigError(
                 f"{self.checkpoint.name} names no threshold: pass threshold=… (--threshold), or find one with "
@@ -411,6 +393,13 @@ def _clips(audios: "Iterable[Audio] | Audio") -> "Iterable[Audio]":
     from speech_zoo_core.audio.samples import is_clip
 
     return [audios] if is_clip(audios) else audios  # type: ignore[return-value,list-item]
+
+
+def _warn_of_short(name: str, seconds: float, least: float | None) -> None:
+    if least is not None:
+        from speech_zoo_core.tasks.speaker import warn_of_short
+
+        warn_of_short(name, seconds, least)
 
 
 def _mean(rows: Array) -> Array:

@@ -28,6 +28,7 @@ LEVEL, MOST_GAIN = 0.05, 1000.0  # RMS of the loudest step that quiet audio is b
 LEAST = 3  # steps of speech that a clip needs, and
 BRIEF = 10  # one if it is shorter than so many
 GAP = 3  # steps without speech, between others, that `only_speech` leaves in
+BESIDE = 10  # steps around speech that count as speech to `seconds_of_speech`: pauses between words
 # Silero's names in its ONNX file, by their beginnings, and those of its file for tinygrad, which are ours.
 NAMES = {
     "model.stft.forward_basis_buffer": "stft_conv.weight",
@@ -174,6 +175,11 @@ def check_speech(speaks: Array, name: str) -> None:
     """Raises AudioError where a clip holds no speech: what a model says of it is as confident as of any other."""
     if speaks.sum() < (LEAST if speaks.size >= BRIEF else 1):
         raise AudioError(f"{name} holds no speech; vad=False (--no-vad) takes it as it is")
+
+
+def seconds_of_speech(speaks: Array) -> float:
+    """Seconds of the steps (T,) that hold speech or lie within 0.3 s of some."""
+    return float((np.convolve(speaks, np.ones(2 * BESIDE + 1), "same") > 0)[: speaks.size].sum()) * SECONDS
 
 
 def only_speech(waveform: Array, speaks: Array, sample_rate: int) -> Array:

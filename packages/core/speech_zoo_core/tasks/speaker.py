@@ -1,5 +1,7 @@
 """What people do with a speaker model: embeddings and verification. `language.py` has language identification."""
 
+import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,11 +10,14 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio.front_end import FrontEnd
-from ..audio.samples import Audio, Channel
+from ..audio.samples import Audio, Channel, describe
+from ..audio.vad import seconds_of_speech
 from ..config import Quantization
 from ..errors import AudioError, ConfigError, shown
 from ..processes import evaluated
 from .audio_model import AudioModel
+
+LOG = logging.getLogger("speech_zoo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,7 @@ class SpeakerConfig:
     Attributes:
         front_end: the features that the checkpoint was trained on.
         threshold: cosine from which two clips count as the same speaker; None if nobody chose one.
+        threshold_seconds: of speech in the shortest clip that the threshold was chosen on; None if nobody knows.
         quantization: set when linear layers are quantized.
         source: provenance: form, repo, revision, hashes of the files it was converted from.
     """
@@ -31,14 +37,32 @@ class SpeakerConfig:
     front_end: FrontEnd
     task: Literal["speaker-embedding"] = "speaker-embedding"
     threshold: float | None = None
+    threshold_seconds: float | None = None
     quantization: Quantization | None = None
     source: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
             check_threshold(self.threshold)
+        if self.threshold_seconds is not None and not self.threshold_seconds >= 0:
+            raise ConfigError(f"threshold_seconds must not be negative, not {self.threshold_seconds}")
         if self.embed_dim < 1:
             raise ConfigError(f"embed_dim must be positive, not {self.embed_dim}")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One clip as a model hears it.
+
+    Attributes:
+        vector: (D,) float32, its embedding, of unit length.
+        seconds: of speech in it, short pauses included; of all of it with `vad=False`.
+        waveform: (N,) float32 at the model's rate, what was embedded.
+    """
+
+    vector: mx.array
+    seconds: float
+    waveform: mx.array
 
 
 @dataclass(frozen=True)
@@ -49,14 +73,31 @@ class Verification:
         score: cosine of the two embeddings, -1 to 1.
         same_speaker: whether the score reaches the threshold.
         threshold: the one that was used.
+        seconds: of speech in the shorter clip; of the clip itself where nobody asked for speech (`vad=False`).
+        threshold_seconds: of the shortest clip that the threshold was chosen on, None if that is not known. A score
+            of less than that is lower than the threshold supposes.
     """
 
     score: float
     same_speaker: bool
     threshold: float
+    seconds: float = math.nan
+    threshold_seconds: float | None = None
 
     def __bool__(self) -> bool:
         return self.same_speaker
+
+
+def warn_of_short(name: str, seconds: float, least: float | None) -> None:
+    """Warn of a clip that is shorter than those that the threshold was chosen on."""
+    if least is not None and seconds < least:
+        LOG.warning(
+            "warning: %s holds %.1f s of speech; the threshold was chosen on clips of %.1f s or more, and shorter ones "
+            "score lower",
+            name,
+            seconds,
+            least,
+        )
 
 
 def check_threshold(threshold: Any) -> float:
@@ -69,7 +110,8 @@ def check_threshold(threshold: Any) -> float:
 class SpeakerEmbedding(AudioModel):
     """Embedding and verification for a model whose raw output is a speaker embedding."""
 
-    _find_threshold: Callable[[Any], float | None] | None = None  # of the user for a model, before the checkpoint's own
+    # The user's threshold for a model and its seconds, before the checkpoint's own.
+    _find_threshold: Callable[[Any], tuple[float | None, float | None]] | None = None
 
     def embed(
         self,
@@ -96,8 +138,22 @@ class SpeakerEmbedding(AudioModel):
         Raises:
             AudioError: unusable audio, no speech, or a clip shorter than the model's minimum.
         """
-        waveform, _ = self._clip(audio, sample_rate, channel, vad, trim)
-        return evaluated(_unit(self._forward(self._front_end()(waveform))[None])[0])
+        return self.voice(audio, sample_rate, channel=channel, vad=vad, trim=trim).vector
+
+    def voice(
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        channel: Channel | None = None,
+        vad: bool = True,
+        trim: bool = False,
+    ) -> Voice:
+        """`embed`, with the waveform that was embedded and the seconds of speech in it."""
+        waveform, speaks = self._clip(audio, sample_rate, channel, vad, trim)
+        seconds = waveform.size / self.sample_rate if speaks is None else seconds_of_speech(speaks)
+        vector = evaluated(_unit(self._forward(self._front_end()(waveform))[None])[0])
+        return Voice(vector, seconds, waveform)
 
     def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """`embed`, under the name that mlx-audio's speaker models have for it."""
@@ -147,18 +203,21 @@ class SpeakerEmbedding(AudioModel):
             AudioError: as `embed`.
             ConfigError: the checkpoint names no threshold and none was given.
         """
+        least: float | None = None
         if threshold is None and self._find_threshold is not None:
-            threshold = self._find_threshold(self)
+            threshold, least = self._find_threshold(self)
         elif threshold is None or threshold == "checkpoint":
-            threshold = self.config.threshold
+            threshold, least = self.config.threshold, self.config.threshold_seconds
         if threshold is None:
             raise ConfigError(
                 "this checkpoint names no threshold: pass threshold=… (--threshold), or set it in its config.json"
             )
         threshold = check_threshold(threshold)
-        first, second = self.embed_batch([a, b], sample_rate, channel=channel, vad=vad, trim=trim)
-        score = float(first @ second)
-        return Verification(score, score >= threshold, threshold)
+        first, second = (self.voice(clip, sample_rate, channel=channel, vad=vad, trim=trim) for clip in (a, b))
+        seconds = min(first.seconds, second.seconds)
+        warn_of_short(describe(a if first.seconds <= second.seconds else b), seconds, least)
+        score = float(first.vector @ second.vector)
+        return Verification(score, score >= threshold, threshold, seconds, least)
 
 
 def _unit(embeddings: mx.array) -> mx.array:
