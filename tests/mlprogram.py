@@ -52,7 +52,9 @@ class MLProgram:
             kind = output.type.tensorType
             with np.errstate(over="ignore"):
                 result = np.asarray(OPS[op.type](given)).astype(TYPES[kind.dataType])
-            assert result.shape == tuple(dim.constant.size for dim in kind.dimensions), (op.type, result.shape)
+            told = [dim.constant.size if dim.HasField("constant") else None for dim in kind.dimensions]
+            assert len(told) == result.ndim, (op.type, result.shape)
+            assert all(size in (None, n) for size, n in zip(told, result.shape, strict=True)), (op.type, result.shape)
             values[output.name] = result
         return [values[name] for name in self.block.outputs]
 
@@ -174,11 +176,6 @@ def reduction(fn: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
     return reduce
 
 
-def reshape(given: dict[str, Any]) -> np.ndarray:
-    assert prod(given["shape"].tolist()) in (given["x"].size, -given["x"].size)
-    return given["x"].reshape(given["shape"].tolist())
-
-
 OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "abs": of_one(np.abs),
     "add": of_two(np.add),
@@ -190,6 +187,7 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "equal": of_two(np.equal),
     "exp": of_one(np.exp),
     "expand_dims": lambda given: np.expand_dims(given["x"], tuple(np.reshape(given["axes"], -1).tolist())),
+    "floor_div": of_two(np.floor_divide),
     "gather": lambda given: np.take(given["x"], given["indices"], axis=int(given["axis"])),
     "gelu": gelu,
     "greater": of_two(np.greater),
@@ -205,14 +203,16 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "mul": of_two(np.multiply),
     "pad": pad,
     "pow": of_two(np.power),
+    "range_1d": lambda given: np.arange(int(given["start"]), int(given["end"]), int(given["step"])),
     "real_div": of_two(np.divide),
     "reduce_max": reduction(np.max),
     "reduce_mean": reduction(np.mean),
     "reduce_sum": reduction(np.sum),
     "relu": of_one(lambda x: np.maximum(x, 0)),
-    "reshape": reshape,
+    "reshape": lambda given: given["x"].reshape(given["shape"].tolist()),
     "rsqrt": lambda given: 1 / np.sqrt(full(given["x"]) + full(given["epsilon"])),
     "select": lambda given: np.where(given["cond"], full(given["a"]), full(given["b"])),
+    "shape": lambda given: np.array(given["x"].shape, np.int32),
     "sigmoid": of_one(lambda x: 1 / (1 + np.exp(-x))),
     "sin": of_one(np.sin),
     "slice_by_index": slice_by_index,

@@ -12,6 +12,7 @@ import speech_zoo
 from export_sessions import assert_close, normal
 from speech_zoo.publish import export as exporting
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
+from speech_zoo_export import onnx as writer
 from tiny_models import CONFIGS, LABELS, noise, tiny_model
 from wav2vec2_files import hf_folder, source_tensors
 
@@ -108,7 +109,8 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "options", "message"),
     [
-        ("model.tflite", {}, "must end in .onnx"),
+        ("model.tflite", {}, "must end in .onnx or .mlpackage"),
+        ("model.onnx", {"seconds": [3]}, "takes every length"),
         ("model.onnx", {"dtype": "bfloat16"}, "float32 or float16, not in 'bfloat16'"),
         ("model.onnx", {"from_": "audio"}, "features or waveform"),
         ("missing/model.onnx", {}, "cannot be written: No such file"),
@@ -136,7 +138,18 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_large_model_has_its_weights_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MAX_INLINE_BYTES", 1000)
+    model, x = tiny_model("basic"), normal(2, 99, 16)
+    path = speech_zoo.export(model, tmp_path / "model.onnx")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert_close(opened(path).run(None, {"features": x}), [np.array(model(mx.array(x)))])
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.onnx\.data exists already"):
+        speech_zoo.export(model, path)
+
+
 def test_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'mlx-speech-zoo\[onnx\]'"):
-        speech_zoo.export(tiny_model("basic"), tmp_path / "model.onnx")
+    with pytest.raises(ConfigError, match=r"pip install 'mlx-speech-zoo\[coreml\]'"):
+        speech_zoo.export(tiny_model("basic"), tmp_path / "model.mlpackage")

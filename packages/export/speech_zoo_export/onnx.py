@@ -1,7 +1,6 @@
 """A graph as ONNX. Needs the extra [onnx]."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,25 +58,6 @@ def to_onnx_parts(
     writer = _Writer(chained(graph), inputs, outputs)
     model = writer.model(metadata or {}, location)
     return model, writer.external
-
-
-def save_onnx(
-    graph: Chain,
-    path: "str | Path",
-    inputs: Sequence[str] = (),
-    outputs: Sequence[str] = (),
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write the graph as an ONNX file; above 2 GiB, its constants in a file of that name and ".data" beside it."""
-    path = Path(path)
-    model, arrays = to_onnx_parts(graph, inputs, outputs, metadata, f"{path.name}.data")
-    if sum(array.nbytes for array in arrays.values()) <= MAX_INLINE_BYTES:
-        path.write_bytes(to_onnx(graph, inputs, outputs, metadata).SerializeToString())
-        return
-    with path.with_name(f"{path.name}.data").open("wb") as file:
-        for array in arrays.values():
-            np.ascontiguousarray(array).tofile(file)
-    path.write_bytes(model.SerializeToString())
 
 
 class _Writer:

@@ -15,6 +15,7 @@ import speech_zoo_export
 from export_sessions import BATCH, assert_close, check, normal, results, run
 from speech_zoo_export import Axis, ExportError, trace
 from speech_zoo_export import onnx as writer
+from speech_zoo_export.save import save_onnx
 
 TIME = Axis("time", 20, 3000)
 
@@ -121,7 +122,7 @@ def test_constants_outside_of_the_model(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(writer, "MAX_INLINE_BYTES", 1000)
     with pytest.raises(ExportError, match="more than 2 GiB"):
         writer.to_onnx(graph)
-    writer.save_onnx(graph, tmp_path / "big.onnx", inputs=["a"], outputs=["b"], metadata={"model_type": "tanh"})
+    save_onnx(graph, tmp_path / "big.onnx", inputs=["a"], outputs=["b"], metadata={"model_type": "tanh"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
     ready = onnxruntime.InferenceSession(str(tmp_path / "big.onnx"), providers=["CPUExecutionProvider"])
     assert (ready.get_inputs()[0].name, ready.get_outputs()[0].name) == ("a", "b")
@@ -130,7 +131,7 @@ def test_constants_outside_of_the_model(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_one_file(tmp_path: Path) -> None:
-    writer.save_onnx(trace(big, mx.zeros((3, 64))), tmp_path / "small.onnx")
+    save_onnx(trace(big, mx.zeros((3, 64))), tmp_path / "small.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "small.onnx"), full_check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["small.onnx"]
 

@@ -30,22 +30,31 @@ def convert(
 
 def export(
     model: Annotated[str, typer.Argument(help="Catalogue name, folder, checkpoint file or Hub repo.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx|OUT.mlpackage", help="ONNX or Core ML.")],
     takes: Annotated[str, typer.Option("--from", help="What it takes: features, or waveform.")] = "features",
-    dtype: Annotated[str | None, typer.Option(help="float32 or float16; default: float32.")] = None,
+    seconds: Annotated[
+        str | None, typer.Option(help="Lengths of the clips that a Core ML program takes.", show_default="3,5,10")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float16; default: float32 for ONNX, float16 for Core ML.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repo.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
 ) -> None:
-    """Write a model as an ONNX file, which runs without us."""
+    """Write a model as an ONNX file or a Core ML package, which run without us."""
+    try:
+        lengths = None if seconds is None else [float(part) for part in seconds.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--seconds is as in 3,5,10, not {seconds!r}") from error
     from ..models import load
     from ..publish.export import check_path
     from ..publish.export import export as export_model
 
     check_path(out, force)
     loaded = load(model, revision=revision, dtype="float32")
-    path = export_model(loaded, out, from_=takes, dtype=dtype, force=force)  # type: ignore[arg-type]
+    path = export_model(loaded, out, from_=takes, dtype=dtype, seconds=lengths, force=force)  # type: ignore[arg-type]
     beside = path.with_name(f"{path.name}.data")
-    files = [path, *([beside] if beside.exists() else [])]
+    files = path.rglob("*") if path.is_dir() else [path, *([beside] if beside.exists() else [])]
     size = sum(file.stat().st_size for file in files)
     typer.echo(f"{path}: {loaded.config.model_type} from {takes}, {size / 1e6:.1f} MB")
 

@@ -1,10 +1,13 @@
-"""A model as an ONNX file, which runs without us: in browsers, on phones, in other languages."""
+"""A model as an ONNX or a Core ML file, which runs without us: in browsers, on phones, in other languages."""
 
 import json
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +19,13 @@ from speech_zoo_core.errors import CheckpointError, ConfigError
 from ..settings import __version__
 
 if TYPE_CHECKING:
-    from speech_zoo_export import Graph
+    from speech_zoo_export import Axis, Graph
 
-PRECISION = {".onnx": "float32"}  # where nobody chose
-NEEDS = {".onnx": ("onnx", "onnx")}  # package and extra
+PRECISION = {".onnx": "float32", ".mlpackage": "float16"}  # where nobody chose
+NEEDS = {".onnx": ("onnx", "onnx"), ".mlpackage": ("coremltools", "coreml")}  # package and extra
 PRECISIONS = ("float32", "float16")
+SECONDS = (3.0, 5.0, 10.0)  # of clips that a Core ML program takes
+LONGEST = 600.0  # seconds of such a clip
 OUTPUTS = {"speaker-embedding": "embedding", "speaker-segmentation": "log_probs"}  # logits of others
 TRACED_FRAMES = 20, 3000  # the formulas that are found between them hold beyond
 TRACED_SAMPLES = 4000, 200_000
@@ -32,17 +37,21 @@ def export(
     *,
     from_: Literal["features", "waveform"] = "features",
     dtype: str | None = None,
+    seconds: Sequence[float] | None = None,
     force: bool = False,
 ) -> Path:
-    """Write a model as an ONNX file; returns its path.
+    """Write a model as an ONNX file, or as a Core ML package; returns its path.
 
     Args:
         model: what `load` gives.
-        path: ends in `.onnx`; appears whole or not at all.
+        path: ends in `.onnx` or in `.mlpackage`; appears whole or not at all.
         from_: what the file takes: "features" (B, T, F) of the front end, or "waveform": samples (1, N) in [-1, 1] at
             the front end's rate. It gives what the model gives when it is called, in float32.
-        dtype: "float32" or "float16" to compute in; the front end stays in float32.
-        force: replace a file that lies there.
+        dtype: "float32" or "float16" to compute in; the front end stays in float32. Default: float32 for ONNX, float16
+            for Core ML.
+        seconds: lengths of the clips that a Core ML program takes, no others; an ONNX file takes every length.
+            Default: 3, 5 and 10.
+        force: replace a file or package that lies there.
 
     Raises:
         SpeechZooError: one line that says what is wrong and what to do; nothing is left half-written.
@@ -53,26 +62,79 @@ def export(
         raise ConfigError(f"{out.suffix} is written in {' or '.join(PRECISIONS)}, not in {precision!r}")
     if from_ not in ("features", "waveform"):
         raise ConfigError(f"a file takes features or waveform (--from), not {from_!r}")
+    if seconds is not None and out.suffix == ".onnx":
+        raise ConfigError("an ONNX file takes every length: leave seconds (--seconds) out, or write .mlpackage")
     with _appears(out) as beside:
-        _onnx(model, beside, from_, precision)
+        if out.suffix == ".onnx":
+            _onnx(model, beside, from_, precision)
+        else:
+            _coreml(model, beside, from_, precision, SECONDS if seconds is None else seconds)
     return Path(path)
 
 
 def _onnx(model: Any, path: Path, from_: str, precision: str) -> None:
     from speech_zoo_export import Axis, ExportError
-    from speech_zoo_export.onnx import save_onnx
+    from speech_zoo_export.save import save_onnx
 
-    least, most = TRACED_FRAMES if _width(model) > 1 else TRACED_SAMPLES
-    batch, frames = Axis("batch", 1, 8, batch=True), Axis("frames", max(least, model.min_frames), most)
+    batch, frames = Axis("batch", 1, 8, batch=True), _frames(model)
     try:
         graphs = [_network(_as(model, precision), frames.least, {0: batch, 1: frames})]
         if from_ == "waveform":
-            samples = Axis("samples", round(model._front_end().seconds(frames.least) * model.sample_rate), 400_000)
+            samples = _samples(model)
             graphs.insert(0, _front_end(model, samples.least, {1: samples}))
         facts = _facts(model, from_, precision)
         save_onnx(graphs, path, [from_], [_output(model)], facts)
     except ExportError as error:
         raise ConfigError(f"this {model.config.model_type} cannot be written as ONNX: {error}") from error
+
+
+def _coreml(model: Any, path: Path, from_: str, precision: str, seconds: Sequence[float]) -> None:
+    sizes = _sizes(model, seconds)
+    frames = [model._front_end().num_frames(size) for size in sizes]
+    facts = _facts(model, from_, precision) | {"seconds": json.dumps(sorted(set(seconds)))}
+    with _quiet():
+        from speech_zoo_export import ExportError
+        from speech_zoo_export.coreml import to_coreml
+
+        varies = len(sizes) > 1
+        try:
+            graphs = [_network(_as(model, "float32"), frames[0], {1: _frames(model)} if varies else {})]
+            if from_ == "waveform":
+                graphs.insert(0, _front_end(model, sizes[0], {1: _samples(model)} if varies else {}))
+            taken = (sizes if from_ == "waveform" else frames) if varies else ()
+            program = to_coreml(graphs, [from_], [_output(model)], facts, precision, taken)  # type: ignore[arg-type]
+            program.save(str(path))
+        except ExportError as error:
+            raise ConfigError(f"this {model.config.model_type} cannot be written for Core ML: {error}") from error
+
+
+def _sizes(model: Any, seconds: Sequence[float]) -> list[int]:
+    """How many samples clips of these lengths have.
+
+    Raises:
+        ConfigError: one is too short for the model, or too long.
+    """
+    least = model._front_end().seconds(model.min_frames)
+    for length in seconds:
+        if not least <= length <= LONGEST:
+            raise ConfigError(f"clips of {length} s: this {model.config.model_type} takes {least:.3f} to {LONGEST:g} s")
+    if not seconds:
+        raise ConfigError("seconds (--seconds) names at least one length of clips, as in 3,5,10")
+    return sorted({round(length * model.sample_rate) for length in seconds})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what coremltools says of its passes, and of Core ML itself where that is not at hand."""
+    log = logging.getLogger("coremltools")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # where its progress bars go
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _network(model: Any, frames: int, axes: dict[int, Any]) -> "Graph":
@@ -92,7 +154,24 @@ def _front_end(model: Any, samples: int, axes: dict[int, Any]) -> "Graph":
     from speech_zoo_export import trace
 
     front_end = model._front_end()
-    return trace(lambda x: front_end(x[0])[None], mx.zeros((1, samples)), axes=[axes])
+    return trace(lambda x: front_end(x.reshape(-1))[None], mx.zeros((1, samples)), axes=[axes])
+
+
+def _frames(model: Any) -> "Axis":
+    """Frames of features, between those that are traced."""
+    from speech_zoo_export import Axis
+
+    least, most = TRACED_FRAMES if _width(model) > 1 else TRACED_SAMPLES
+    return Axis("frames", max(least, model.min_frames), most)
+
+
+def _samples(model: Any) -> "Axis":
+    """Samples, the same."""
+    from speech_zoo_export import Axis
+
+    return Axis(
+        "samples", round(model._front_end().seconds(_frames(model).least) * model.sample_rate), 2 * TRACED_SAMPLES[1]
+    )
 
 
 def _width(model: Any) -> int:
@@ -163,11 +242,14 @@ def check_path(path: str | os.PathLike[str], force: bool = False) -> Path:
     needs, extra = NEEDS[out.suffix]
     if find_spec(needs) is None:
         raise ConfigError(f"{out.suffix} needs {needs}: pip install 'mlx-speech-zoo[{extra}]'")
-    if os.path.lexists(out):
-        if out.is_symlink() or not out.is_file():
-            raise CheckpointError(f"{path} exists already and is not what export writes: not replaced")
+    for taken in (out, out.with_name(f"{out.name}.data")):
+        if not os.path.lexists(taken):
+            continue
+        is_package = out.suffix == ".mlpackage" and (taken / "Manifest.json").is_file()
+        if taken.is_symlink() or not (is_package or (out.suffix == ".onnx" and taken.is_file())):
+            raise CheckpointError(f"{taken} exists already and is not what export writes: not replaced")
         if not force:
-            raise CheckpointError(f"{path} exists already; force=True (--force) replaces it")
+            raise CheckpointError(f"{taken} exists already; force=True (--force) replaces it")
     return out
 
 
@@ -183,6 +265,8 @@ def _appears(out: Path) -> Iterator[Path]:
             yield Path(folder, out.name)
             for path in sorted(Path(folder).iterdir(), reverse=True):  # the weights before the model
                 sync(path)
+                if path.is_dir() and out.exists():
+                    out.replace(Path(folder, "old"))
                 path.replace(out.with_name(path.name))
             sync(out.parent)
     except OSError as error:
