@@ -16,6 +16,7 @@ from huggingface_hub import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from speech_zoo.catalogue.entries import entries, targets
 from speech_zoo.publish import card as cards
+from speech_zoo.publish.card_text import Wording
 from speech_zoo.publish.parity import Parity, hashes, read_report
 from speech_zoo_core import registry
 from speech_zoo_core.conversion import convert
@@ -222,9 +223,9 @@ def test_a_source_of_the_catalogue_needs_no_licence(
 
 
 def test_snippets_fit_the_task(converted: dict[str, Path]) -> None:
-    speaker = snippets(cards.render(converted["float32"], "mit", cards.Wording(repo="org/name")))
-    language = snippets(cards.render(converted["lid"], "mit", cards.Wording(repo="org/name")))
-    proxy = snippets(cards.render(converted["proxy"], "mit", cards.Wording(repo="org/name")))
+    speaker = snippets(cards.render(converted["float32"], "mit", Wording(repo="org/name")))
+    language = snippets(cards.render(converted["lid"], "mit", Wording(repo="org/name")))
+    proxy = snippets(cards.render(converted["proxy"], "mit", Wording(repo="org/name")))
     assert 'mlx_audio.load("org/name")' in speaker.mlx_audio
     assert "model.verify(" in speaker.speech_zoo
     assert [command[1] for command in speaker.commands] == ["embed", "verify"]
@@ -376,7 +377,7 @@ def test_a_local_copy_that_nothing_proves_claims_nothing(converted: dict[str, Pa
     assert "Nothing proves that this copy is WeSpeaker, Hub Wespeaker/wespeaker-voxceleb-resnet34-LM" in card
     assert "a local copy: not proved to be WeSpeaker" in section(card, "Provenance")
     assert "## Published figures" not in card and "## Variants" not in card
-    trusted = cards.render(folder, wording=cards.Wording(trust_name=True))
+    trusted = cards.render(folder, wording=Wording(trust_name=True))
     assert yaml.safe_load(trusted.split("---")[1])["base_model"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
     assert "## Published figures" in trusted and "Nothing proves" not in trusted
 
@@ -388,14 +389,14 @@ def test_what_the_hashes_prove(converted: dict[str, Path], tmp_path: Path) -> No
 
 
 def test_what_people_say_of_their_own(converted: dict[str, Path]) -> None:
-    wording = cards.Wording(title="my-voices", base_model="me/voices", languages=("de", "fr"))
+    wording = Wording(title="my-voices", base_model="me/voices", languages=("de", "fr"))
     card = cards.render(converted["8-bit"], "mit", wording)
     metadata = yaml.safe_load(card.split("---")[1])
     assert "# my-voices\n" in card and 'load("your-org/my-voices")' in card
     assert (metadata["base_model"], metadata["base_model_relation"]) == ("me/voices", "quantized")
     assert metadata["language"] == ["de", "fr"]
     with pytest.raises(ConfigError, match="is not a valid repo name"):
-        cards.render(converted["8-bit"], "mit", cards.Wording(base_model="voices"))
+        cards.render(converted["8-bit"], "mit", Wording(base_model="voices"))
 
 
 def test_a_difference_too_small_to_keep_is_a_bound(converted: dict[str, Path], tmp_path: Path) -> None:

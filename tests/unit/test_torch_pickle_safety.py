@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch_files as tf
-from speech_zoo_core.checkpoint import read_checkpoint, torch_pickle
+from speech_zoo_core.checkpoint import pickle_machine, read_checkpoint
 from speech_zoo_core.errors import CheckpointError
 from torch_files import SAVERS, Built, Call, Name
 
@@ -286,7 +286,7 @@ def test_dotted_names_of_modules_whose_records_are_kept_reach_nothing(tmp_path: 
         "extra": Name("pyannote.audio", "Model.__init__.__globals__")("x"),
     }
     extra = read_checkpoint(tf.save_zip(tmp_path / "model.pt", content, protocol=4)).extra["extra"]
-    assert type(extra).__module__ == torch_pickle.__name__  # a stand-in of the reader's own, without content
+    assert type(extra).__module__ == pickle_machine.__name__  # a stand-in of the reader's own, without content
     assert getattr(extra, "__dict__", {}) == {}
 
 

@@ -44,20 +44,11 @@ def convert(
     name: str | None = None,
     expected: Expected | None = None,
 ) -> Path:
-    """Convert a checkpoint; the same input gives the same bytes.
+    """Convert a checkpoint; the same input gives the same bytes. As `speech_zoo.convert`, but for two arguments.
 
     Args:
-        source: what `load` takes.
-        out_dir: a folder that does not exist yet or is empty; it appears whole or not at all.
-        dtype: "float32", "float16" or "bfloat16".
-        bits: 8 or 4 quantizes the linear layers; None keeps them in `dtype`.
-        revision: branch, tag or commit of a Hub repo.
-        force: replace a converted checkpoint that lies in `out_dir`; nothing else is ever replaced.
         name: what the checkpoint is called, for its provenance.
         expected: what the source must be made of.
-
-    Returns:
-        The folder's path.
 
     Raises:
         SpeechZooError: the source cannot be read or is not what was expected, or the folder cannot be written;

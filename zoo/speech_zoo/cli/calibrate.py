@@ -82,19 +82,21 @@ def calibrate(
         outcome = {"files": len(listed.files), "enough_errors": calibration.enough(result), "identity": key}
         print_json(facts | outcome | {"written": kept and str(kept), "plot": plot and str(plot)})
         return
-    typer.echo(f"{trials}: {len(listed.files)} files, {model}")
-    for line in _lines(det, result):
-        typer.echo(line)
-    if plot is not None:
-        typer.echo(f"DET curve: {plot}")
-    if dry_run:
-        typer.echo("dry run: the threshold is not kept")
-    elif kept is None:
-        typer.echo("The threshold is not kept; --keep keeps it all the same.")
-    else:
-        was = "" if before is None else f", instead of {before:.4f}"
-        typer.echo(f"verify, identify and search use {result.threshold:.4f} for {model} from now on{was}: {kept}")
-        typer.echo("To undo: speech-zoo calibrate --forget" + ("" if model == DEFAULT_MODEL else f" --model {model}"))
+    lines = [f"{trials}: {len(listed.files)} files, {model}", *_lines(det, result)]
+    lines += [f"DET curve: {plot}"] if plot is not None else []
+    lines += ["dry run: the threshold is not kept"] if dry_run else _outcome(result.threshold, model, before, kept)
+    typer.echo("\n".join(lines))
+
+
+def _outcome(threshold: float, model: str, before: float | None, kept: Path | None) -> list[str]:
+    """What becomes of a threshold, and how to undo it."""
+    if kept is None:
+        return ["The threshold is not kept; --keep keeps it all the same."]
+    was = "" if before is None else f", instead of {before:.4f}"
+    return [
+        f"verify, identify and search use {threshold:.4f} for {model} from now on{was}: {kept}",
+        "To undo: speech-zoo calibrate --forget" + ("" if model == DEFAULT_MODEL else f" --model {model}"),
+    ]
 
 
 def _forget(trials: Path | None, model: str, as_json: bool) -> None:

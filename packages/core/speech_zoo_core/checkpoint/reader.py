@@ -16,6 +16,7 @@ from ..config import read_json
 from ..errors import CheckpointError, shown
 from ..processes import evaluated
 from . import torch_pickle
+from .pickle_machine import Damaged
 
 if TYPE_CHECKING:
     from .onnx_graph import Graph
@@ -114,7 +115,7 @@ def _copied(path: Path, refs: "dict[str, torch_pickle.TensorRef]") -> dict[str, 
         for storage, names in by_storage.items():
             content = storage.read(storage.key)
             tensors.update((name, to_mlx(refs[name].numpy(content), refs[name].dtype)) for name in names)
-    except torch_pickle.Damaged as error:
+    except Damaged as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     return {name: tensors[name] for name in refs}
 
