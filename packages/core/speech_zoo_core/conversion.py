@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from .atomic import CONVERTER, check_free, whole_folder
 from .checkpoint.source import Source
 from .checkpoint.writer import write_checkpoint
@@ -87,15 +89,19 @@ def convert(
     del model  # so that each tensor is freed once it is written
     try:
         with whole_folder(out, check) as beside:
-            text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
-            (beside / "config.json").write_text(text, encoding="utf-8")
-            size = sum(x.nbytes for x in tensors.values())
-            with progress(desc="converting", total=size, unit="B", unit_scale=True, delay=1) as bar:
-                for written in write_checkpoint(beside, tensors):
-                    bar.update(written)
+            _write(beside, config, tensors)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{out_dir} cannot be written: {_reason(error)}") from error
     return Path(out_dir)
+
+
+def _write(folder: Path, config: Any, tensors: dict[str, mx.array]) -> None:
+    text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    size = sum(x.nbytes for x in tensors.values())
+    with progress(desc="converting", total=size, unit="B", unit_scale=True, delay=1) as bar:
+        for written in write_checkpoint(folder, tensors):
+            bar.update(written)
 
 
 def _reason(error: Exception) -> object:
