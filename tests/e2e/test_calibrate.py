@@ -318,5 +318,5 @@ def test_without_matplotlib_nothing_is_begun(cli: Run, home: dict[str, str], lis
     env = home | {"PYTHONPATH": str(tmp_path)}
     for arguments in (["calibrate", listed], ["verify", "a.wav", "b.wav"]):
         error = cli(*arguments, "--plot", "a.png", env=env).failed()
-        assert error == "pictures need matplotlib: pip install 'mlx-speech-zoo[plot]'"
+        assert error == "pictures need matplotlib: pip install 'matplotlib>=3.8'"
     assert not Path(home["SPEECH_ZOO_HOME"]).exists()

@@ -208,7 +208,7 @@ sys.argv = ["speech-zoo", "embed", "--manifest", "files.jsonl", "--output", "out
 from speech_zoo.cli.main import main
 main()
 """
-    assert python(code).failed() == "embed: --manifest needs pyarrow: pip install 'mlx-speech-zoo[parquet]'"
+    assert python(code).failed() == "embed: --manifest needs pyarrow: pip install 'pyarrow>=17'"
     assert not list(tmp_path.iterdir())
 
 

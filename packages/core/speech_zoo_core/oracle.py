@@ -7,6 +7,7 @@ own means (`torch.load`, onnxruntime), not with those of the zoo.
 import importlib
 import json
 import re
+import shlex
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -112,10 +113,8 @@ def require(*packages: Package) -> None:
         return
     commands = []
     for alone in (False, True):
-        if wanted := " ".join(
-            f"'{p.requirement}'" if ">" in p.requirement else p.requirement for p in missing if p.alone == alone
-        ):
-            commands.append(f"pip install {'--no-deps ' if alone else ''}{wanted}")
+        if wanted := [package.requirement for package in missing if package.alone == alone]:
+            commands.append(f"pip install {'--no-deps ' if alone else ''}{shlex.join(wanted)}")
     names = [package.name for package in missing]
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
     raise NoOracle(f"{listed} {'are' if names[1:] else 'is'} not installed: {' && '.join(commands)}")

@@ -11,12 +11,13 @@ from typing import IO, Any
 
 import numpy as np
 from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.extras import how_to_install
 
 try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError as error:
-    raise SpeechZooError("embed: --manifest needs pyarrow: pip install 'mlx-speech-zoo[parquet]'") from error
+    raise SpeechZooError(f"embed: --manifest needs pyarrow: {how_to_install('parquet')}") from error
 
 from speech_zoo_core.atomic import written_beside
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.extras import how_to_install
 
 DPI = 150
 # Shade and hatch of areas side by side.
 STYLES = (("0.15", ""), ("0.85", "////"), ("0.65", "...."), ("1.0", "xxxx"), ("0.4", "----"), ("0.95", "ooo"))
-NO_MATPLOTLIB = "pictures need matplotlib: pip install 'mlx-speech-zoo[plot]'"
+NO_MATPLOTLIB = f"pictures need matplotlib: {how_to_install('plot')}"
 
 
 def check_drawable(path: Path) -> None:

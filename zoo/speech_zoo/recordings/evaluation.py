@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speech_zoo_core.errors import InputError, SpeechZooError
+from speech_zoo_core.extras import how_to_install
 
 from .formats import read_rttm
 from .segment import Segment
@@ -58,7 +59,7 @@ def evaluate(
     try:
         from pyannote.metrics.diarization import DiarizationErrorRate, JaccardErrorRate
     except ImportError as error:
-        raise SpeechZooError("evaluation needs pyannote.metrics: pip install 'mlx-speech-zoo[eval]'") from error
+        raise SpeechZooError(f"evaluation needs pyannote.metrics: {how_to_install('eval')}") from error
     if not 0 <= collar < 10:
         raise InputError(f"collar is some seconds around an edge, not {collar!r}")
     wanted = reference if isinstance(reference, dict) else read_rttm(reference)

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import InputError, SpeechZooError
+from speech_zoo_core.extras import how_to_install
 
 from .database import Checkpoint, StoreFile, check_name
 from .rows import Clip, Recording, add_clip, clips, put_recording, recordings
@@ -41,7 +42,7 @@ def check_suffix(path: Path) -> None:
     if path.suffix not in (".parquet", ".safetensors"):
         raise InputError(f"{path} must end in .parquet or .safetensors")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise SpeechZooError("Parquet needs pyarrow: pip install 'mlx-speech-zoo[parquet]'; .safetensors needs nothing")
+        raise SpeechZooError(f"Parquet needs pyarrow: {how_to_install('parquet')}; .safetensors needs nothing")
 
 
 def export(file: StoreFile, out: Path) -> Exchanged:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
+from ..extras import how_to_install
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,8 @@ def read_graph(path: Path) -> Graph:
     try:
         import onnx
     except ImportError as error:
-        raise CheckpointError("reading ONNX needs one more package: pip install 'mlx-speech-zoo[onnx]'") from error
+        command = how_to_install("onnx", "mlx-speech-zoo-core")
+        raise CheckpointError(f"reading ONNX needs one more package: {command}") from error
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
         external = _External(path)
