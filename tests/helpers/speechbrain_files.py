@@ -105,17 +105,21 @@ def write_folder(
     """Write a folder as SpeechBrain publishes them.
 
     Args:
-        folder: does not exist yet.
         text: of `hyperparams.yaml`.
         tensors: under `embedding_model.…` and `classifier.…`.
         save: writes a dictionary of tensors to a path in torch's format.
         labels: of `label_encoder.txt`.
     """
-    folder.mkdir(parents=True)
-    (folder / "hyperparams.yaml").write_text(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
     for part in ("embedding_model", "classifier"):
         inner = {name.removeprefix(f"{part}."): x for name, x in tensors.items() if name.startswith(f"{part}.")}
         save(folder / f"{part}.ckpt", inner)
-    lines = [f"{label!r} => {i}" for i, label in enumerate(labels)]
-    (folder / "label_encoder.txt").write_text("\n".join([*lines, "=" * 16, "'starting_index' => 0"]) + "\n")
+    (folder / "label_encoder.txt").write_text(label_encoder(labels), encoding="utf-8")
     return folder
+
+
+def label_encoder(labels: Sequence[str]) -> str:
+    """The `label_encoder.txt` that SpeechBrain's encoder writes."""
+    lines = [f"{label!r} => {i}" for i, label in enumerate(labels)]
+    return "\n".join([*lines, "=" * 16, "'starting_index' => 0", ""])

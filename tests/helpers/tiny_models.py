@@ -1,7 +1,6 @@
 """Small models of every family and variant, and their source checkpoints on disk, from seeded random weights."""
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from speech_zoo_core.loader import build
 from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
 from speech_zoo_ecapa_tdnn import proxy_config
 from speech_zoo_resnet34 import ModelConfig as ResNetConfig
+from speechbrain_files import write_folder
 from torch_files import save_zip, state_dict
 
 RATE = 16000
@@ -257,23 +257,14 @@ def hyperparams(config: Any) -> str:
     )
 
 
-def label_encoder(labels: Sequence[str]) -> str:
-    """The `label_encoder.txt` that SpeechBrain's encoder writes."""
-    lines = [f"{label!r} => {i}" for i, label in enumerate(labels)]
-    return "\n".join([*lines, "================", "'starting_index' => 0", ""])
-
-
 def speechbrain_folder(folder: Path, config: Any, weights: dict[str, np.ndarray] | None = None) -> Path:
     """What SpeechBrain publishes: two `.ckpt`, `hyperparams.yaml`, `label_encoder.txt` and a `config.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
     weights = source_weights(config) if weights is None else weights
-    head = {name.removeprefix("classifier."): x for name, x in weights.items() if name.startswith("classifier.")}
-    body = {name: x for name, x in weights.items() if not name.startswith("classifier.")}
+    names = {name: name if name.startswith("classifier.") else f"embedding_model.{name}" for name in weights}
+    tensors = {"classifier.weight": np.ones((20, config.embed_dim), np.float32)} if not config.id2label else {}
+    tensors |= {names[name]: x for name, x in weights.items()}
     labels = list(config.id2label.values()) if config.id2label else [f"id{i:05}" for i in range(20)]
-    save_zip(folder / "embedding_model.ckpt", state_dict(body))
-    save_zip(folder / "classifier.ckpt", state_dict(head or {"weight": np.ones((20, config.embed_dim), np.float32)}))
-    (folder / "hyperparams.yaml").write_text(hyperparams(config), encoding="utf-8")
-    (folder / "label_encoder.txt").write_text(label_encoder(labels), encoding="utf-8")
+    write_folder(folder, hyperparams(config), tensors, lambda path, part: save_zip(path, state_dict(part)), labels)
     (folder / "config.json").write_text('{"speechbrain_interface": "EncoderClassifier"}', encoding="utf-8")
     return folder
 

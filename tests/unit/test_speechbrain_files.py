@@ -21,6 +21,7 @@ from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import load
+from speechbrain_files import label_encoder
 from tiny_models import (
     CONFIGS,
     ECAPA,
@@ -28,7 +29,6 @@ from tiny_models import (
     LID,
     RATE,
     hyperparams,
-    label_encoder,
     speechbrain_folder,
     tiny_model,
     tiny_source,
