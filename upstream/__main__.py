@@ -76,17 +76,17 @@ def apply(copy: Path, pull: PullRequest, tests_only: bool = False) -> list[str]:
 
 def run_tests(copy: Path, files: list[str]) -> Outcomes:
     """Outcomes of test files of a work copy, those that are there."""
-    found: Outcomes = {}
+    results: Outcomes = {}
     with tempfile.TemporaryDirectory() as scratch:
         for file in files:
             if (copy / file).is_file():
-                found |= outcomes.run_file(copy / file, copy, Path(scratch))
-    return found
+                results |= outcomes.run_file(copy / file, copy, Path(scratch))
+    return results
 
 
-def summary(found: Outcomes) -> str:
+def summary(results: Outcomes) -> str:
     """Counts, the most frequent first."""
-    return ", ".join(f"{count} {what}" for what, count in Counter(found.values()).most_common()) or "no tests"
+    return ", ".join(f"{count} {what}" for what, count in Counter(results.values()).most_common()) or "no tests"
 
 
 def judged(pull: PullRequest, before: Outcomes, after: Outcomes) -> str:

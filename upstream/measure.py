@@ -26,12 +26,12 @@ Array = np.ndarray[Any, Any]
 @cache
 def clips() -> list[Array]:
     """The voices, float32 in [-1, 1]."""
-    found = []
+    voices = []
     for path in sorted(Path(os.environ["SPEECH"]).glob("*.wav")):
         with wave.open(str(path)) as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-        found.append(samples.astype(np.float32) / 32768)
-    return found
+        voices.append(samples.astype(np.float32) / 32768)
+    return voices
 
 
 def cosine(a: Any, b: Any) -> float:
@@ -94,8 +94,8 @@ def campplus_reference() -> tuple[dict[str, mx.array], list[Array]]:
 
 
 def compare(what: str, embed: Callable[[mx.array], mx.array], expected: list[Array], samples: int = 1 << 30) -> None:
-    found = [cosine(embed(mx.array(clip[:samples])), output) for clip, output in zip(clips(), expected, strict=False)]
-    print(f"{what}: cosine to the original, {len(found)} voices: worst {min(found):.9f}, best {max(found):.9f}")
+    cosines = [cosine(embed(mx.array(clip[:samples])), output) for clip, output in zip(clips(), expected, strict=False)]
+    print(f"{what}: cosine to the original, {len(cosines)} voices: worst {min(cosines):.9f}, best {max(cosines):.9f}")
 
 
 def chatterbox() -> None:
@@ -116,8 +116,8 @@ def fbank() -> None:
         for scale in (1, 32768):
             worst = 0.0
             for clip in clips():
-                found = np.array(compute_fbank_kaldi(mx.array(clip * scale), win_type=window, **settings))
-                worst = max(worst, float(np.abs(found - kaldi_fbank(clip * scale, window)).max()))
+                features = np.array(compute_fbank_kaldi(mx.array(clip * scale), win_type=window, **settings))
+                worst = max(worst, float(np.abs(features - kaldi_fbank(clip * scale, window)).max()))
             print(f"{window}, samples times {scale}: log-mel off by at most {worst:.4f}")
     from speakerlab.models.campplus.DTDNN import CAMPPlus
 
@@ -181,9 +181,9 @@ def reported(what: str, attempt: Callable[[], Any]) -> None:
         print(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
 
 
-def off(found: Any, expected: Any) -> str:
-    found, expected = (np.array(x, np.float64) for x in (found, expected))
-    return f"logits off by {np.abs(found - expected).max() / np.ptp(expected):.1e} of their range"
+def off(logits: Any, expected: Any) -> str:
+    logits, expected = (np.array(x, np.float64) for x in (logits, expected))
+    return f"logits off by {np.abs(logits - expected).max() / np.ptp(expected):.1e} of their range"
 
 
 def wav2vec2() -> None:

@@ -52,39 +52,39 @@ def pytest_collectreport(report: Any) -> None:
 
 def outcomes_of(journal: str) -> tuple[dict[str, str], str | None]:
     """Test to outcome, the worst of its phases, and the test that never ended."""
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     running = None
     for line in journal.splitlines():
         note = json.loads(line)
         test, outcome = note["test"], note["outcome"]
         if "when" not in note:
-            running, found[test] = test, outcome
+            running, results[test] = test, outcome
             continue
         if note["when"] == "teardown":
             running = None
         order = ("crashed", "passed", "skipped", "failed", "error")  # the last one wins
-        found[test] = max(found.get(test, "crashed"), outcome, key=order.index)
-    return found, running
+        results[test] = max(results.get(test, "crashed"), outcome, key=order.index)
+    return results, running
 
 
 def run_file(file: Path, tests: Path, scratch: Path) -> dict[str, str]:
     """Outcomes of one test file, by `file::test`."""
     name = file.relative_to(tests).as_posix()
     journal, log = (scratch / f"{name.replace('/', '.')}{suffix}" for suffix in (".jsonl", ".log"))
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     while True:
         journal.write_text("", encoding="utf-8")
-        status = _pytest(file, journal, log, list(found))
+        status = _pytest(file, journal, log, list(results))
         outcomes, running = outcomes_of(journal.read_text(encoding="utf-8"))
-        new = outcomes.keys() - found.keys()
-        found |= outcomes
+        new = outcomes.keys() - results.keys()
+        results |= outcomes
         if running in new:
-            found[running] = "stalled" if status is None else "crashed"
+            results[running] = "stalled" if status is None else "crashed"
             continue
         if status not in ENDED:  # before the first test, or after the last
-            found["::whole file"] = "stalled" if status is None else "crashed"
+            results["::whole file"] = "stalled" if status is None else "crashed"
             print(f"{name}: {log.read_text(errors='replace')[-2000:]}", file=sys.stderr)
-        return {f"{name}::{test.partition('::')[2] or 'collection'}": outcome for test, outcome in found.items()}
+        return {f"{name}::{test.partition('::')[2] or 'collection'}": outcome for test, outcome in results.items()}
 
 
 def run_alone(test: str, tests: Path, plugin: bool) -> str:
@@ -128,15 +128,15 @@ def run(tests: Path, out: Path, workers: int | None = None) -> dict[str, str]:
     files = sorted(file for file in tests.rglob("test_*.py") if file.is_file())
     if not files:
         raise SystemExit(f"error: no test_*.py below {tests}")
-    found: dict[str, str] = {}
+    total: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         results = pool.map(lambda file: run_file(file, tests, Path(scratch)), files)
         for i, (file, outcomes) in enumerate(zip(files, results, strict=True), 1):
             counts = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(outcomes.values()).items()))
             print(f"{i}/{len(files)} {file.relative_to(tests)}: {counts or 'no tests'}", flush=True)
-            found |= outcomes
-    out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return found
+            total |= outcomes
+    out.write_text(json.dumps(total, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return total
 
 
 def compare(runs: dict[str, dict[str, str]], alone: Callable[[str, bool], str]) -> tuple[str, bool]:

@@ -95,8 +95,8 @@ class Tree:
             self.edited[path] = text
             return
         main = '\n\nif __name__ == "__main__":'
-        head, found, tail = self.read(path).rstrip("\n").partition(main)
-        self.edited[path] = f"{head.rstrip()}\n\n\n{text.strip()}\n{f'{main}{tail}' + chr(10) if found else ''}"
+        head, separator, tail = self.read(path).rstrip("\n").partition(main)
+        self.edited[path] = f"{head.rstrip()}\n\n\n{text.strip()}\n{f'{main}{tail}' + chr(10) if separator else ''}"
 
     def write(self, folder: Path) -> None:
         """Write the edited files; AnchorError where an edit left a file that is no Python."""
@@ -118,13 +118,13 @@ def _parsed(path: str, text: str) -> ast.Module:
 def _span(path: str, text: str, name: str) -> tuple[int, int]:
     """Offsets of the first and behind the last character of a function or class, its last line break included."""
     body: list[ast.stmt] = _parsed(path, text).body
-    found: ast.stmt | None = None
+    node: ast.stmt | None = None
     for part in name.split("."):
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        found = next((node for node in body if isinstance(node, kinds) and node.name == part), None)
-        if found is None:
+        node = next((item for item in body if isinstance(item, kinds) and item.name == part), None)
+        if node is None:
             raise AnchorError(f"{path} has no {name}")
-        body = found.body  # type: ignore[attr-defined]
+        body = node.body  # type: ignore[attr-defined]
     lines = text.splitlines(keepends=True)
-    assert found is not None and found.end_lineno is not None
-    return sum(map(len, lines[: found.lineno - 1])), sum(map(len, lines[: found.end_lineno]))
+    assert node is not None and node.end_lineno is not None
+    return sum(map(len, lines[: node.lineno - 1])), sum(map(len, lines[: node.end_lineno]))

@@ -1,6 +1,5 @@
 """`speech-zoo embed`: the speaker embeddings of files, of their windows, or of a manifest of files."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from .options import (
     check_windows,
     hearing,
     only_for,
+    print_json,
     print_json_rows,
     results,
 )
@@ -129,7 +129,7 @@ def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool, shard:
         facts = {"output": str(output), "model": model} | vars(result)
         if result.ranks == 1:
             del facts["rank"]
-        typer.echo(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
         return
     why = f" ({output / 'errors.jsonl'} says why)" if result.skipped else ""
     line = f"{result.embedded} embedded, {result.skipped} skipped{why}, {result.already_done} already done"

@@ -188,7 +188,7 @@ def search(
     if file is not None:
         vector = voices.model.embed(source(file), **how)
     else:
-        vector = _enrolled(store, voices.model, check_name(name or ""))
+        vector = _open(store, voices.model).vector(check_name(name or ""))
     if within.is_dir():
         report = voices.index(within, jobs)
         if report.skipped:
@@ -244,17 +244,10 @@ def draw_map(
     typer.echo(printable(out))
 
 
-def _open(path: Path | None, model: str = DEFAULT_MODEL, create: bool = False, **how: Any) -> "VoiceStore":
+def _open(path: Path | None, model: Any = DEFAULT_MODEL, create: bool = False, **how: Any) -> "VoiceStore":
     from ..voices.store import VoiceStore
 
     return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model, **how)
-
-
-def _enrolled(store: Path | None, model: Any, name: str) -> Any:
-    """The vector of a voice in a store of this model."""
-    from ..voices.store import VoiceStore
-
-    return VoiceStore(_own(False) / "voices.sqlite" if store is None else store, model).vector(name)
 
 
 def _index_of(folder: Path, model: str) -> Path:

@@ -88,11 +88,9 @@ class Embedder:
             AudioError: it cannot be read or used, or the file is shorter than offset + duration.
         """
         try:
-            if offset is None and duration is None:
-                clip: mx.array = self.model._clip(path, None, None, vad=True)[0]
-            else:
-                cut = self._segments.cut(path, offset, duration), self.sample_rate
-                clip = self.model._clip(cut, None, None, vad=True)[0]
+            whole = offset is None and duration is None
+            audio = path if whole else (self._segments.cut(path, offset, duration), self.sample_rate)
+            clip: mx.array = self.model._clip(audio, None, None, vad=True)[0]
         except MemoryError as error:
             raise AudioError(f"{path} does not fit in memory; cut it into shorter files") from error
         return clip
@@ -101,13 +99,9 @@ class Embedder:
         """The embedding (D,) of each waveform, or why it has none."""
         pairs = [(waveform, self.sample_rate) for waveform in waveforms]
         try:
-            return list(
-                np.array(
-                    self.model.embed_batch(pairs, vad=False)
-                    if len(pairs) != 1
-                    else self.model.embed(pairs[0], vad=False)[None]
-                )
-            )
+            if len(pairs) == 1:
+                return [np.array(self.model.embed(pairs[0], vad=False))]
+            return list(np.array(self.model.embed_batch(pairs, vad=False)))
         except AudioError as error:
             if len(pairs) == 1:
                 return [error]

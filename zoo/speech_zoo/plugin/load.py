@@ -122,11 +122,11 @@ def load_ours(
 
 def load_any(model_name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
     """Load a model of mlx-speech-zoo by folder, Hub repo or catalogue name, or else as `mlx_audio.utils.load_model`."""
-    if (ref := ours(model_name, kwargs.get("revision"))) is not None:
-        return load_ours(None, ref, *args, **kwargs)
+    from inspect import unwrap
+
     from mlx_audio.utils import load_model
 
-    return load_model(model_name, *args, **kwargs)
+    return unwrap(load_model)(model_name, *args, **kwargs)  # what is ours `taking_ours` has taken
 
 
 def taking_ours(original: Callable[..., Any], kind: str | None = None) -> Callable[..., Any]:

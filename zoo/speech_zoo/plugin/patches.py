@@ -44,7 +44,6 @@ PATCHES: dict[str, dict[str, Callable[[Function], Function]]] = {
     "mlx_audio.registry": {"classify_model": classifying_ours},
     "mlx_audio.convert": {"convert": converting_ours, "main": with_one_line_errors},
 }
-load_any._speech_zoo = True  # type: ignore[attr-defined]  # needs no wrapping
 
 
 def patch(module: ModuleType) -> None:

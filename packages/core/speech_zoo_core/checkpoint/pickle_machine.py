@@ -75,14 +75,9 @@ class _Machine:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "STOP":
                 return self.stack.pop()
-            if opcode.arg is not None and opcode.name in PUSHED:
-                self.stack.append(argument)
-            elif opcode.name in CONSTANTS:
-                self.stack.append(CONSTANTS[opcode.name]())
-            elif (step := getattr(self, f"op_{opcode.name.lower()}", None)) is not None:
-                step(argument)
-            else:
+            if opcode.name not in OPCODES:
                 raise Damaged(f"opcode {opcode.name} has no place in a checkpoint")
+            OPCODES[opcode.name](self, argument)
         raise Damaged("it has no end")
 
     def kind(self, name: Name) -> str:
@@ -118,7 +113,13 @@ class _Machine:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
-    def fill(self, items: list[Any]) -> None:
+    def pack_mark(self, kind: Callable[[list[Any]], Any]) -> None:
+        items = self.pop_mark()
+        self.stack.append(kind(items))
+
+    def fill(self, items: list[Any], new: bool = False) -> None:
+        if new:
+            self.stack.append({})
         target = self.stack[-1]
         if isinstance(target, dict):
             target.update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
@@ -140,128 +141,72 @@ class _Machine:
             self.refuse(reference)
         self.stack.append(reference)
 
-    def op_proto(self, _: Any) -> None: ...
+    def pack(self, count: int) -> None:
+        items = [self.stack.pop() for _ in range(count)]
+        self.stack.append(tuple(reversed(items)))
 
-    def op_frame(self, _: Any) -> None: ...
-
-    def op_mark(self, _: Any) -> None:
+    def mark(self) -> None:
         self.marks.append(self.stack)
         self.stack = []
 
-    def op_pop(self, _: Any) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.pop_mark()
-
-    def op_pop_mark(self, _: Any) -> None:
-        self.pop_mark()
-
-    def op_dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
-
-    def op_tuple(self, _: Any) -> None:
-        items = tuple(self.pop_mark())
-        self.stack.append(items)
-
-    def op_tuple1(self, _: Any) -> None:
-        self.stack[-1:] = [tuple(self.stack[-1:])]
-
-    def op_tuple2(self, _: Any) -> None:
-        self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
-
-    def op_tuple3(self, _: Any) -> None:
-        self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
-
-    def op_list(self, _: Any) -> None:
-        items = self.pop_mark()
-        self.stack.append(items)
-
-    op_frozenset = op_list
-
-    def op_dict(self, _: Any) -> None:
-        items = self.pop_mark()
-        self.stack.append({})
-        self.fill(items)
-
-    def op_append(self, _: Any) -> None:
-        item = self.stack.pop()
-        self.extend([item])
-
-    def op_appends(self, _: Any) -> None:
-        self.extend(self.pop_mark())
-
-    op_additems = op_appends
-
-    def op_setitem(self, _: Any) -> None:
-        items = [self.stack[-2], self.stack[-1]]
-        del self.stack[-2:]
-        self.fill(items)
-
-    def op_setitems(self, _: Any) -> None:
-        self.fill(self.pop_mark())
-
-    def op_put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    op_binput = op_long_binput = op_put
-
-    def op_memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def op_get(self, index: int) -> None:
-        self.stack.append(self.memo[index])
-
-    op_binget = op_long_binget = op_get
-
-    def op_global(self, argument: str) -> None:
-        self.name(*argument.split(" ", 1))
-
-    def op_stack_global(self, _: Any) -> None:
-        name = self.stack.pop()
-        self.name(self.stack.pop(), name)
-
-    def op_reduce(self, _: Any) -> None:
+    def reduce(self, keywords: Any = None) -> None:
         args = self.stack.pop()
         self.stack[-1] = self.make(self.stack[-1], args)
 
-    op_newobj = op_reduce
-
-    def op_newobj_ex(self, _: Any) -> None:
-        self.stack.pop()
-        self.op_reduce(None)
-
-    def op_inst(self, argument: str) -> None:
+    def instance(self, argument: str) -> None:
         args = tuple(self.pop_mark())
-        self.op_global(argument)
+        self.name(*argument.split(" ", 1))
         self.stack[-1] = self.make(self.stack[-1], args)
 
-    def op_obj(self, _: Any) -> None:
+    def object(self) -> None:
         name, *args = self.pop_mark()
         self.stack.append(self.make(name, tuple(args)))
 
-    def op_build(self, _: Any) -> None:
+    def build(self) -> None:
         self.stack.pop()  # an object's state, which nothing here has
         if not isinstance(self.stack[-1], (dict, Record)):
             raise Damaged("a state is set on something that has none")
 
-    def op_binpersid(self, _: Any) -> None:
-        self.stack[-1] = self.load(self.stack[-1])
 
-
-CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": list,
-}
-PUSHED = {
+PUSHED = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+)
+OPCODES: dict[str, Callable[[_Machine, Any], Any]] = {  # machine and argument
+    **dict.fromkeys(("PROTO", "FRAME"), lambda m, _: None),
+    **dict.fromkeys(PUSHED, lambda m, x: m.stack.append(x)),
+    "NONE": lambda m, _: m.stack.append(None),
+    "NEWTRUE": lambda m, _: m.stack.append(True),
+    "NEWFALSE": lambda m, _: m.stack.append(False),
+    "EMPTY_TUPLE": lambda m, _: m.stack.append(()),
+    "EMPTY_DICT": lambda m, _: m.stack.append({}),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), lambda m, _: m.stack.append([])),
+    "MARK": lambda m, _: m.mark(),
+    "POP": lambda m, _: m.stack.pop() if m.stack else m.pop_mark(),
+    "POP_MARK": lambda m, _: m.pop_mark(),
+    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
+    "TUPLE": lambda m, _: m.pack_mark(tuple),
+    "TUPLE1": lambda m, _: m.pack(1),
+    "TUPLE2": lambda m, _: m.pack(2),
+    "TUPLE3": lambda m, _: m.pack(3),
+    **dict.fromkeys(("LIST", "FROZENSET"), lambda m, _: m.pack_mark(list)),
+    "DICT": lambda m, _: m.fill(m.pop_mark(), new=True),
+    "APPEND": lambda m, _: m.extend([m.stack.pop()]),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda m, _: m.extend(m.pop_mark())),
+    "SETITEM": lambda m, _: m.fill([m.stack.pop(-2), m.stack.pop()]),
+    "SETITEMS": lambda m, _: m.fill(m.pop_mark()),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, i: m.memo.update({i: m.stack[-1]})),
+    "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, i: m.stack.append(m.memo[i])),
+    "GLOBAL": lambda m, names: m.name(*names.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.name(m.stack.pop(-2), m.stack.pop()),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, _: m.reduce()),
+    "NEWOBJ_EX": lambda m, _: m.reduce(keywords=m.stack.pop()),
+    "INST": lambda m, names: m.instance(names),
+    "OBJ": lambda m, _: m.object(),
+    "BUILD": lambda m, _: m.build(),
+    "BINPERSID": lambda m, _: m.stack.append(m.load(m.stack.pop())),
 }
 
 

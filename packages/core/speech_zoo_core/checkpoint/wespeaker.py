@@ -58,15 +58,8 @@ def front_end_of(settings: dict[str, Any]) -> FrontEnd:
     expect(cmvn, "config.yaml cmvn_args", {"norm_var": False, "window_size": None})
     expect(fbank, "config.yaml fbank_args", {"use_energy": False})
     _only(fbank, "config.yaml fbank_args", FBANK_KEYS)
-    return _number_fields(
-        {
-            "sample_rate": data.get("resample_rate", WESPEAKER.sample_rate),
-            "n_mels": fbank.get("num_mel_bins", WESPEAKER.n_mels),
-            "frame_length": fbank.get("frame_length", WESPEAKER.frame_length),
-            "frame_shift": fbank.get("frame_shift", WESPEAKER.frame_shift),
-        },
-        cmn=bool(data.get("cmvn", True)) and bool(cmvn.get("norm_mean", True)),
-    )
+    rate = data.get("resample_rate", WESPEAKER.sample_rate)
+    return _kaldi(fbank, rate, cmn=bool(data.get("cmvn", True)) and bool(cmvn.get("norm_mean", True)))
 
 
 def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
@@ -82,13 +75,19 @@ def lightning_front_end(extra: dict[str, Any]) -> FrontEnd:
         {"num_channels": 1, "use_energy": False, "window_type": "hamming", "fbank_centering_span": None},
     )
     _only(params, "the checkpoint's hyper_parameters", FBANK_KEYS | PYANNOTE_KEYS)
+    front_end = _kaldi(params, params.get("sample_rate", WESPEAKER.sample_rate), cmn=True)
+    return replace(front_end, channel="mean")  # pyannote/audio/core/io.py mixes down
+
+
+def _kaldi(fbank: dict[str, Any], rate: Any, cmn: bool) -> FrontEnd:
+    """The front end of arguments of Kaldi's fbank, under their names in torchaudio."""
     fields = {
-        "sample_rate": params.get("sample_rate", WESPEAKER.sample_rate),
-        "n_mels": params.get("num_mel_bins", WESPEAKER.n_mels),
-        "frame_length": params.get("frame_length", WESPEAKER.frame_length),
-        "frame_shift": params.get("frame_shift", WESPEAKER.frame_shift),
+        "sample_rate": rate,
+        "n_mels": fbank.get("num_mel_bins", WESPEAKER.n_mels),
+        "frame_length": fbank.get("frame_length", WESPEAKER.frame_length),
+        "frame_shift": fbank.get("frame_shift", WESPEAKER.frame_shift),
     }
-    return replace(_number_fields(fields, cmn=True), channel="mean")  # pyannote/audio/core/io.py mixes down
+    return _number_fields(fields, cmn)
 
 
 def three_d_speaker_settings(source: Source) -> dict[str, Any]:
