@@ -18,6 +18,7 @@ OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is test
 MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins them
 SLOW = tuple(f"tests/e2e/test_{name}.py" for name in ("bench", "family", "mlx_audio", "threads", "voices_faults"))
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
+EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
 TORCHAUDIO = "torchaudio==2.9.1"  # whose source says how WeSpeaker and SpeechBrain resample
 BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
 
@@ -106,16 +107,20 @@ def convert(session: nox.Session) -> None:
     """Make what is published: convert, check and describe every variant of catalogue names, into converted/.
 
     nox -s convert upload -- mms-lid-256 voxlingua107-ecapa [--variants float16,8-bit] [upload's options]
-    NAME=PATH takes a local copy of the source.
+    NAME=PATH takes a local copy of the source. The variants onnx and coreml lie in the folder of float32.
     """
-    install(session, "onnx", *group("oracles"))
+    install(session, "onnx,coreml", *group("oracles"))
     session.install("--no-deps", *group("oracles-no-deps"))
     trust = ["--trust-name"] if "--trust-name" in session.posargs else []
-    for name, source, variant, folder in published(session)[0]:
+    for name, source, variants, folder in published(session)[0]:
+        variant, *exports = variants
         options = {"float32": (), "8-bit": ("--bits", "8"), "4-bit": ("--bits", "4")}.get(variant, ("--dtype", variant))
         session.run("speech-zoo", "convert", source, folder, "--name", name, *options, "--force")
         reference = ("--reference", source) if source != name else ()
         session.run("speech-zoo", "check", folder, *reference, success_codes=[0, 3])  # 3: it has no original to run
+        for path in (f"{folder}/{EXPORTS[export]}" for export in exports):
+            Path(path).parent.mkdir(exist_ok=True)
+            session.run("speech-zoo", "export", folder, path, "--from", "waveform", "--force")
         session.run("speech-zoo", "card", folder, *trust)
 
 
@@ -128,8 +133,11 @@ def upload(session: nox.Session) -> None:
         session.run("speech-zoo", "upload", folder, f"{org}/{Path(folder).name}".lstrip("/"), *options)
 
 
-def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], str, list[str]]:
-    """What to publish, (name, source, variant, folder) each; the organisation; the options that are left."""
+def published(session: nox.Session) -> tuple[list[tuple[str, str, list[str], str]], str, list[str]]:
+    """What to publish; the organisation; the options that are left.
+
+    Of each folder (name, source, variants, path); the first variant is its precision, the others lie beside it.
+    """
     parser = argparse.ArgumentParser(prog="nox -s convert upload --", allow_abbrev=False)
     parser.add_argument("names", nargs="+", metavar="NAME", help="catalogue name, or NAME=PATH for a local copy")
     parser.add_argument("--org", default="", help="the Hub organisation; default: the user that is logged in")
@@ -143,7 +151,13 @@ def published(session: nox.Session) -> tuple[list[tuple[str, str, str, str]], st
         wanted = [variant for variant in arguments.variants.split(",") if variant] or facts["targets"]
         if unknown := sorted(set(wanted) - set(facts["targets"])):
             session.error(f"{name} has no variant {', '.join(unknown)}; it has {', '.join(facts['targets'])}")
-        chosen += [(name, path or name, variant, f"converted/{facts['targets'][variant]}") for variant in wanted]
+        exports = [variant for variant in wanted if variant in EXPORTS]
+        for variant in [
+            variant for variant in facts["targets"] if variant in wanted or (exports and variant == "float32")
+        ]:
+            if variant not in EXPORTS:
+                beside = exports if variant == "float32" else []
+                chosen.append((name, path or name, [variant, *beside], f"converted/{facts['targets'][variant]}"))
     return chosen, arguments.org, options
 
 

@@ -23,7 +23,9 @@ class Snippets:
 
 def snippets(card: str) -> Snippets:
     """Take the three snippets out of a card; the clips in them are `a.wav` and `b.wav`."""
-    (first, mlx_audio), (second, speech_zoo), (third, shell) = FENCE.findall(card)
+    (first, mlx_audio), (second, speech_zoo), (third, shell) = FENCE.findall(
+        card.partition("\n## Use without MLX\n")[0]
+    )
     assert (first, second, third) == ("python", "python", "sh")
     assert "import mlx_audio\n" in mlx_audio
     assert "import speech_zoo\n" in speech_zoo

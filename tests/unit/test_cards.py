@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import speech_zoo
 import yaml
-from card_snippets import snippets
+from card_snippets import FENCE, snippets
 from dacite import from_dict
 from helpers.reports import REPORT, prove
 from huggingface_hub import metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from signals import cosine
 from speech_zoo.catalogue.entries import entries, targets
 from speech_zoo.publish import card as cards
 from speech_zoo.publish.card_text import Wording
@@ -220,6 +221,25 @@ def test_a_source_of_the_catalogue_needs_no_licence(
     assert cards.for_repo(card, "me/mine") == speech_zoo.card(folder, repo="me/mine").read_text()
     assert "is under cc-by-4.0" in refused(folder, licence="mit")
     assert speech_zoo.card(folder, licence="cc-by-4.0").read_text() == card
+
+
+def test_exports_have_a_snippet_each(converted: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy_of(converted["float32"], tmp_path)
+    assert "## Use without MLX" not in cards.render(folder, "mit")
+    (folder / "onnx").mkdir()
+    speech_zoo.export(load(folder), folder / "onnx" / "model.onnx", from_="waveform")
+    (folder / "coreml" / "model.mlpackage").mkdir(parents=True)
+    card = cards.render(folder, "mit", cards.Wording(repo="org/name"))
+    assert {"onnx", "coreml"} <= set(yaml.safe_load(card.split("---\n")[1])["tags"])
+    (_, onnx), (_, swift) = FENCE.findall(section(card, "Use without MLX"))
+    assert 'snapshot_download("org/name", allow_patterns="onnx/*")' in onnx
+    assert "shape: [1, 48000]" in swift and 'for: "embedding"' in swift
+    code = onnx.replace('snapshot_download("org/name", allow_patterns="onnx/*")', repr(str(folder)))
+    clip = Path(speech_zoo.__file__).parent / "data" / "voices" / "libri_01_spk1089.wav"
+    result: dict[str, Any] = {}
+    exec(code.replace('"a.wav"', repr(str(clip))), result)
+    expected = load(folder).embed(clip, vad=False)
+    assert cosine(result["embedding"], expected) > 0.999999
 
 
 def test_snippets_fit_the_task(converted: dict[str, Path]) -> None:

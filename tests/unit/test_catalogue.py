@@ -10,7 +10,7 @@ import pytest
 import speech_zoo
 from speech_zoo.catalogue.entries import VARIANTS, Entry, entries, entry_of, facts, licences, resolve, targets
 from speech_zoo.publish.originals import GOLDENS
-from speech_zoo_campplus.source import THREE_D_SPEAKER_THRESHOLD
+from speech_zoo_campplus.source import THREE_D_SPEAKER
 from speech_zoo_core import registry
 from speech_zoo_core.checkpoint.source import needed_names
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD
@@ -58,7 +58,10 @@ def test_a_threshold_is_what_conversion_writes(name: str, entry: Entry) -> None:
     verifies = entry.task == "speaker-embedding" and entry.takes_audio
     assert (entry.threshold is not None) == (entry.threshold_from is not None) == verifies
     if verifies:
-        of_source = {"campplus-zh-en": THREE_D_SPEAKER_THRESHOLD, "speechbrain-ecapa-voxceleb": SPEECHBRAIN_THRESHOLD}
+        of_source = {
+            "campplus-zh-en": THREE_D_SPEAKER["threshold"],
+            "speechbrain-ecapa-voxceleb": SPEECHBRAIN_THRESHOLD,
+        }
         of_source |= {"pyannote-resnet34-lm": THRESHOLD}
         if name in of_source or name.startswith("wespeaker-"):
             assert entry.threshold == of_source.get(name, THRESHOLD)
@@ -82,12 +85,14 @@ def test_the_languages_of_voxlingua107() -> None:
 def test_published_names_are_unique() -> None:
     published = [name for entry in entries().values() for name in targets(entry).values()]
     assert len(set(published)) == len(published)
-    assert all(REPO_ID.fullmatch(f"org/{name}") for name in published)
+    assert all(REPO_ID.fullmatch(f"org/{name.partition('/')[0]}") for name in published)
     assert targets(entries()["mms-lid-256"]) == {
         "float32": "mms-lid-256-mlx",
         "float16": "mms-lid-256-mlx-fp16",
         "8-bit": "mms-lid-256-mlx-8bit",
         "4-bit": "mms-lid-256-mlx-4bit",
+        "onnx": "mms-lid-256-mlx/onnx/model.onnx",
+        "coreml": "mms-lid-256-mlx/coreml/model.mlpackage",
     }
 
 

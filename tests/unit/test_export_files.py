@@ -151,5 +151,5 @@ def test_a_large_model_has_its_weights_beside_it(tmp_path: Path, monkeypatch: py
 
 def test_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'mlx-speech-zoo\[coreml\]'"):
+    with pytest.raises(ConfigError, match=r"needs coremltools: pip install 'coremltools"):
         speech_zoo.export(tiny_model("basic"), tmp_path / "model.mlpackage")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from safetensors.numpy import load_file, save_file
 from speech_zoo.publish import upload as publish
 from speech_zoo.publish.preflight import publishable, with_repo_in_card
+from speech_zoo_core.errors import SpeechZooError
 
 CARD = "---\nlicense: cc-by-4.0\n---\n# Tiny\n"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -37,6 +39,16 @@ def folder(converted: Path, tmp_path: Path) -> Path:
     (target / "README.md").write_text(CARD)
     prove(target)
     return target
+
+
+def with_exports(folder: Path) -> list[str]:
+    """Other forms of the weights beside them, and their names in a repo."""
+    names = ["coreml/model.mlpackage/Data/weights/weight.bin", "coreml/model.mlpackage/Manifest.json"]
+    names += ["onnx/model.onnx", "onnx/model.onnx.data"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return names
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -66,6 +78,27 @@ def drop_tensor(folder: Path) -> None:
 
 def licence(name: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / "README.md").write_text(CARD.replace("cc-by-4.0", name))
+
+
+def test_exports_are_published_too(folder: Path) -> None:
+    names = with_exports(folder)
+    listed = {file.name: file for file in publishable(folder).files}
+    assert list(listed) == sorted({*names, "README.md", "config.json", "model.safetensors", "parity.json"})
+    assert all(listed[name].size == len(name) for name in names)
+    (folder / "onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(SpeechZooError, match=r"belong to no converted checkpoint: onnx/notes\.txt"):
+        publishable(folder)
+
+
+def test_exports_do_not_keep_a_checkpoint_from_being_replaced(converted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(converted, tmp_path / "tiny"))
+    with_exports(folder)
+    speech_zoo.convert(converted, folder, force=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    with_exports(folder)
+    (folder / "onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(SpeechZooError, match="holds more than a converted checkpoint"):
+        speech_zoo.convert(converted, folder, force=True)
 
 
 def test_everything_is_listed_with_its_hashes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

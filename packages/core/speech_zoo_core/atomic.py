@@ -15,6 +15,10 @@ from secrets import token_hex
 from .errors import CheckpointError, SpeechZooError
 
 OURS = re.compile(r"(config|parity)\.json|README\.md|LICENSE|model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+EXPORTS = {  # folders that `speech-zoo export` fills in a converted one, and what it puts there
+    "onnx": re.compile(r"model\.onnx(\.data)?"),
+    "coreml": re.compile(r"model\.mlpackage"),
+}
 CONVERTER = "mlx-speech-zoo"  # how the `converter` of a config that `convert` wrote begins
 NAME_LENGTH = 50  # characters of a name that are kept in the one beside it: a name has 255 bytes at most
 PATIENCE = 60.0  # seconds for the lock of a folder, which is held for moments only
@@ -49,6 +53,9 @@ def check_free(out: Path, force: bool, called: str) -> None:
 
 
 def _is_ours(path: Path) -> bool:
+    """Whether a file, or a folder of exports, is one that we write."""
+    if path.name in EXPORTS and path.is_dir() and not path.is_symlink():
+        return all(EXPORTS[path.name].fullmatch(item.name) and not item.is_symlink() for item in path.iterdir())
     return OURS.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 

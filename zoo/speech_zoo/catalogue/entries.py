@@ -12,7 +12,9 @@ from speech_zoo_core import registry
 from speech_zoo_core.config import from_dict
 from speech_zoo_core.errors import CheckpointError
 
-VARIANTS = {"float32": "", "float16": "-fp16", "8-bit": "-8bit", "4-bit": "-4bit"}  # what follows `target`-mlx
+# What follows `target`-mlx; exports lie in the repo of float32.
+VARIANTS = {"float32": "", "float16": "-fp16", "8-bit": "-8bit", "4-bit": "-4bit"}
+VARIANTS |= {"onnx": "/onnx/model.onnx", "coreml": "/coreml/model.mlpackage"}
 
 T = TypeVar("T")
 
@@ -54,7 +56,7 @@ class Entry:
         parameters: how many numbers a conversion holds, before quantization.
         outputs: size of the embedding, number of labels, or of sets of speakers.
         target: what the names of the published conversions begin with.
-        variants: in which precisions it is published, keys of `VARIANTS`.
+        variants: in which precisions and forms it is published, keys of `VARIANTS`.
         threshold: cosine from which two clips count as the same speaker, as conversion writes it.
         threshold_from: how the threshold was chosen; None without one.
         repo: where the original is published on the Hub; None if elsewhere.
@@ -106,7 +108,7 @@ def licences() -> dict[str, Licence]:
 
 
 def targets(entry: Entry) -> dict[str, str]:
-    """The name of the Hub repo, without the organisation, for each variant."""
+    """The Hub repo, without the organisation, for each variant; of an export, the path in it too."""
     return {variant: f"{entry.target}-mlx{VARIANTS[variant]}" for variant in entry.variants}
 
 

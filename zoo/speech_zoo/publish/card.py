@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from speech_zoo_core import registry
-from speech_zoo_core.atomic import written_beside
+from speech_zoo_core.atomic import EXPORTS, written_beside
 from speech_zoo_core.config import from_dict, read_json, to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
 
-from ..catalogue.entries import entries, entry_of, licences
+from ..catalogue.entries import VARIANTS, entries, entry_of, licences
 from .card_text import ORGANISATION, PLAIN, Checkpoint, Wording, fill
 from .parity import Parity, read, read_report
 from .parity_table import reason_against
@@ -85,9 +85,10 @@ def render_entry(name: str, parity: Parity | None = None) -> str:
         parity: the parity report that is kept of a conversion.
     """
     entry = entries()[name]
+    exports = tuple(variant for variant in entry.variants if variant in EXPORTS)
     if parity is None:
-        return fill(Checkpoint(), name, entry, entry.licence)
-    checkpoint = Checkpoint(precision=parity.precision, **_comparison(parity, None))
+        return fill(Checkpoint(exports=exports), name, entry, entry.licence)
+    checkpoint = Checkpoint(precision=parity.precision, exports=exports, **_comparison(parity, None))
     return fill(checkpoint, name, entry, entry.licence)
 
 
@@ -124,6 +125,7 @@ def _read_folder(folder: Path) -> Checkpoint:
         config=config,
         parameters=parameters,
         size=sum(path.stat().st_size for path in weights),
+        exports=tuple(name for name in EXPORTS if (folder / VARIANTS[name].lstrip("/")).exists()),
         **(_comparison(report, folder) if report else {}),
     )
 

@@ -10,6 +10,7 @@ from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.hub import REPO_ID
 
 from ..catalogue.entries import Entry, Licence, licences, proved, targets
+from .export import OUTPUTS
 from .parity import Parity
 from .parity_table import parity_table
 
@@ -36,6 +37,7 @@ class Checkpoint:
         config: its `config.json`; empty without a conversion.
         parity: its `parity.json`; None if it was not compared.
         not_compared_because: why `parity` is None.
+        exports: the variants that lie in it beside MLX's weights: "onnx", "coreml".
     """
 
     precision: str = "float32"
@@ -44,6 +46,7 @@ class Checkpoint:
     size: int | None = None
     parity: Parity | None = None
     not_compared_because: str = "no parity report is kept of it; `speech-zoo check` on a conversion writes one"
+    exports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,10 @@ def fill(checkpoint: Checkpoint, name: str, entry: Entry | None, licence_id: str
         doubt="" if trusted or entry is None else f"Nothing proves that this copy is {entry.origin}: {_doubt(entry)}.",
         rows=_rows(checkpoint, task, entry),
         repo=repo,
+        exports=checkpoint.exports if takes_audio else (),
+        exported=repo if config or entry is None else f"{ORGANISATION}/{entry.target}-mlx",
+        gives=OUTPUTS.get(task, "logits"),
+        sample_rate=(config.get("front_end") or {}).get("sample_rate", 16000),
         imports=[] if takes_audio else ["import mlx.core as mx"],
         usage=_usage(task, takes_audio, config.get("feat_dim", 2048)),
         commands=_commands(task, takes_audio, repo),
@@ -178,7 +185,13 @@ def _metadata(
         language=list(wording.languages) or (entry.languages if entry else None) or None,
         library_name="mlx-audio",
         pipeline_tag=PIPELINES[task],
-        tags=["mlx", "mlx-speech-zoo", "speech", *TAGS[task]],
+        tags=[
+            "mlx",
+            "mlx-speech-zoo",
+            "speech",
+            *TAGS[task],
+            *(checkpoint.exports if checkpoint.precision == "float32" else []),
+        ],
         datasets=(entry.datasets if entry else None) or None,
         base_model=base,
         base_model_relation="quantized" if base and checkpoint.precision.endswith("-bit") else None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from speech_zoo_core.atomic import sync
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
+from speech_zoo_core.extras import how_to_install
 
 from ..settings import __version__
 
@@ -241,7 +242,7 @@ def check_path(path: str | os.PathLike[str], force: bool = False) -> Path:
         raise ConfigError(f"{path} must end in {' or '.join(PRECISION)}")
     needs, extra = NEEDS[out.suffix]
     if find_spec(needs) is None:
-        raise ConfigError(f"{out.suffix} needs {needs}: pip install 'mlx-speech-zoo[{extra}]'")
+        raise ConfigError(f"{out.suffix} needs {needs}: {how_to_install(extra, 'mlx-speech-zoo-export')}")
     for taken in (out, out.with_name(f"{out.name}.data")):
         if not os.path.lexists(taken):
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from speech_zoo_core.atomic import EXPORTS
 from speech_zoo_core.config import read_json
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.progress import progress
@@ -18,8 +19,9 @@ CARD = "README.md"
 PROOF = "parity.json"
 INDEX = "model.safetensors.index.json"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-# At the top of a repo: what a loader may take for weights, or a reader for their proof.
-OURS = re.compile(r"[^/]+\.safetensors(\.index\.json)?|parity\.json")
+EXPORTED = r"onnx/model\.onnx(\.data)?|coreml/model\.mlpackage/.+"  # what `export` writes into a converted folder
+# In a repo: what a loader may take for weights, or a reader for their proof; other forms of the weights.
+OURS = re.compile(rf"[^/]+\.safetensors(\.index\.json)?|parity\.json|{EXPORTED}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def publishable(folder: Path, force: bool = False) -> Publishable:
         paths = _paths(folder)
         title, source = _read(folder)
         _check_licence(folder, source, force)
-        files = [_file(path) for path in paths]
+        files = sorted((_file(path, _name(path, folder)) for path in paths), key=lambda file: file.name)
         _check_proof(folder, files, force)
     except OSError as error:
         raise CheckpointError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from error
@@ -112,13 +114,23 @@ def _paths(folder: Path) -> list[Path]:
     else:
         names.add("model.safetensors")
     paths = sorted(folder.iterdir())
-    if others := [path.name for path in paths if path.name not in names and not path.name.startswith(".")]:
+    exports = [path for name in EXPORTS if (folder / name).is_dir() for path in sorted((folder / name).rglob("*"))]
+    exports = [path for path in exports if not path.is_dir()]
+    others = [_name(path, folder) for path in exports if not re.fullmatch(EXPORTED, _name(path, folder))]
+    names |= {_name(path, folder).partition("/")[0] for path in exports}
+    others += [path.name for path in paths if path.name not in names and not path.name.startswith(".")]
+    if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         listed = ", ".join(others[:5]) + more
         raise CheckpointError(f"{folder} holds files that belong to no converted checkpoint: {listed}; move them away")
     if hidden := [path.name for path in paths if path.name.startswith(".")]:
         warn(f"hidden files are not uploaded: {', '.join(hidden)}")
-    return [path for path in paths if path.name in names]
+    return [*(path for path in paths if path.name in names and path.is_file()), *exports]
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Of a file in the repo."""
+    return path.relative_to(folder).as_posix()
 
 
 def _read(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -191,7 +203,7 @@ def _check_proof(folder: Path, files: list[File], force: bool) -> None:
     """Look whether `parity.json` proves these very files."""
     path = folder / PROOF
     proof = read(folder)
-    hashes = {file.name: file.sha256 for file in files if file.name not in (CARD, PROOF)}
+    hashes = {file.name: file.sha256 for file in files if file.name not in (CARD, PROOF) and "/" not in file.name}
     if proof is not None and proof.checkpoint != hashes:
         names = sorted(name for name in proof.checkpoint | hashes if proof.checkpoint.get(name) != hashes.get(name))
         again = f"run again: speech-zoo check {folder}"
@@ -208,16 +220,16 @@ def _object(objection: str, force: bool) -> None:
     warn(objection)
 
 
-def _file(path: Path) -> File:
+def _file(path: Path, name: str) -> File:
     """Read a file once for both hashes."""
     size = path.stat().st_size
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with (
         path.open("rb") as file,
-        progress(total=size, desc=path.name, unit="B", unit_scale=True, delay=1) as bar,
+        progress(total=size, desc=name, unit="B", unit_scale=True, delay=1) as bar,
     ):
         while block := file.read(1 << 20):
             sha256.update(block)
             git.update(block)
             bar.update(len(block))
-    return File(path.name, path, size, sha256.hexdigest(), git.hexdigest())
+    return File(name, path, size, sha256.hexdigest(), git.hexdigest())
