@@ -75,8 +75,7 @@ def calibrate(
         draw_det(det, result, plot)
     key = identity(loaded)
     before = calibration.threshold_of(loaded)
-    useful = keep or calibration.enough(result)
-    kept = calibration.store(key, result) if useful and not dry_run else None
+    kept = calibration.store(key, result) if (keep or calibration.enough(result)) and not dry_run else None
     if as_json:
         facts = {name: value for name, value in asdict(result).items() if not name.endswith("histogram")}
         outcome = {"files": len(listed.files), "enough_errors": calibration.enough(result), "identity": key}

@@ -78,9 +78,9 @@ def _by_name() -> "dict[str, Lang]":
 
 def _of_label(label: str) -> "Lang | None":
     """The language of a label: a code, or a name, with a country or the like behind ("Chinese_Taiwan")."""
-    found = language(label.lower())
-    if found is not None or len(label) <= 3:
-        return found
+    known = language(label.lower())
+    if known is not None or len(label) <= 3:
+        return known
     names = _by_name()
     for name in (label.replace("_", " ").lower(), label.partition("_")[0].lower()):
         if name in names:
