@@ -79,6 +79,21 @@ def test_wrong_usage(cli: Run, talk: Path, arguments: list[str], message: str, s
     assert message in cli("diarize", talk, *arguments).failed(status)
 
 
+def test_names(cli: Run, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+    store = tmp_path / "s.sqlite"
+    out = cli("voices", "enroll", "Ann Lee", "--from", talk, "--speaker", "2", "--store", store).succeeded().out
+    assert out == f"Ann Lee: {talk} enrolled\n"
+    (before,), (after,) = (cli("diarize", talk, "--json", *more).succeeded().json for more in ([], ["--voices", store]))
+    renamed = {"speaker 1": "speaker 1", "speaker 2": "Ann Lee", "speaker 3": "speaker 2"}
+    assert [renamed[s["label"]] for s in before["segments"]] == [s["label"] for s in after["segments"]]
+    assert "there is no store of voices" in cli("diarize", talk, "--voices", "mine").failed()
+    enroll = ["voices", "enroll", "Bob", "--store", store]
+    assert f"{talk} has no speaker 9; it has " in cli(*enroll, "--from", talk, "--speaker", "9").failed()
+    for wrong in ([], [talk, "--from", talk, "--speaker", "1"], ["--from", talk], [talk, "--speaker", "1"]):
+        assert "give FILE…, or --from FILE --speaker N" in cli(*enroll, *wrong).failed(2)
+
+
 def test_a_damaged_file(cli: Run, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"RIFF nonsense")

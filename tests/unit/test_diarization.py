@@ -16,10 +16,12 @@ from speech_zoo.recordings.clustering import BLOCK, clustered
 from speech_zoo.recordings.conversation import conversation
 from speech_zoo.recordings.diarization import Heard, Stretch, diarize, listen
 from speech_zoo.recordings.formats import read_rttm, to_rttm
+from speech_zoo.recordings.names import alone
 from speech_zoo.recordings.segment import Segment
 from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import ConfigError, InputError
+from tiny_models import tiny_model
 
 RATE = 16000
 STEP, SIZE = 270, 991  # samples
@@ -78,7 +80,9 @@ class FrontEnd:
 class Embedder:
     """An embedding says which tone there is."""
 
-    config = SimpleNamespace(task="speaker-embedding", threshold=0.5, embed_dim=3, front_end=FrontEnd())
+    config = SimpleNamespace(
+        task="speaker-embedding", threshold=0.5, threshold_seconds=None, embed_dim=3, front_end=FrontEnd()
+    )
     sample_rate, min_frames = RATE, 400
 
     def __init__(self) -> None:
@@ -160,6 +164,73 @@ def test_models_for_other_tasks(file: Path) -> None:
         diarize(file, model=Embedder(), segmentation=Embedder())
     with pytest.raises(ConfigError, match="for speaker-segmentation, not for speaker-embedding"):
         diarize(file, model="pyannote-segmentation-3.0")
+
+
+class Voices:
+    """Known tones."""
+
+    def __init__(self, model: Any, **tones: list[float]) -> None:
+        self.model, self.tones = model, tones
+
+    def means(self) -> tuple[list[str], np.ndarray]:
+        rows = np.array([*self.tones.values()]).reshape(-1, 3)
+        return list(self.tones), rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.usefixtures("_home")
+def test_known_voices_bear_their_names(file: Path) -> None:
+    def labels(**tones: list[float]) -> list[str]:
+        model = Embedder()
+        segments = diarize(file, model=model, segmentation=Segmenter(), voices=Voices(model, **tones))
+        return [next(s.label for s in segments if s.start > start - 0.1) for _, start, _ in TURNS[:2] + TURNS[3:4]]
+
+    assert labels(Ann=[0, 1, 0]) == ["speaker 1", "Ann", "speaker 2"]
+    assert labels(Ann=[0, 1, 0], Bob=[1, 0, 0]) == ["Bob", "Ann", "speaker 1"]
+    assert labels(Ann=[1, 1, 0], Bob=[0.9, 1.1, 0]) == ["Ann", "Bob", "speaker 1"]  # together they fit best so
+    assert labels(Ann=[1, 1, 1], Bob=[0, 1, 0], Cy=[1, 0, 0.1]) == ["Cy", "Bob", "Ann"]
+    assert labels(Ann=[-1, -1, -1]) == labels() == ["speaker 1", "speaker 2", "speaker 3"]
+    assert labels(**{"speaker 1": [0, 0, 1]}) == ["speaker 2", "speaker 3", "speaker 1"]
+
+
+def test_voices_of_another_checkpoint(file: Path) -> None:
+    voices = Voices(tiny_model("basic"), Ann=[1, 0, 0])
+    with pytest.raises(ConfigError, match="voices are of another checkpoint"):
+        diarize(file, model=tiny_model("campplus"), segmentation=Segmenter(), voices=voices)
+
+
+def test_a_speaker_on_each_channel(tmp_path: Path) -> None:
+    left, right = (played(TURNS[i : i + 1], 20.0) for i in (1, 0))
+    path = tmp_path / "call.wav"
+    with wave.open(str(path), "wb") as out:
+        out.setparams((2, 2, RATE, 0, "NONE", ""))
+        out.writeframes(np.round(np.stack([left, right], 1) * 32767).astype("<i2").tobytes())
+    models = {"model": Embedder(), "segmentation": Segmenter()}
+    first, second = diarize(path, channel="each", **models)
+    assert (first.label, second.label) == ("speaker 2", "speaker 1")  # by the channel
+    assert (first.start, second.start) == (pytest.approx(1, abs=0.1), pytest.approx(7.5, abs=0.1))
+    (only,) = diarize(path, channel=0, **models)
+    assert (only.label, only.start) == ("speaker 1", second.start)
+    with pytest.raises(InputError, match="with a speaker on each channel their number is known"):
+        diarize(path, channel="each", speakers=2, **models)
+
+
+def test_what_one_says_alone(file: Path) -> None:
+    segments = [Segment(start, end, f"speaker {tone + 1}") for tone, start, end in TURNS]
+    model = SimpleNamespace(config=SimpleNamespace(front_end=WaveformFrontEnd()))
+    samples, rate = alone(file, segments, "speaker 1", model)
+    assert rate == RATE
+    assert samples.size / RATE == pytest.approx(6 + 1.6, abs=1e-3)  # without the second that is speaker 3's as well
+    assert spectrum(samples).argmax() == 0 and spectrum(samples)[2] < 0.01
+    long = [Segment(0, 20, "a"), Segment(20, 37, "a"), Segment(36, 37, "b")]
+    assert alone(file, long, "a", model)[0].size / RATE == pytest.approx(36, abs=1e-3)
+    for label, message in (("c", "has no c; it has a, b"), ("b", "b of .* never speaks alone")):
+        with pytest.raises(InputError, match=message):
+            alone(file, long, label, model)
 
 
 def test_what_is_heard_again_is_not_embedded_again(file: Path) -> None:

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..settings import DEFAULT_MODEL, SEGMENTATION
-from .options import FilesArgument, JsonOption, ModelOption, check_plot, print_json_rows, results
+from .options import FilesArgument, JsonOption, ModelOption, check_plot, hearing, print_json_rows, results
 from .segments import WRITERS, check_format, print_segments
+from .voices import open_store
 
 if TYPE_CHECKING:
     from ..recordings.segment import Segment
@@ -21,6 +22,13 @@ def diarize(
     speakers: Annotated[int | None, typer.Option(min=1, help="How many there are, if that is known.")] = None,
     min_speakers: Annotated[int | None, typer.Option(min=1, help="How many there are at least.")] = None,
     max_speakers: Annotated[int | None, typer.Option(min=1, help="How many there are at most.")] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(help="Of several: its number from 0 on, mean, or each where every channel holds one speaker."),
+    ] = None,
+    voices: Annotated[
+        Path | None, typer.Option(metavar="STORE", help="Name known voices of this store; mine for your own.")
+    ] = None,
     as_json: JsonOption = False,
     style: Annotated[str | None, typer.Option("--format", help=f"{', '.join(WRITERS)}; default: table.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
@@ -39,13 +47,16 @@ def diarize(
 
     numbers = {"speakers": speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     diarization.check_numbers(**numbers)
+    where: Any = "each" if channel == "each" else hearing(channel, True)["channel"]
     models = {
         "model": load(model, task="speaker-embedding"),
         "segmentation": load(segmentation, task="speaker-segmentation"),
     }
 
+    known = None if voices is None else open_store(None if str(voices) == "mine" else voices, models["model"])
+
     def heard(file: Path) -> "list[Segment]":
-        parts = diarization.diarize(file, **numbers, **models)
+        parts = diarization.diarize(file, **numbers, **models, channel=where, voices=known)
         if not parts:
             typer.echo(f"{file}: nobody speaks", err=True)
         elif plot is not None:

@@ -12,6 +12,7 @@ from ..recordings.files import audio_files
 from ..settings import DEFAULT_MODEL
 from ..voices.database import check_name, printable
 from .options import (
+    FILES,
     ChannelOption,
     FilesArgument,
     JsonOption,
@@ -48,7 +49,11 @@ ExchangeHelp = "A .parquet or .safetensors file."
 @app.command()
 def enroll(
     name: NameArgument,
-    given: FilesArgument,
+    given: Annotated[list[str] | None, typer.Argument(metavar="FILE…", help=FILES)] = None,
+    talk: Annotated[
+        Path | None, typer.Option("--from", help="A recording of several people; what --speaker says alone is a clip.")
+    ] = None,
+    speaker: Annotated[int | None, typer.Option(min=1, help="Its number, as diarize prints it.")] = None,
     store: StoreOption = None,
     model: ModelOption = DEFAULT_MODEL,
     channel: ChannelOption = None,
@@ -57,9 +62,17 @@ def enroll(
 ) -> None:
     """Add clips to a voice; a clip that it has already is left out."""
     name = check_name(name)
-    files = audio_files(given)
-    voices = _open(store, model, create=True, **hearing(channel, vad))
-    added = results(files, "enrolling", lambda file: voices.enroll(name, file) == 1)
+    if (talk is None) != (speaker is None) or (talk is None) == (not given):
+        raise typer.BadParameter("give FILE…, or --from FILE --speaker N, and not both")
+    files = audio_files(given or [str(talk)])
+    voices = open_store(store, model, create=True, **hearing(channel, vad))
+
+    def one(file: Any) -> bool:
+        return (
+            voices.enroll(name, file if speaker is None else _speaker(voices.model, file, speaker, channel, vad)) == 1
+        )
+
+    added = results(files, "enrolling", one)
     if as_json:
         print_json_rows({"name": name, "file": printable(file), "new": new} for file, new in added)
         return
@@ -70,7 +83,7 @@ def enroll(
 @app.command("list")
 def list_voices(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the names, and how many clips each has."""
-    names = _open(store).names()
+    names = open_store(store).names()
     if as_json:
         print_json([{"name": name, "clips": clips} for name, clips in names.items()])
         return
@@ -89,7 +102,7 @@ def rename(
 ) -> None:
     """Give a voice another name."""
     name, new = check_name(name), check_name(new)
-    clips = _open(store).rename(name, new)
+    clips = open_store(store).rename(name, new)
     if as_json:
         print_json({"name": new, "was": name, "clips": clips})
     else:
@@ -105,7 +118,7 @@ def remove(
 ) -> None:
     """Delete a voice with all of its clips, or one of them."""
     name = check_name(name)
-    clips = _open(store).remove(name, clip)
+    clips = open_store(store).remove(name, clip)
     if as_json:
         print_json({"name": name, "clips": clips})
     else:
@@ -126,7 +139,7 @@ def identify(
 ) -> None:
     """Tell which of the known voices each file holds; "unknown" where none reaches the threshold."""
     files = audio_files(given)
-    voices = _open(store, model, **hearing(channel, vad))
+    voices = open_store(store, model, **hearing(channel, vad))
     identified = results(files, "identifying", lambda file: voices.identify(file, top_k=top, threshold=threshold))
     if as_json:
         print_json_rows({"file": printable(file), "model": model, **asdict(result)} for file, result in identified)
@@ -152,7 +165,7 @@ def index(
 ) -> None:
     """Index a folder for search: only new and changed files are decoded."""
     path = output or _index_of(folder, model)
-    report = _open(path, model, **hearing(channel, vad)).index(folder, jobs)
+    report = open_store(path, model, **hearing(channel, vad)).index(folder, jobs)
     if as_json:
         print_json({"index": printable(path), "model": model, **asdict(report)})
         return
@@ -184,11 +197,11 @@ def search(
     if (file is None) == (name is None):
         raise typer.BadParameter("give FILE, or --name NAME, and not both")
     how = hearing(channel, vad)
-    voices = _open(_index_of(within, model) if within.is_dir() else within, model, **how)
+    voices = open_store(_index_of(within, model) if within.is_dir() else within, model, **how)
     if file is not None:
         vector = voices.model.embed(source(file), **how)
     else:
-        vector = _open(store, voices.model).vector(check_name(name or ""))
+        vector = open_store(store, voices.model).vector(check_name(name or ""))
     if within.is_dir():
         report = voices.index(within, jobs)
         if report.skipped:
@@ -210,7 +223,7 @@ def export(
 ) -> None:
     """Write a store's voices and indexed windows to a file that other programs read."""
     _check_suffix(out)
-    result = _open(store).export(out)
+    result = open_store(store).export(out)
     if as_json:
         print_json({"output": printable(out), **asdict(result)})
     else:
@@ -225,7 +238,7 @@ def import_file(
 ) -> None:
     """Add what export wrote to a store, all of it or nothing."""
     _check_suffix(source)
-    result = _open(store, create=True).import_from(source)
+    result = open_store(store, create=True).import_from(source)
     if as_json:
         print_json({"input": printable(source), **asdict(result)})
     else:
@@ -240,11 +253,22 @@ def draw_map(
     check_plot(out, "OUT")
     from ..plots.voices import draw
 
-    draw(*_open(store).voices(), out)
+    draw(*open_store(store).voices(), out)
     typer.echo(printable(out))
 
 
-def _open(path: Path | None, model: Any = DEFAULT_MODEL, create: bool = False, **how: Any) -> "VoiceStore":
+def _speaker(model: Any, file: Path, number: int, channel: str | None, vad: bool) -> Any:
+    """What a speaker of a recording says alone."""
+    from ..recordings.diarization import diarize
+    from ..recordings.names import alone
+
+    where = hearing(channel, vad)["channel"]
+    segments = diarize(file, model=model, channel=where)
+    return alone(file, segments, f"speaker {number}", model, where)
+
+
+def open_store(path: Path | None, model: Any = DEFAULT_MODEL, create: bool = False, **how: Any) -> "VoiceStore":
+    """The store at a path, the user's own for none."""
     from ..voices.store import VoiceStore
 
     return VoiceStore(_own(create) / "voices.sqlite" if path is None else path, model, **how)

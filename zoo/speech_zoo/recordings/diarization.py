@@ -21,10 +21,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import mlx.core as mx
 import numpy as np
+from speech_zoo_core.audio.samples import Channel
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.progress import progress
@@ -33,10 +34,12 @@ from speech_zoo_core.tiles import with_cpu_layers
 from ..models import load
 from ..settings import DEFAULT_MODEL, SEGMENTATION
 from .clustering import clustered
+from .names import check_voices, known_speakers
 from .segment import Segment
 from .windows import BAR, stream_for
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+Run: TypeAlias = "tuple[int, int, int, float]"  # frames from and to before, the speaker, his share of the windows
 
 STEP = 2.5  # seconds between windows, about: whole frames
 BATCH = 32  # windows at a time
@@ -92,6 +95,8 @@ def diarize(
     max_speakers: int | None = None,
     model: Any = DEFAULT_MODEL,
     segmentation: Any = SEGMENTATION,
+    channel: Channel | Literal["each"] | None = None,
+    voices: Any = None,
 ) -> list[Segment]:
     """Who speaks when, with overlap; shows progress on a terminal.
 
@@ -101,35 +106,52 @@ def diarize(
         min_speakers, max_speakers: how many there are at least and at most.
         model: of speaker embeddings, its name or loaded; the threshold in its config tells speakers apart.
         segmentation: of speaker segmentation, its name or loaded.
+        channel: of several, its number from 0 on, or "mean"; "each" where every channel holds one speaker. Default:
+            what the front end says.
+        voices: a `VoiceStore` of the same model: speakers that are known voices bear their names.
 
     Returns:
-        Segments in order of their start, labelled "speaker 1", "speaker 2" and so on as they come; none where nobody
-        speaks.
+        Segments in order of their start, labelled with the name of a known voice, or "speaker 1", "speaker 2" and so
+        on as they come, with `channel="each"` by the channel; none where nobody speaks.
 
     Raises:
         AudioError: the file cannot be decoded.
-        InputError: numbers of speakers that contradict each other.
-        ConfigError: a model is for another task, names no threshold, or works at another rate than the other.
+        InputError: numbers of speakers that contradict each other, or `channel="each"`.
+        ConfigError: a model is for another task, names no threshold, or works at another rate than the other; the
+            voices are of another checkpoint.
+        SpeechZooError: there is no store of voices, or it cannot be read.
     """
     least, most = _bounds(speakers, min_speakers, max_speakers)
-    embedder, segmenter = _loaded(model, "speaker-embedding"), _loaded(segmentation, "speaker-segmentation")
-    if embedder.sample_rate != segmenter.sample_rate:
-        raise ConfigError(
-            f"the models work at {embedder.sample_rate} and {segmenter.sample_rate} Hz; both must be equal"
-        )
-    if embedder.config.threshold is None:
-        raise ConfigError("the checkpoint of the embeddings names no threshold: set it in its config.json")
-    heard = listen(stream_for(segmenter, path), segmenter, embedder)
-    if not len(heard.vectors):
+    if channel == "each":
+        if most is not None or least > 1:
+            raise InputError("with a speaker on each channel their number is known: leave it out")
+        least = most = 1
+    embedder, segmenter = _both(model, segmentation)
+    if voices is not None:
+        check_voices(voices, embedder)
+    channels = range(stream_for(segmenter, path).channels) if channel == "each" else [channel]
+    runs: list[Run] = []
+    means: list[Array] = []
+    labels: dict[int, str] = {}
+    for number, one in enumerate(channels, 1):
+        heard = listen(stream_for(segmenter, path, one), segmenter, embedder)
+        if not len(heard.vectors):
+            continue
+        clusters = _given(heard, embedder.config.threshold, least, most)
+        count = clusters.max() + 1
+        if count < least:
+            logging.getLogger("speech_zoo").warning(
+                "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), count, least
+            )
+        if channel == "each":
+            labels[len(means)] = f"speaker {number}"
+        runs += _runs(*_votes(heard, clusters, most), len(means))
+        means += list(_means(heard, clusters))
+    if not means:
         return []
-    clusters = _given(heard, embedder.config.threshold, least, most)
-    count = clusters.max() + 1
-    if count < least:
-        logging.getLogger("speech_zoo").warning(
-            "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), count, least
-        )
-    step = segmenter.frame_step / segmenter.sample_rate
-    return _segments(*_votes(heard, clusters, most), segmenter.frame_time(0), step)
+    if voices is not None:
+        labels |= known_speakers(np.stack(means), voices)
+    return _segments(runs, labels, segmenter.frame_time(0), segmenter.frame_step / segmenter.sample_rate)
 
 
 def check_numbers(speakers: int | None, min_speakers: int | None, max_speakers: int | None) -> None:
@@ -146,6 +168,18 @@ def _bounds(speakers: int | None, least: int | None, most: int | None) -> tuple[
     if least is not None and most is not None and least > most:
         raise InputError(f"min_speakers {least} is more than max_speakers {most}")
     return speakers or least or 1, speakers or most
+
+
+def _both(model: Any, segmentation: Any) -> tuple[Any, Any]:
+    """The loaded models of embeddings and of segmentation; errors as `diarize`."""
+    embedder, segmenter = _loaded(model, "speaker-embedding"), _loaded(segmentation, "speaker-segmentation")
+    if embedder.sample_rate != segmenter.sample_rate:
+        raise ConfigError(
+            f"the models work at {embedder.sample_rate} and {segmenter.sample_rate} Hz; both must be equal"
+        )
+    if embedder.config.threshold is None:
+        raise ConfigError("the checkpoint of the embeddings names no threshold: set it in its config.json")
+    return embedder, segmenter
 
 
 def _loaded(model: Any, task: str) -> Any:
@@ -278,18 +312,33 @@ def _distance(a: Stretch, b: Stretch) -> int:
     return max(a.begin - b.end, b.begin - a.end)
 
 
-def _segments(active: Array, shares: Array, offset: float, step: float) -> list[Segment]:
-    """Runs of frames as segments; the speakers are numbered as they come."""
+def _means(heard: Heard, clusters: Array) -> Array:
+    """The mean embedding of each cluster, (K, D) of unit length."""
+    sums = np.zeros((clusters.max() + 1, heard.vectors.shape[1]))
+    np.add.at(sums, clusters, heard.vectors * heard.seconds[:, None])
+    means: Array = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return means
+
+
+def _runs(active: Array, shares: Array, first: int) -> list[Run]:
+    """Runs of frames of each speaker, bool (F, K), with the mean of their shares; speakers count from `first`."""
     edged = np.zeros((len(active) + 2, active.shape[1]), np.int8)
     edged[1:-1] = active
-    runs = []
+    runs: list[Run] = []
     for k in range(active.shape[1]):
         edges = np.flatnonzero(np.diff(edged[:, k]))
-        runs += [(int(a), int(b), k) for a, b in edges.reshape(-1, 2)]
-    numbers: dict[int, int] = {}
+        runs += [(a, b, first + k, float(shares[a:b, k].mean())) for a, b in edges.reshape(-1, 2).tolist()]
+    return runs
+
+
+def _segments(runs: list[Run], labels: dict[int, str], offset: float, step: float) -> list[Segment]:
+    """Runs of frames as segments; speakers without a label are numbered as they come."""
+    free = (label for label in map("speaker {}".format, itertools.count(1)) if label not in labels.values())
+    known = dict(labels)
     segments = []
-    for a, b, k in sorted(runs):
-        label = f"speaker {numbers.setdefault(k, len(numbers) + 1)}"
-        start = offset + a * step if a else 0.0
-        segments.append(Segment(start, offset + b * step, label, score=float(shares[a:b, k].mean())))
+    for begin, end, speaker, score in sorted(runs):
+        if speaker not in known:
+            known[speaker] = next(free)
+        start = offset + begin * step if begin else 0.0
+        segments.append(Segment(start, offset + end * step, known[speaker], score=score))
     return segments

@@ -14,7 +14,7 @@ import numpy as np
 from speech_zoo_core.errors import ConfigError, InputError, SpeechZooError
 
 from .database import Checkpoint, StoreFile, check_name, printable
-from .identification import Identification, identification
+from .identification import Identification, identification, voice_means
 from .rows import Clip, add_clip, clips
 from .search import Passage, Windows, best, windows_of
 
@@ -234,6 +234,14 @@ class VoiceStore:
         vector, waveform = self._voice(audio, sample_rate, vector, given)
         several = waveform is not None and several_speak(audio, waveform, self.model, threshold)
         return identification(names, rows, vector, threshold, top_k, several)
+
+    def means(self) -> tuple[list[str], Array]:
+        """The names, and the mean of each one's clips, (K, D) of unit length: what `identify` compares with.
+
+        Raises:
+            SpeechZooError: there is no store, or it holds vectors of another checkpoint.
+        """
+        return voice_means(*self._voices(self.checkpoint))
 
     def voices(self) -> tuple[list[str], Array]:
         """All clips: their names, and their vectors (N, D) float32; needs no model.

@@ -31,6 +31,7 @@ class Decoder:
     Attributes:
         name: what messages call it.
         rate: of its samples, in Hz.
+        channels: how many it begins with.
         seconds: duration, as the header or its size tell; None where only the end of the decoding does.
     """
 
@@ -61,6 +62,7 @@ class Decoder:
                 what = "is not audio that can be decoded" if self._failed else "is empty: it holds no samples"
                 raise AudioError(f"{self.name} {what}")
             self.rate = check_rate(self._first.sample_rate, f"{self.name}: ")
+            self.channels = self._first.layout.nb_channels
             self.seconds = self._duration()
             self._resources = resources.pop_all()
 

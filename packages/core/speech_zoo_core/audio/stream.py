@@ -59,6 +59,7 @@ class Stream:
     Attributes:
         name: what messages call it.
         sample_rate: of the waveform, in Hz.
+        channels: of the file.
         seconds: duration; None where only the end of the decoding tells.
     """
 
@@ -72,7 +73,7 @@ class Stream:
         self.name, self.sample_rate = describe(audio), sample_rate
         self._audio, self._resampler, self._channel = audio, resampler, channel
         with Decoder(audio) as decoder:
-            self.seconds = decoder.seconds
+            self.seconds, self.channels = decoder.seconds, decoder.channels
 
     def blocks(self) -> Iterator[Array]:
         """The waveform in blocks of some seconds, (N,) float32, none of them empty.
