@@ -1,7 +1,11 @@
-"""Before any test module imports MLX or the Hub's client: OpenBLAS is opened, and no test can reach the real Hub."""
+"""Before any test module is imported: no test can reach the real Hub, and small models are computed by MLX."""
 
 import os
 
-import speech_zoo_core  # noqa: F401
+import speech_zoo_core  # noqa: F401 (before MLX)
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody listens on the discard port
+
+import small_models
+
+small_models.install()

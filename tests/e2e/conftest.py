@@ -26,9 +26,6 @@ COMMAND = Path(sys.executable).with_name("speech-zoo")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub
 # What would change the output, or lead the client to another Hub than the test's.
 UNWANTED = re.compile(r"HF_|HUGGING|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|LINES|PYTHON|TQDM_|.*_PROXY")
-# Where PyPI has no OpenBLAS for the machine, every command says so; that line belongs to test_import.py.
-BLAS_LINE = re.compile(r"^warning: MLX computes with its reference BLAS here.*\n", re.MULTILINE)
-NO_OPENBLAS = sys.platform == "linux" and importlib.util.find_spec("ngsolve_openblas") is None
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def run_process(environment: dict[str, str]) -> Callable[..., Result]:
     """Run a program in a fresh process, without a terminal."""
 
-    def run(arguments: list[Any], cwd: Path, env: dict[str, str] | None = None, keep_blas_line: bool = False) -> Result:
+    def run(arguments: list[Any], cwd: Path, env: dict[str, str] | None = None) -> Result:
         done = subprocess.run(
             [str(argument) for argument in arguments],
             cwd=cwd,
@@ -79,8 +76,7 @@ def run_process(environment: dict[str, str]) -> Callable[..., Result]:
             timeout=300,
             check=False,
         )
-        err = BLAS_LINE.sub("", done.stderr) if NO_OPENBLAS and not keep_blas_line else done.stderr
-        return Result(done.returncode, done.stdout, err)
+        return Result(done.returncode, done.stdout, done.stderr)
 
     return run
 

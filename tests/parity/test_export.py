@@ -23,11 +23,6 @@ SIGNALS = ("voice 01", "voice 02", "voice 03", "1 s", "0.5 s", "noise")
 LOGITS = 1e-4  # relative to the largest
 
 
-@pytest.fixture(autouse=True)
-def plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPEECH_ZOO_CPU_LAYERS", "0")
-
-
 def ready(model: Any, width: int, axis: Axis) -> onnxruntime.InferenceSession:
     mx.eval(model.parameters())
     return session(trace(model, mx.zeros((1, axis.least, width)), axes=[{0: BATCH, 1: axis}]))

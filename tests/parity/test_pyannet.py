@@ -78,15 +78,13 @@ def test_windows_in_batches() -> None:
     In some of them float32 is 5e-4 off float64, in the original as here, so the limit is relative as for classifiers.
     """
     import mlx.core as mx
-    from speech_zoo_core.tiles import with_cpu_layers
 
     model, module = speech_zoo.load(PUBLISHED), original_module(Source(PUBLISHED), torch.float64)
     long = waveforms()["60 s"]
     batch = np.stack([long[start : start + 160000] for start in range(0, 800000, 80000)])
     with torch.no_grad():
         theirs = module(torch.from_numpy(batch)[:, None].double()).numpy()
-    with with_cpu_layers():
-        ours = np.array(model(mx.array(batch)))
+    ours = np.array(model(mx.array(batch)))
     limit = LOG_PROBS * np.abs(theirs).max()
     assert np.abs(ours - theirs).max() <= limit
     assert np.abs(np.array(model(mx.array(batch[:2]))) - theirs[:2]).max() <= limit  # the way of a GPU

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from speech_zoo_core import registry, tiles
+from speech_zoo_core import device, registry
 from speech_zoo_core.tasks import audio_model
 
 
@@ -33,7 +33,7 @@ def all_is_speech(monkeypatch: pytest.MonkeyPatch) -> None:
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Clips go the way of a GPU, whatever computes them; not compiled, which needs a C++ compiler on a CPU."""
     monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
-    monkeypatch.setattr(tiles, "on_cpu", lambda: False)
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
     mx.disable_compile()
     yield
     mx.enable_compile()

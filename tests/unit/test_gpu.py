@@ -10,7 +10,7 @@ import pytest
 import speech_zoo
 from hypothesis import given
 from hypothesis import strategies as st
-from speech_zoo_core import loader, tiles
+from speech_zoo_core import device, loader
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.tasks import audio_model
 from speech_zoo_core.tasks.audio_model import BUCKETS, bucket
@@ -65,7 +65,7 @@ def test_wav2vec2(tmp_path: Path, settings: dict[str, Any]) -> None:
 def test_a_new_length_is_not_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling calls the model's Python once for each bucket; nothing is evaluated here."""
     monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
-    monkeypatch.setattr(tiles, "on_cpu", lambda: False)
+    monkeypatch.setattr(device, "on_cpu", lambda: False)
     model = model_of(CONFIGS["basic"], tiny_source("basic"))
     seen: list[tuple[int, ...]] = []
     call = type(model).__call__

@@ -16,7 +16,6 @@ from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, Inp
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.recurrent import BiLSTM
 from speech_zoo_core.tasks.segmentation import powerset
-from speech_zoo_core.tiles import with_cpu_layers
 from tiny_models import to_mx, voice
 
 BUNDLED = "pyannote-segmentation-3.0"
@@ -123,10 +122,9 @@ def test_a_bad_config(change: dict[str, Any], small: Any) -> None:
 
 def test_batches_equal_one_at_a_time(small: Any) -> None:
     x = mx.array(np.stack([voice(24000, seed) for seed in range(3)]))
-    with with_cpu_layers():
-        together = small(x)
-        for i in range(3):
-            assert np.allclose(small(x[i]), together[i : i + 1], atol=1e-5)
+    together = small(x)
+    for i in range(3):
+        assert np.allclose(small(x[i]), together[i : i + 1], atol=1e-5)
 
 
 def test_log_probabilities_sum_to_one(small: Any) -> None:
@@ -204,8 +202,6 @@ def test_both_ways_equal_mlx(batch: int) -> None:
         expected.append(states[:, :: -1 if way else 1])
     both = mx.concatenate(expected, axis=-1)
     assert np.allclose(layer(x), both, atol=1e-6)
-    with with_cpu_layers():
-        assert np.allclose(layer(x), both, atol=1e-6)
 
 
 def test_cells_do_not_leak() -> None:
@@ -217,8 +213,7 @@ def test_cells_do_not_leak() -> None:
     layer.bias = mx.broadcast_to(mx.array([30.0, 8.0, 0.0, 30.0]), (2, 4))  # sigmoid(8) = 0.99966
     x = np.zeros((1, 3000, 1), np.float32)
     x[0, 0] = 1.0
-    with with_cpu_layers():
-        state = np.array(layer(mx.array(x)))[0, -1, 0]
+    state = np.array(layer(mx.array(x)))[0, -1, 0]
     exact = np.tanh(np.tanh(1.0) * (1 / (1 + np.exp(-8.0))) ** 2999)
     assert abs(state - exact) < 2e-5
 

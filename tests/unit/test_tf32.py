@@ -53,7 +53,7 @@ def test_it_may_be_too_late() -> None:
 )
 def test_the_state(monkeypatch: pytest.MonkeyPatch, reason: str, cpu: bool, expected: str) -> None:
     monkeypatch.setattr(tf32, "_reason", reason)
-    monkeypatch.setattr("speech_zoo_core.tiles.on_cpu", lambda: cpu)
+    monkeypatch.setattr("speech_zoo_core.device.on_cpu", lambda: cpu)
     assert tf32.state() == expected
 
 
@@ -63,7 +63,7 @@ def test_one_line_where_it_matters(
 ) -> None:
     monkeypatch.setattr(tf32, "_reason", tf32.LATE)
     monkeypatch.setattr(tf32, "_told", False)
-    monkeypatch.setattr("speech_zoo_core.tiles.on_cpu", lambda: False)
+    monkeypatch.setattr("speech_zoo_core.device.on_cpu", lambda: False)
     folder = wespeaker_folder(tmp_path / "source", RESNET)
     with caplog.at_level(logging.WARNING, "speech_zoo"):
         load(folder, dtype=dtype)

@@ -10,6 +10,7 @@ from speech_zoo_core.errors import ConfigError
 
 from .calibration.thresholds import threshold_in_force
 from .catalogue.entries import name_of, named, resolve
+from .engines.choice import Name, chosen
 
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.language import LanguageIdentification
@@ -20,30 +21,61 @@ Ref: TypeAlias = "str | os.PathLike[str]"
 
 @overload
 def load(
-    ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: Literal["speaker-embedding"]
+    ref: Ref,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    task: Literal["speaker-embedding"],
+    engine: Name = "auto",
+    threads: int | None = None,
 ) -> "SpeakerEmbedding": ...
 
 
 @overload
 def load(
-    ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: Literal["language-identification"]
+    ref: Ref,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    task: Literal["language-identification"],
+    engine: Name = "auto",
+    threads: int | None = None,
 ) -> "LanguageIdentification": ...
 
 
 @overload
-def load(ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: str | None = None) -> Any: ...
+def load(
+    ref: Ref,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    task: str | None = None,
+    engine: Name = "auto",
+    threads: int | None = None,
+) -> Any: ...
 
 
-def load(ref: Ref, *, revision: str | None = None, dtype: str | None = None, task: str | None = None) -> Any:
+def load(
+    ref: Ref,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    task: str | None = None,
+    engine: Name = "auto",
+    threads: int | None = None,
+) -> Any:
     """Load a model: a catalogue name (`speech-zoo list`), a folder, a checkpoint file or a Hub repo.
 
     Args:
-        ref: what to load; original checkpoints are converted in memory. A catalogue name wins over a folder of the
-            same name; write `./name` for the folder.
+        ref: a catalogue name wins over a folder of that name; write `./name` for the folder.
         revision: branch, tag or commit of a Hub repo.
         dtype: "float32", "float16" or "bfloat16" to compute in. Default: float32 on a CPU; on a GPU as stored, but
             float32 as float16 where that stays within the limits of parity.
         task: what the model must be for, as "speaker-embedding"; type checkers then know its methods.
+        engine: what computes the network: "mlx"; "onnxruntime", with the graph that MLX traces, which is kept in the
+            user's folder; "coreml", on a Mac, in float16. "auto" is MLX on a GPU, and onnxruntime on a CPU where it is
+            installed (the extra `[cpu]`).
+        threads: that onnxruntime computes with; default: one for each core that this process may use.
 
     Returns:
         The model: `embed`, `embed_batch` and `verify` for speaker embeddings, `predict` and `predict_batch` for
@@ -52,7 +84,9 @@ def load(ref: Ref, *, revision: str | None = None, dtype: str | None = None, tas
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
+    computes = chosen(engine, threads)
     model = speech_zoo_core.load(resolve(ref), revision=revision, dtype=dtype)
+    model.engine = computes
     found = model.config.task
     if task not in (None, found):
         raise ConfigError(f"{ref} is for {found}, not for {task}; speech-zoo list shows what is for what")

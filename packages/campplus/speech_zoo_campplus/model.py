@@ -10,17 +10,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, to_mlx_layout, to_numpy
-from speech_zoo_core.conv import Conv1d, Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import ScaleShift, relu, time_mask
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
-from speech_zoo_core.tiles import in_tiles
 
 HEAD_CHANNELS = 32
 LAYERS, KERNEL, DILATIONS = (12, 24, 16), 3, (1, 2, 2)
-HEAD_HALO = 12  # frames that the head's ten 3x3 convolutions see to each side, and to spare
-TILE = 1000  # frames of the head that are computed at once on a CPU
 SEGMENT = 100  # frames of a context segment
 DROPPED = ("projection.",)  # the training loss
 
@@ -61,9 +57,9 @@ class BasicResBlock(nn.Module):
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = Conv2d(channels, channels, 3, (stride, 1), 1)
-        self.conv2 = Conv2d(channels, channels, 3, 1, 1)
-        self.shortcut = [Conv2d(channels, channels, 1, (stride, 1))] if stride != 1 else []
+        self.conv1 = nn.Conv2d(channels, channels, 3, (stride, 1), 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.shortcut = [nn.Conv2d(channels, channels, 1, (stride, 1))] if stride != 1 else []
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T, C); the mask (B, 1, T, 1) keeps padded frames at zero."""
@@ -76,10 +72,10 @@ class FCM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = Conv2d(1, HEAD_CHANNELS, 3, 1, 1)
+        self.conv1 = nn.Conv2d(1, HEAD_CHANNELS, 3, 1, 1)
         self.layer1 = [BasicResBlock(HEAD_CHANNELS, stride) for stride in (2, 1)]
         self.layer2 = [BasicResBlock(HEAD_CHANNELS, stride) for stride in (2, 1)]
-        self.conv2 = Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, (2, 1), 1)
+        self.conv2 = nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 3, (2, 1), 1)
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         mask = None if mask is None else mask[:, None]
@@ -95,7 +91,7 @@ class CAMLayer(nn.Module):
 
     def __init__(self, bn_channels: int, out_channels: int, dilation: int) -> None:
         super().__init__()
-        self.linear_local = Conv1d(
+        self.linear_local = nn.Conv1d(
             bn_channels, out_channels, KERNEL, padding=(KERNEL - 1) // 2 * dilation, dilation=dilation, bias=False
         )
         self.linear1 = nn.Linear(bn_channels, bn_channels // 2)
@@ -119,11 +115,8 @@ class CAMDenseTDNNLayer(nn.Module):
         self.cam_layer = CAMLayer(width, config.growth_rate, dilation)
 
     def __call__(self, x: mx.array, mask: mx.array | None, lengths: mx.array | None) -> mx.array:
-        hidden = _masked(in_tiles(self._bottleneck, x, axis=1, size=TILE), mask)
-        return self.cam_layer(hidden, lengths)
-
-    def _bottleneck(self, x: mx.array) -> mx.array:
-        return relu(self.linear1(relu(self.nonlinear1["batchnorm"](x))))
+        hidden = _masked(relu(self.linear1(relu(self.nonlinear1["batchnorm"](x)))), mask)
+        return mx.concatenate([x, self.cam_layer(hidden, lengths)], axis=-1)
 
 
 class Model(nn.Module, AudioModel):
@@ -137,7 +130,7 @@ class Model(nn.Module, AudioModel):
         self.head = FCM()
         channels = config.init_channels
         self.xvector: dict[str, dict[str, nn.Module]] = {
-            "tdnn": {"linear": Conv1d(HEAD_CHANNELS * config.feat_dim // 8, channels, 5, 2, 2)}
+            "tdnn": {"linear": nn.Conv1d(HEAD_CHANNELS * config.feat_dim // 8, channels, 5, 2, 2)}
         }
         for i, (layers, dilation) in enumerate(zip(LAYERS, DILATIONS, strict=True), 1):
             block: dict[str, nn.Module] = {}
@@ -167,20 +160,13 @@ class Model(nn.Module, AudioModel):
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.head.conv1.weight.dtype)
         mask = _mask(x, lengths)
-        if mask is None:
-            x = in_tiles(lambda part: self.head(part, None), x, axis=1, size=TILE, halo=HEAD_HALO)
-        else:
-            x = self.head(_masked(x, mask), mask)
+        x = self.head(_masked(x, mask), mask)
         lengths = None if lengths is None else (lengths - 1) // 2 + 1
         x = relu(self.xvector["tdnn"]["linear"](x))
         mask = _mask(x, lengths)
         for i, layers in enumerate(LAYERS, 1):
-            size, growth = x.shape[-1], self.config.growth_rate
-            x = mx.pad(x, [(0, 0), (0, 0), (0, layers * growth)])  # in which every layer fills its channels
             for j in range(1, layers + 1):
-                layer = self.xvector[f"block{i}"][f"tdnnd{j}"]
-                x[..., size : size + growth] = layer(x[..., :size], mask, lengths)
-                size += growth
+                x = self.xvector[f"block{i}"][f"tdnnd{j}"](x, mask, lengths)
             transit = self.xvector[f"transit{i}"]
             x = transit["linear"](relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
         stats = _statistics(_masked(relu(x), mask), lengths, self.config.pool_eps)

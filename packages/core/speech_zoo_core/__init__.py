@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import blas, tf32
+from . import tf32
 from .errors import (
     AudioError,
     CheckpointError,
@@ -14,7 +14,6 @@ from .errors import (
     TaskError,
 )
 
-blas.preload()
 tf32.disable()
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from . import blas, hub, registry, tf32
+from . import hub, registry, tf32
 from .checkpoint.reader import in_memory
 from .checkpoint.source import Recognised, Source
 from .config import from_dict, to_dict
+from .device import on_cpu
 from .errors import CheckpointError, ConfigError, RegistryError, SpeechZooError, shown
 from .layers import load_strict, parameters, quantize
 from .processes import check_process, zero_initialised
 from .registry import ModelSpec
 from .tasks.methods import with_methods
-from .tiles import on_cpu
 
 LOG = logging.getLogger("speech_zoo")
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -53,7 +53,6 @@ def load(ref: str | os.PathLike[str], *, revision: str | None = None, dtype: str
     model.set_dtype(_fastest(model, stored) if dtype is None else parse_dtype(dtype))
     for name, tensor in parameters(model).items():  # one by one: a source's is freed before the next is read
         in_memory(name, tensor)
-    blas.warn_if_slow()
     if _dtype(model) == "float32":
         tf32.warn_if_on()
     what = f"{spec.model_type} ({form}), {_dtype(model)} on {mx.default_device().type.name}"

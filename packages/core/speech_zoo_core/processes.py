@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from .device import computed
 from .errors import SpeechZooError
 
 T = TypeVar("T", bound=mx.array | list[mx.array])
@@ -23,11 +24,7 @@ def evaluated(x: T) -> T:
     """
     global _computed_in  # noqa: PLW0603
     check_process()
-    try:
-        mx.eval(x)
-    except ValueError as error:
-        if "function transformations" not in str(error):
-            raise
+    computed(x)
     _computed_in = os.getpid()
     return x
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .tiles import in_cpu_layers
+from .device import are_values, on_cpu, whole_layer
 
 
 class BiLSTM(nn.Module):
@@ -26,6 +26,9 @@ class BiLSTM(nn.Module):
         """(B, T, C) to (B, T, 2 * H): both directions side by side."""
         batch, frames, size = x.shape
         hidden = self.weight_hh.shape[-1]
+        if (whole := whole_layer()) is not None:
+            weights = (self.weight_ih, self.weight_hh, self.bias)
+            return whole("LSTM", x, *weights, shape=(batch, frames, 2 * hidden))
         # tanh(a) = 2 sigmoid(2 a) - 1: with the inner 2 in the weights, all four gates are one sigmoid
         scale = mx.repeat(mx.array([1.0, 1.0, 2.0, 1.0], dtype=x.dtype), hidden)
         x = x.transpose(1, 0, 2)
@@ -33,7 +36,8 @@ class BiLSTM(nn.Module):
         gates = both @ (self.weight_ih * scale[:, None]).transpose(0, 2, 1) + (self.bias * scale)[:, None]
         gates = gates.reshape(2, frames, batch, 4 * hidden)
         weight = (self.weight_hh * scale[:, None]).transpose(0, 2, 1)
-        states = (_numpy_steps if in_cpu_layers() and x.dtype == mx.float32 else _steps)(gates, weight)
+        in_numpy = on_cpu() and x.dtype == mx.float32 and are_values(gates, weight)
+        states = (_numpy_steps if in_numpy else _steps)(gates, weight)
         return mx.concatenate([states[0], states[1, ::-1]], axis=-1).transpose(1, 0, 2)
 
 

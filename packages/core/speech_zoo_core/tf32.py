@@ -27,7 +27,7 @@ def disable() -> None:
 
 def state() -> str:
     """Whether float32 products are computed in TF32: "off", "on: why", or "unknown: why"."""
-    from .tiles import on_cpu
+    from .device import on_cpu
 
     if not _reason or on_cpu():
         return "off"

@@ -5,9 +5,7 @@ Speaker Verification", Interspeech 2020; speechbrain/lobes/models/ECAPA_TDNN.py 
 wespeaker/models/ecapa_tdnn.py and pooling_layers.py (`ASTP`).
 """
 
-import functools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,16 +13,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
-from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError
-from speech_zoo_core.functions import exp
 from speech_zoo_core.layers import ScaleShift, leaky_relu, relu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tasks.speaker import SpeakerConfig
-from speech_zoo_core.tiles import in_cpu_layers, in_tiles, total
 
-TILE = 1000  # frames that are computed at once on a CPU
 NORM_FLOOR = 1e-12  # torch.nn.functional.normalize
 COSINE_SCALE = 30.0
 MAX_DILATION = 100
@@ -132,12 +126,6 @@ class Frames:
         at = mx.clip(mx.where(at > last, 2 * last - at, at), 0, x.shape[1] - 1)
         return mx.take_along_axis(x, at[..., None], axis=1)
 
-    def in_tiles(self, fn: Callable[..., mx.array], *xs: mx.array, halo: int) -> mx.array:
-        """`fn(*xs)`, in tiles where no frame is masked; `fn` sees `halo` frames to each side."""
-        if self.mask is not None:
-            return fn(*xs)
-        return in_tiles(fn, *xs, axis=1, size=TILE, halo=halo)
-
     def mean(self, x: mx.array) -> mx.array:
         """Mean over time in float32: (B, T, C) to (B, 1, C)."""
         x = x.astype(mx.float32)
@@ -148,8 +136,7 @@ class Frames:
     def variance(self, x: mx.array, mean: mx.array, ddof: int) -> mx.array:
         """Variance over time of float32 frames: (B, T, C) to (B, 1, C)."""
         if self.mask is None:
-            squares = total(lambda part: mx.sum(mx.square(part - mean), axis=1, keepdims=True), x, axis=1, size=TILE)
-            return squares / (x.shape[1] - ddof)
+            return mx.sum(mx.square(x - mean), axis=1, keepdims=True) / (x.shape[1] - ddof)
         squares = mx.sum(mx.square(x - mean) * self.mask, axis=1, keepdims=True)
         return squares / (mx.sum(self.mask, axis=1, keepdims=True) - ddof)
 
@@ -163,7 +150,7 @@ class TDNNBlock(nn.Module):
         super().__init__()
         self.pad = (kernel - 1) // 2 * dilation
         self.conv = (
-            Conv1d(in_channels, out_channels, kernel, dilation=dilation)
+            nn.Conv1d(in_channels, out_channels, kernel, dilation=dilation)
             if kernel > 1
             else nn.Linear(in_channels, out_channels)
         )
@@ -220,12 +207,8 @@ class SERes2NetBlock(nn.Module):
 
     def __call__(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, C) to (B, T, C)."""
-
-        def convolved(part: mx.array) -> mx.array:
-            return self.tdnn2(self.res2net_block(self.tdnn1(part, frames), frames), frames)
-
-        halo = sum(block.pad for block in self.res2net_block.blocks)
-        return x + self.se_block(frames.in_tiles(convolved, x, halo=halo), frames)
+        y = self.tdnn2(self.res2net_block(self.tdnn1(x, frames), frames), frames)
+        return x + self.se_block(y, frames)
 
 
 class AttentiveStatisticsPooling(nn.Module):
@@ -258,32 +241,15 @@ class AttentiveStatisticsPooling(nn.Module):
         return mx.concatenate([mean, mx.sqrt(mx.maximum(variance, FLOORS[self.moments]))], axis=-1)
 
     def _moments(self, x: mx.array, hidden: mx.array, mask: mx.array | None) -> tuple[mx.array, mx.array]:
-        """Mean and variance, (B, C) each, under the softmax over time of the attention, on a CPU tile by tile."""
-        step = TILE if in_cpu_layers() else x.shape[1]
-        tiles = []
-        for start in range(0, x.shape[1], step):
-            here = slice(start, start + step)
-            logits = self.conv(mx.tanh(hidden[:, here])).astype(mx.float32)
-            if mask is not None:
-                logits = mx.where(mask[:, here] > 0, logits, -mx.inf)
-            most = mx.max(logits, axis=1, keepdims=True)
-            weights = exp(logits - most)
-            sums = mx.sum(weights, axis=1), mx.sum(weights * x[:, here], axis=1)
-            if in_cpu_layers():
-                mx.eval(most, weights, sums)
-            tiles.append((x[:, here], most[:, 0], weights, *sums))
-        top = functools.reduce(mx.maximum, (most for _, most, *_ in tiles))
-        scales = [mx.exp(most - top) for _, most, *_ in tiles]
-        count, mean, variance = (mx.zeros(top.shape) for _ in range(3))
-        for scale, (*_, weight, weighted) in zip(scales, tiles, strict=True):
-            count, mean = count + scale * weight, mean + scale * weighted
-        mean = mean / count
-        around = mx.zeros(()) if self.moments == "raw" else mean[:, None]
-        for scale, (part, _, weights, *_) in zip(scales, tiles, strict=True):
-            variance = variance + scale * mx.sum(weights * mx.square(part - around), axis=1) / count
-            if in_cpu_layers():
-                mx.eval(variance)
-        return mean, variance - mx.square(mean) if self.moments == "raw" else variance
+        """Mean and variance of float32 frames, (B, C) each, under the softmax over time of the attention."""
+        logits = self.conv(mx.tanh(hidden)).astype(mx.float32)
+        if mask is not None:
+            logits = mx.where(mask > 0, logits, -mx.inf)
+        weights = mx.softmax(logits, axis=1)
+        mean = mx.sum(weights * x, axis=1)
+        if self.moments == "raw":
+            return mean, mx.sum(weights * mx.square(x), axis=1) - mx.square(mean)
+        return mean, mx.sum(weights * mx.square(x - mean[:, None]), axis=1)
 
 
 class Cosines(nn.Module):
@@ -381,13 +347,12 @@ class Model(nn.Module, AudioModel):
 
     def _embedding(self, x: mx.array, frames: Frames) -> mx.array:
         """(B, T, F) to (B, D)."""
-        first, mfa = self.blocks[0], self.mfa
-        x = frames.in_tiles(lambda part: first(part, frames), x, halo=first.pad)
+        x = self.blocks[0](x, frames)
         outputs = []
         for block in self.blocks[1:]:
             x = block(x, frames)
             outputs.append(x)
-        x = frames.in_tiles(lambda *parts: mfa(mx.concatenate(list(parts), axis=-1), frames), *outputs, halo=mfa.pad)
+        x = self.mfa(mx.concatenate(outputs, axis=-1), frames)
         pooled = self.asp(x, frames)
         embedding: mx.array = self.fc(pooled.astype(x.dtype))
         return embedding

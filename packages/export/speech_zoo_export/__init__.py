@@ -3,5 +3,6 @@
 from .graph import ExportError, Graph
 from .lengths import Axis
 from .trace import trace
+from .whole import whole
 
-__all__ = ["Axis", "ExportError", "Graph", "trace"]
+__all__ = ["Axis", "ExportError", "Graph", "trace", "whole"]

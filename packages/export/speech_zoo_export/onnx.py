@@ -360,6 +360,12 @@ def _n_bits(writer: _Writer, node: Node) -> None:
     )
 
 
+def _lstm(writer: _Writer, node: Node) -> None:
+    inputs = [writer.name(value) for value in node.inputs]
+    attrs = {"hidden_size": node.attrs["hidden"], "direction": "bidirectional"}
+    writer.node("LSTM", inputs, writer.name(node.output), **attrs)
+
+
 EMIT: dict[str, Callable[[_Writer, Node], None]] = {
     **dict.fromkeys("ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split(), _reduce),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
@@ -370,6 +376,7 @@ EMIT: dict[str, Callable[[_Writer, Node], None]] = {
     "CumSum": _cumsum,
     "Expand": _expand,
     "LayerNormalization": _layer_norm,
+    "LSTM": _lstm,
     "LeakyRelu": _with("alpha"),
     "MatMulNBits": _n_bits,
     "Pad": _pad,

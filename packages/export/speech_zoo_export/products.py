@@ -139,10 +139,23 @@ def _fft(call: Call) -> Term:
     return Complex(*(build.transpose(part, back) for part in parts))
 
 
+def _lstm(call: Call) -> Term:
+    """Both directions; ONNX has the gates in another order, and time before the batch."""
+    build, (x, *weights) = call.build, call.inputs
+    if any(value.data is None for value in weights):
+        raise ExportError("the weights of an LSTM are constants")
+    rows = [value.data.reshape(2, 4, -1, *value.shape[2:])[:, [0, 3, 1, 2]].reshape(value.shape) for value in weights]
+    bias = np.concatenate([rows[2], np.zeros_like(rows[2])], axis=1)
+    x = build.transpose(x, (1, 0, 2))
+    y = build("LSTM", x, *(constant(row) for row in (*rows[:2], bias)), hidden=rows[1].shape[2])
+    return build.reshape(build.transpose(y, (2, 0, 1, 3)), call.shapes[0])
+
+
 PRODUCTS: dict[str, Callable[[Call], Any]] = {
     "AddMM": _addmm,
     "Convolution": _convolution,
     "FFT": _fft,
+    "LSTM": _lstm,
     "Matmul": _matmul,
     "QuantizedMatmul": _quantized_matmul,
 }

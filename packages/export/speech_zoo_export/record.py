@@ -9,6 +9,7 @@ import numpy as np
 
 from .graph import Array, ExportError
 from .lengths import merged
+from .whole import Layer, collected
 
 DTYPES = {
     mx.bool_: np.dtype(bool),
@@ -100,15 +101,9 @@ def record(fn: Callable[..., Any], inputs: Sequence[tuple[tuple[int, ...], mx.Dt
     Raises:
         ExportError: MLX cannot tell what the function does.
     """
-    events: list[dict[str, Any]] = []
-    with mx.stream(mx.cpu):  # elsewhere MLX takes other primitives
-        arrays = [mx.zeros(shape, dtype) for shape, dtype in inputs]
-        try:
-            mx.export_function(events.append, fn, *arrays)
-        except (RuntimeError, ValueError) as error:
-            if "export" not in str(error):
-                raise
-            raise ExportError(f"MLX cannot trace the function: {error}") from None
+    events, layers = _events(fn, inputs, [])
+    if layers:  # once more, with their outputs as inputs
+        events, layers = _events(fn, inputs, [(layer.output.shape, layer.output.dtype) for layer in layers])
     recording, numbers = Recording(), {}
 
     def number(name: str, shape: Any, dtype: Any) -> int:
@@ -128,7 +123,62 @@ def record(fn: Callable[..., Any], inputs: Sequence[tuple[tuple[int, ...], mx.Dt
         elif kind == "primitive":
             sources, results = ([number(*value) for value in event[side]] for side in ("inputs", "outputs"))
             recording.primitives.append(Primitive(event["name"], event["arguments"], sources, results))
+    if layers:
+        _insert(recording, layers, len(inputs))
     return recording
+
+
+def _events(
+    fn: Callable[..., Any], inputs: Sequence[tuple[Any, mx.Dtype]], given: Sequence[tuple[Any, mx.Dtype]]
+) -> tuple[list[dict[str, Any]], list[Layer]]:
+    """What MLX tells, and the layers that are handed over whole.
+
+    After the function's own stand, as inputs, these layers' outputs, and as outputs, what they are computed from.
+    """
+    events: list[dict[str, Any]] = []
+    found: list[Layer] = []
+
+    def traced(*arrays: mx.array) -> Any:
+        with collected(arrays[len(inputs) :]) as layers:
+            out = fn(*arrays[: len(inputs)])
+        found[:] = layers
+        outputs = out if isinstance(out, (tuple, list)) else (out,)
+        return (*outputs, *(value for layer in layers for value in layer.inputs))
+
+    with mx.stream(mx.cpu):  # elsewhere MLX takes other primitives
+        arrays = [mx.zeros(shape, dtype) for shape, dtype in [*inputs, *given]]
+        try:
+            mx.export_function(events.append, traced, *arrays)
+        except (RuntimeError, ValueError) as error:
+            if "export" not in str(error):
+                raise
+            raise ExportError(f"MLX cannot trace the function: {error}") from None
+    return events, found
+
+
+def _insert(recording: Recording, layers: Sequence[Layer], inputs: int) -> None:
+    """The layers as steps, where what they need is there."""
+    taken = iter(recording.outputs[len(recording.outputs) - sum(len(layer.inputs) for layer in layers) :])
+    made = recording.inputs[inputs:]
+    steps = [
+        Primitive(layer.name, [], [next(taken) for _ in layer.inputs], [output])
+        for layer, output in zip(layers, made, strict=True)
+    ]
+    del recording.outputs[len(recording.outputs) - sum(len(step.inputs) for step in steps) :]
+    del recording.inputs[inputs:]
+    waiting, ready = [*recording.primitives, *steps], {*recording.inputs, *recording.constants}
+    recording.primitives = []
+    while waiting:
+        later = []
+        for step in waiting:
+            if ready.issuperset(step.inputs):
+                recording.primitives.append(step)
+                ready.update(step.outputs)
+            else:
+                later.append(step)
+        if len(later) == len(waiting):
+            raise ExportError(f"{later[0].name} needs what comes after it")
+        waiting = later
 
 
 def together(recordings: Sequence[Recording]) -> tuple[Recording, dict[int, list[Array]]]:

@@ -115,6 +115,7 @@ _OTHERS: dict[str, Any] = {
     "GatherND": lambda x, a: ((*x[1].shape[:-1], *x[0].shape[x[1].shape[-1] :]), x[0].dtype),
     "ArgSort": lambda x, a: (x[0].shape, INT64),
     "Attention": lambda x, a: (x[0].shape, x[0].dtype),
+    "LSTM": lambda x, a: ((x[0].shape[0], 2, x[0].shape[1], a["hidden"]), x[0].dtype),
     "MatMul": _matmul,
     "MatMulNBits": lambda x, a: ((*x[0].shape[:-1], a["out"]), x[0].dtype),
     "Pad": _pad,

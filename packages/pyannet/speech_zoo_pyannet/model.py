@@ -16,12 +16,10 @@ import numpy as np
 from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.weights import to_mlx_layout, to_numpy
 from speech_zoo_core.config import Quantization
-from speech_zoo_core.conv import Conv1d
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.recurrent import BiLSTM
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.segmentation import powerset
-from speech_zoo_core.tiles import in_tiles
 
 SAMPLE_RATE = 16000  # Hz, the only one that SincNet is made for
 CHANNELS, KERNELS, POOL = (80, 60, 60), (251, 5, 5), 3
@@ -100,7 +98,7 @@ class SincNet(nn.Module):
         strides = (stride, 1, 1)
         self.wav_norm1d = InstanceNorm(1)
         self.conv1d = [
-            Conv1d(before, after, kernel, step, bias=before > 1)
+            nn.Conv1d(before, after, kernel, step, bias=before > 1)
             for before, after, kernel, step in zip((1, *CHANNELS), CHANNELS, KERNELS, strides, strict=False)
         ]
         self.norm1d = [InstanceNorm(channels) for channels in CHANNELS]
@@ -118,6 +116,7 @@ class Model(nn.Module, AudioModel):
     """Waveforms to the log-probabilities of sets of speakers; computes in float32, whatever its weights are kept in."""
 
     batches_unequal = masks_padding = False  # the norms take in the whole window, as it was padded
+    one_graph = False  # windows are of one length; the sizes of the sums in `_mean` make too many formulas of it
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -153,7 +152,7 @@ class Model(nn.Module, AudioModel):
             x = self.waveform_features(x, lengths)
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(mx.float32)
-        x = in_tiles(self.sincnet, x, axis=0, size=1)
+        x = self.sincnet(x)
         for layer in self.lstm:
             x = layer(x)
         for linear in self.linear:

@@ -4,26 +4,19 @@ Reference: Wang et al., "WeSpeaker: A Research and Production Oriented Speaker E
 wespeaker/models/resnet.py and pooling_layers.py.
 """
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, to_mlx_layout, to_numpy
-from speech_zoo_core.conv import Conv2d
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import relu, time_mask
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
-from speech_zoo_core.tiles import in_tiles
 
 STRIDES = (1, 2, 2, 2)
 VARIANCE_FLOOR = 1e-7
-# On a CPU: stages that are computed together, and the frames at their input that are computed at once. The output of
-# the first stage, the largest, is never held whole.
-TILES = (((0, 1), 1000), ((2,), 500), ((3,), 250))
 DROPPED = ("projection.", "seg_bn_1.num_batches_tracked")  # the training loss; a counter
 EXPANSION = {"basic": 1, "bottleneck": 4}
 
@@ -61,13 +54,13 @@ class Block(nn.Module):
         super().__init__()
         out = planes * EXPANSION[kind]
         if kind == "basic":
-            self.conv1 = Conv2d(in_planes, planes, 3, stride, 1)
-            self.conv2 = Conv2d(planes, planes, 3, 1, 1)
+            self.conv1 = nn.Conv2d(in_planes, planes, 3, stride, 1)
+            self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1)
         else:
-            self.conv1 = Conv2d(in_planes, planes, 1)
-            self.conv2 = Conv2d(planes, planes, 3, stride, 1)
-            self.conv3 = Conv2d(planes, out, 1)
-        self.shortcut = [Conv2d(in_planes, out, 1, stride)] if stride != 1 or in_planes != out else []
+            self.conv1 = nn.Conv2d(in_planes, planes, 1)
+            self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1)
+            self.conv3 = nn.Conv2d(planes, out, 1)
+        self.shortcut = [nn.Conv2d(in_planes, out, 1, stride)] if stride != 1 or in_planes != out else []
 
     def __call__(self, x: mx.array, mask: mx.array | None, mask_out: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T', C'); the masks (B, 1, T, 1) keep padded frames at zero."""
@@ -88,7 +81,7 @@ class Model(nn.Module, AudioModel):
         super().__init__()
         self.config = config
         width = config.m_channels
-        self.conv1 = Conv2d(1, width, 3, 1, 1)
+        self.conv1 = nn.Conv2d(1, width, 3, 1, 1)
         in_planes = width
         for i, (count, stride) in enumerate(zip(config.num_blocks, STRIDES, strict=True)):
             planes = width * 2**i
@@ -115,40 +108,16 @@ class Model(nn.Module, AudioModel):
             x = self.waveform_features(x, lengths)
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
-        if lengths is None:
-            for stages, size in TILES:
-                halo = sum(self._halo(i) for i in stages)
-                stride = math.prod(STRIDES[i] for i in stages)
-                halo = -(-halo // stride) * stride
-                x = in_tiles(
-                    partial(self._stages, stages), x, axis=2, size=max(size, 4 * halo), halo=halo, stride=stride
-                )
-        else:
-            mask = _mask(x, lengths)
-            for i, stride in enumerate(STRIDES):
+        mask = _mask(x, lengths)
+        x = _masked(relu(self.conv1(_masked(x, mask))), mask)
+        for i, stride in enumerate(STRIDES, 1):
+            if lengths is not None:
                 lengths = (lengths - 1) // stride + 1
-                mask_out = _mask(x[:, :, ::stride], lengths)
-                x, mask = self._stage(i, x, mask, mask_out), mask_out
+            mask_out = _mask(x[:, :, ::stride], lengths)
+            for block in self[f"layer{i}"]:
+                x, mask = block(x, mask, mask_out), mask_out
         embedding = self.seg_1(_tstp(x, lengths).astype(x.dtype))
         return self.seg_2(relu(embedding)) if self.config.two_emb_layer else embedding
-
-    def _stages(self, stages: tuple[int, ...], x: mx.array) -> mx.array:
-        for i in stages:
-            x = self._stage(i, x)
-        return x
-
-    def _stage(self, i: int, x: mx.array, mask: mx.array | None = None, mask_out: mx.array | None = None) -> mx.array:
-        """The blocks of a stage, and before the first of them the first convolution; (B, F, T, C) before and after."""
-        if i == 0:
-            x = _masked(relu(self.conv1(_masked(x, mask))), mask)
-        for block in self[f"layer{i + 1}"]:
-            x, mask = block(x, mask, mask_out), mask_out
-        return x
-
-    def _halo(self, i: int) -> int:
-        """Frames at its input that `_stage` sees to each side at most: one for each 3x3 convolution."""
-        convolutions = self.config.num_blocks[i] * (2 if self.config.block == "basic" else 1)
-        return (convolutions + 1) * STRIDES[i]
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Source or converted tensors to converted ones; a fixed point.
@@ -179,9 +148,9 @@ def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
     return x if mask is None else x * mask
 
 
-def _mask(x: mx.array, lengths: mx.array) -> mx.array:
+def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:
     """(B, 1, T, 1) for an image (B, F, T, C)."""
-    return time_mask(lengths, x.shape[2], x.dtype)[:, None, :, None]
+    return None if lengths is None else time_mask(lengths, x.shape[2], x.dtype)[:, None, :, None]
 
 
 def _tstp(x: mx.array, lengths: mx.array | None) -> mx.array:

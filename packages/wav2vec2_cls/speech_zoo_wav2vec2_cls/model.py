@@ -7,7 +7,6 @@ transformers/models/wav2vec2/modeling_wav2vec2.py, `Wav2Vec2ForSequenceClassific
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -16,13 +15,11 @@ import numpy as np
 from speech_zoo_core.audio.front_end import WaveformFrontEnd
 from speech_zoo_core.checkpoint.weights import to_mlx_layout
 from speech_zoo_core.config import Quantization
-from speech_zoo_core.conv import Conv1d
+from speech_zoo_core.device import in_trace
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError, shown
-from speech_zoo_core.functions import attention, gelu
-from speech_zoo_core.layers import gelu_tanh, relu, silu
+from speech_zoo_core.layers import gelu, gelu_tanh, relu, silu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
-from speech_zoo_core.tiles import each, in_cpu_layers, in_tiles, in_trace
 
 GROUP_NORM_EPS = LAYER_NORM_EPS = 1e-5  # PyTorch's default, where the config has no say
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
@@ -33,8 +30,6 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": silu,
     "swish": silu,
 }
-TILE = 1000  # frames of a transformer layer that are computed at once on a CPU
-EXTRACTED = 64  # the same of the feature extractor
 MAX_STRIDE = 1000
 DROPPED = ("masked_spec_embed", "quantizer.", "project_q.", "project_hid.")  # training only, under any prefix
 POS_CONV = "wav2vec2.encoder.pos_conv_embed.conv"
@@ -137,7 +132,7 @@ class ConvLayer(nn.Module):
     def __init__(self, config: ModelConfig, i: int) -> None:
         super().__init__()
         channels = config.conv_dim[i]
-        self.conv = Conv1d(
+        self.conv = nn.Conv1d(
             config.conv_dim[i - 1] if i else 1,
             channels,
             config.conv_kernel[i],
@@ -163,14 +158,14 @@ class PositionalConvEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         kernel, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
-        self.conv = Conv1d(config.hidden_size, config.hidden_size, kernel, padding=kernel // 2, groups=groups)
+        self.conv = nn.Conv1d(config.hidden_size, config.hidden_size, kernel, padding=kernel // 2, groups=groups)
         self.surplus = 1 - kernel % 2
         self.activation = ACTIVATIONS[config.feat_extract_activation]
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, C) to (B, T, C)."""
         y = self.conv(x)
-        return in_tiles(self.activation, y[:, : y.shape[1] - self.surplus], axis=1, size=TILE)
+        return self.activation(y[:, : y.shape[1] - self.surplus])
 
 
 class Attention(nn.Module):
@@ -182,16 +177,16 @@ class Attention(nn.Module):
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
             self[name] = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def projected(self, x: mx.array) -> mx.array:
-        """Queries, keys and values side by side: (B, T, C) to (B, T, 3 * C)."""
-        return mx.concatenate([self[name](x) for name in ("q_proj", "k_proj", "v_proj")], axis=-1)
-
-    def __call__(self, projected: mx.array, mask: mx.array | None) -> mx.array:
-        """(B, T, 3 * C) to the heads' outputs (B, T, C); the mask (B, 1, 1, T) says which frames may be attended to."""
-        batch, frames, width = projected.shape
-        q, k, v = projected.reshape(batch, frames, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
-        y = attention(q, k, v, q.shape[-1] ** -0.5, mask)
-        return y.transpose(0, 2, 1, 3).reshape(batch, frames, width // 3)
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, T, C); the mask (B, 1, 1, T) says which frames may be attended to."""
+        batch, frames, width = x.shape
+        q, k, v = (
+            self[name](x).reshape(batch, frames, self.heads, -1).transpose(0, 2, 1, 3)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
+        y = y.transpose(0, 2, 1, 3).reshape(batch, frames, width)
+        return self.out_proj(y)
 
 
 class FeedForward(nn.Module):
@@ -235,18 +230,10 @@ class EncoderLayer(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, T, C) to (B, T, C)."""
-        projected = in_tiles(self._projected, x, axis=1, size=TILE)
-        return in_tiles(self._rest, x, self.attention(projected, mask), axis=1, size=TILE)
-
-    def _projected(self, x: mx.array) -> mx.array:
-        return self.attention.projected(self.layer_norm(x) if self.stable else x)
-
-    def _rest(self, x: mx.array, attended: mx.array) -> mx.array:
-        """All that follows the attention; frame by frame."""
-        x = x + self.attention.out_proj(attended)
         if not self.stable:
-            x = self.layer_norm(x)
+            x = self.layer_norm(x + self.attention(x, mask))
             return self.final_layer_norm(x + self.feed_forward(x))
+        x = x + self.attention(self.layer_norm(x), mask)
         x = x + self.feed_forward(self.final_layer_norm(x))
         return x + self.adapter_layer(x) if "adapter_layer" in self else x
 
@@ -281,7 +268,7 @@ class AdapterLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.conv = Conv1d(config.width, 2 * config.width, config.adapter_kernel_size, config.adapter_stride, 1)
+        self.conv = nn.Conv1d(config.width, 2 * config.width, config.adapter_kernel_size, config.adapter_stride, 1)
 
     def __call__(self, x: mx.array) -> mx.array:
         values, gates = mx.split(self.conv(x), 2, axis=-1)
@@ -323,33 +310,12 @@ class Wav2Vec2(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> list[mx.array]:
         """(B, N, 1) to hidden states (B, T, C); the mask (B, T) is for the frames of the feature extractor."""
-        x = self._extracted(x)
+        for layer in self.feature_extractor["conv_layers"]:
+            x = layer(x)
         states = self.encoder(self.feature_projection["projection"](self.feature_projection["layer_norm"](x)), mask)
         if "adapter" in self:
             states[-1] = self.adapter(states[-1])
         return states
-
-    def _extracted(self, x: mx.array) -> mx.array:
-        """The feature extractor: (B, N, 1) to (B, T, C)."""
-        layers = list(self.feature_extractor["conv_layers"])
-        if not in_cpu_layers():
-            return _in_turn(layers, x)
-        if layers[0].over_time:
-            x = layers.pop(0)(x)  # its norm needs the whole clip
-            mx.eval(x)
-        seen = stride = 1
-        for layer in reversed(layers):
-            seen, stride = (seen - 1) * layer.conv.stride + layer.conv.weight.shape[1], stride * layer.conv.stride
-        frames = (x.shape[1] - seen) // stride + 1
-        edges = range(0, frames + EXTRACTED, EXTRACTED)
-        parts = [x[:, i * stride : (min(j, frames) - 1) * stride + seen] for i, j in pairwise(edges)]
-        return mx.concatenate(each(lambda part: _in_turn(layers, part), parts), axis=1)
-
-
-def _in_turn(layers: list[ConvLayer], x: mx.array) -> mx.array:
-    for layer in layers:
-        x = layer(x)
-    return x
 
 
 class Model(nn.Module, AudioModel):

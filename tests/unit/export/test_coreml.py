@@ -15,11 +15,6 @@ from speech_zoo_export.coreml import to_coreml
 from tiny_models import CONFIGS, tiny_model
 
 
-@pytest.fixture(autouse=True)
-def plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPEECH_ZOO_CPU_LAYERS", "0")
-
-
 def saved(path: Path, fn: Any, *shapes: tuple[int, ...], **options: Any) -> MLProgram:
     model = to_coreml(trace(fn, *(mx.zeros(shape) for shape in shapes)), **options)
     model.save(str(path / "model.mlpackage"))

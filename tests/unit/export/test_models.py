@@ -1,6 +1,5 @@
 """The zoo's models, small, with seeded weights: traced graphs in ONNX Runtime against MLX, of any length and batch."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,6 @@ from tiny_models import CONFIGS, tiny_model
 from wav2vec2_files import VARIANTS, hf_folder, source_tensors
 
 FRAMES, SAMPLES = Axis("frames", 20, 3000), Axis("samples", 4000, 200000)
-
-
-@pytest.fixture(autouse=True)
-def plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPEECH_ZOO_CPU_LAYERS", "0")
 
 
 def traced(model: Any, width: int, axis: Axis) -> Graph:
@@ -57,10 +51,8 @@ def test_wav2vec2(variant: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPEECH_ZOO_CPU_LAYERS", "0")
-        yield speech_zoo.load(speech_zoo.convert("campplus-zh-en", tmp_path_factory.mktemp("8-bit") / "zoo", bits=8))
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return speech_zoo.load(speech_zoo.convert("campplus-zh-en", tmp_path_factory.mktemp("8-bit") / "zoo", bits=8))
 
 
 def test_a_quantized_model(quantized: Any) -> None:

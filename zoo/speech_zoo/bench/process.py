@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
-from speech_zoo_core.tiles import on_cpu
 
 KALDI = "kaldi-native-fbank"
 PAUSE = 0.2  # seconds; idle threads of OpenBLAS and onnxruntime spin for up to 0.1 after a run

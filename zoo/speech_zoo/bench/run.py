@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from speech_zoo_core.audio import load_audio
+from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
 from speech_zoo_core.progress import progress
-from speech_zoo_core.tiles import on_cpu
 
 from ..plots import bench as bench_chart
 from ..plots.figure import check_drawable

@@ -11,7 +11,18 @@ import typer
 
 from ..calibration.trials import read_trials, score
 from ..settings import DEFAULT_MODEL
-from .options import ChannelOption, JsonOption, ModelOption, VadOption, check_plot, hearing, print_json
+from .options import (
+    ChannelOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    VadOption,
+    check_plot,
+    computing,
+    hearing,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from ..calibration.det import Det
@@ -40,6 +51,8 @@ def calibrate(
     forget: Annotated[bool, typer.Option("--forget", help="Drop the threshold that was kept for the model.")] = False,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure EER and minDCF on your own pairs, and keep the threshold for verify."""
@@ -63,7 +76,7 @@ def calibrate(
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
     listed = read_trials(trials)
-    loaded = load(model, task="speaker-embedding")
+    loaded = load(model, task="speaker-embedding", **computing(engine, threads))
     import numpy as np
 
     scores, seconds = score(loaded, trials, listed, **how)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..settings import DEFAULT_MODEL, SEGMENTATION
-from .options import FilesArgument, JsonOption, ModelOption, check_plot, hearing, print_json_rows, results
+from .options import (
+    EngineOption,
+    FilesArgument,
+    JsonOption,
+    ModelOption,
+    ThreadsOption,
+    check_plot,
+    computing,
+    hearing,
+    print_json_rows,
+    results,
+)
 from .segments import WRITERS, check_format, print_segments
 from .voices import open_store
 
@@ -33,6 +44,8 @@ def diarize(
     style: Annotated[str | None, typer.Option("--format", help=f"{', '.join(WRITERS)}; default: table.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw who speaks when into this .png.")] = None,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Tell who speaks when in each file, with overlap."""
     from ..recordings.files import audio_files
@@ -48,9 +61,10 @@ def diarize(
     numbers = {"speakers": speakers, "min_speakers": min_speakers, "max_speakers": max_speakers}
     diarization.check_numbers(**numbers)
     where: Any = "each" if channel == "each" else hearing(channel, True)["channel"]
+    by = computing(engine, threads)
     models = {
-        "model": load(model, task="speaker-embedding"),
-        "segmentation": load(segmentation, task="speaker-segmentation"),
+        "model": load(model, task="speaker-embedding", **by),
+        "segmentation": load(segmentation, task="speaker-segmentation", **by),
     }
 
     known = None if voices is None else open_store(None if str(voices) == "mine" else voices, models["model"])

@@ -14,10 +14,13 @@ from ..settings import DEFAULT_MODEL
 from .options import (
     FILES,
     ChannelOption,
+    EngineOption,
     JsonOption,
     ModelOption,
+    ThreadsOption,
     VadOption,
     check_windows,
+    computing,
     hearing,
     only_for,
     print_json,
@@ -56,6 +59,8 @@ def embed(
     windows: WindowsOption = None,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     trim: Annotated[bool, typer.Option("--trim", help="Leave out what holds no speech.")] = False,
 ) -> None:
     """Print or save the speaker embedding of each file (unit length), or with --windows of stretches of each."""
@@ -66,7 +71,7 @@ def embed(
         only_for("FILE…, not with --manifest", windows=windows, channel=channel, **({} if vad else {"no-vad": True}))
         if given or output is None:
             raise typer.BadParameter("--manifest takes the place of FILE… and needs --output FOLDER")
-        embed_corpus(manifest, output, model, as_json, shard)
+        embed_corpus(manifest, output, model, as_json, shard, computing(engine, threads))
         return
     only_for("--manifest", shard=shard)
     if not given:
@@ -75,22 +80,24 @@ def embed(
         raise typer.BadParameter("--output must end in .safetensors")
     from ..recordings.files import audio_files
 
-    files = audio_files(given)
+    files, by = audio_files(given), computing(engine, threads)
     if output is not None and len(set(map(str, files))) < len(files):
         raise typer.BadParameter("a file is named twice; --output stores one tensor for each name")
     if windows is not None:
-        embed_windows(model, files, windows, as_json, output, how)
+        embed_windows(model, files, windows, as_json, output, how, by)
         return
-    embed_files(model, files, as_json, output, {**how, "trim": trim})
+    embed_files(model, files, as_json, output, {**how, "trim": trim}, by)
 
 
-def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None, how: dict[str, Any]) -> None:
+def embed_files(
+    name: str, files: list[Path], as_json: bool, output: Path | None, how: dict[str, Any], by: dict[str, Any]
+) -> None:
     """Print or save the speaker embedding of each file."""
     import numpy as np
 
     from ..models import load
 
-    model = load(name, task="speaker-embedding")
+    model = load(name, task="speaker-embedding", **by)
     kept: dict[str, Any] = {}
 
     def vectors() -> Iterator[tuple[Path, Any]]:
@@ -111,7 +118,9 @@ def embed_files(name: str, files: list[Path], as_json: bool, output: Path | None
         typer.echo(f"{output}: {len(kept)} vectors of {len(next(iter(kept.values())))} values")
 
 
-def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool, shard: str | None) -> None:
+def embed_corpus(
+    manifest: Path, output: Path, model: str, as_json: bool, shard: str | None, by: dict[str, Any]
+) -> None:
     """Embed a manifest or a shard of it, and report.
 
     Raises:
@@ -120,7 +129,7 @@ def embed_corpus(manifest: Path, output: Path, model: str, as_json: bool, shard:
     chosen = None if shard is None else _shard(shard)
     from ..corpus.run import embed_manifest
 
-    result = embed_manifest(manifest, output, model, chosen)
+    result = embed_manifest(manifest, output, model, chosen, **by)
     name = f"{output}, shard {result.rank}/{result.ranks}: " if result.ranks > 1 else ""
     if result.skipped and not result.embedded + result.already_done:
         why = f"{output / 'errors.jsonl'} says why"
@@ -147,7 +156,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def embed_windows(
-    name: str, files: list[Path], windows: str, as_json: bool, output: Path | None, how: dict[str, Any]
+    name: str,
+    files: list[Path],
+    windows: str,
+    as_json: bool,
+    output: Path | None,
+    how: dict[str, Any],
+    by: dict[str, Any],
 ) -> None:
     """Print or save the speaker embeddings of the windows of each file."""
     try:
@@ -161,7 +176,7 @@ def embed_windows(
     from ..models import load
     from ..recordings.windows import window_embeddings
 
-    model = load(name, task="speaker-embedding")
+    model = load(name, task="speaker-embedding", **by)
     tensors: dict[str, Any] = {}
 
     def embedded(file: Any) -> tuple[Any, Any, Any]:

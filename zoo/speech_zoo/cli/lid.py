@@ -8,12 +8,15 @@ import typer
 
 from .options import (
     ChannelOption,
+    EngineOption,
     FilesArgument,
     JsonOption,
     ModelOption,
+    ThreadsOption,
     VadOption,
     check_plot,
     check_windows,
+    computing,
     hearing,
     only_for,
     print_json_rows,
@@ -55,6 +58,8 @@ def lid(
     plot: Annotated[Path | None, typer.Option(help="Draw the timeline into this .png.")] = None,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Tell which language each file is in, or with --timeline which is spoken when."""
     codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
@@ -63,14 +68,14 @@ def lid(
     floors = {"languages": codes, "min_score": min_score, "min_logit": min_logit, **hearing(channel, vad)}
     from ..recordings.files import audio_files
 
-    files = audio_files(given)
+    files, by = audio_files(given), computing(engine, threads)
     if timeline:
-        show_timeline(model, files, window, hop, style, as_json, output, plot, **floors)
+        show_timeline(model, files, window, hop, style, as_json, output, plot, by, **floors)
         return
     only_for("--timeline", window=window, hop=hop, format=style, output=output, plot=plot)
     from ..models import load
 
-    loaded = load(model, task="language-identification")
+    loaded = load(model, task="language-identification", **by)
     floors["top_k"] = top + 1  # one more, in case that the first is "unknown"
     answers = results(
         files, "listening", partial(loaded.predict, **floors), lambda chunk: loaded.predict_batch(chunk, **floors)
@@ -112,9 +117,10 @@ def show_timeline(
     as_json: bool,
     output: Path | None,
     plot: Path | None,
+    by: dict[str, Any],
     **options: Any,
 ) -> None:
-    """Print or save which language is spoken when in each file; `options` are those of `timeline`."""
+    """Print or save which language is spoken when in each file; `by` is for `load`, `options` for `timeline`."""
     window, hop = WINDOW if window is None else window, HOP if hop is None else hop
     check_timeline(files, window, hop, style, as_json, plot)
     from speech_zoo_core.audio.samples import describe
@@ -122,7 +128,7 @@ def show_timeline(
     from ..models import load
     from ..recordings.timeline import timeline
 
-    model = load(name, task="language-identification")
+    model = load(name, task="language-identification", **by)
 
     def heard(file: Any) -> "list[Segment]":
         parts = timeline(model, file, window, hop, **options)

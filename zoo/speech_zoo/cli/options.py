@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TextIO
 
+import click
 import typer
 from speech_zoo_core.errors import AudioError, InputError
+
+from ..engines.choice import NAMES, chosen
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -19,6 +22,16 @@ FILES = "Audio files, folders of them, patterns such as 'talks/*.mp3', or - for 
 FilesArgument = Annotated[list[str], typer.Argument(metavar="FILE…", help=FILES)]
 ChannelOption = Annotated[
     str | None, typer.Option(help="Of several: its number from 0 on, or mean; default: as the model's original does.")
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        click_type=click.Choice(NAMES),
+        help="What computes the model; auto: mlx on a GPU, onnxruntime on a CPU where it is installed.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="That onnxruntime computes with; default: one for each core.")
 ]
 VadOption = Annotated[bool, typer.Option("--vad/--no-vad", help="Take nothing that holds no speech.")]
 
@@ -35,8 +48,8 @@ def results(
 
     A file that cannot be used is told on standard error at once, and makes the exit status 1 in the end.
     """
+    from speech_zoo_core.device import on_cpu
     from speech_zoo_core.progress import progress
-    from speech_zoo_core.tiles import on_cpu
 
     size = 1 if many is None or on_cpu() else FILES_AT_ONCE
     failed = False
@@ -131,6 +144,17 @@ def check_windows(window: float, hop: float) -> None:
         check_windows(window, hop)
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def computing(engine: str, threads: int | None) -> dict[str, Any]:
+    """The arguments `engine` and `threads` of `load`.
+
+    Raises:
+        ConfigError: the engine is not here.
+    """
+    if engine != "auto":
+        chosen(engine, threads)
+    return {"engine": engine, "threads": threads}
 
 
 def hearing(channel: str | None, vad: bool) -> dict[str, Any]:

@@ -8,11 +8,14 @@ import typer
 from ..settings import DEFAULT_MODEL
 from .options import (
     ChannelOption,
+    EngineOption,
     FileArgument,
     JsonOption,
     ModelOption,
+    ThreadsOption,
     VadOption,
     check_plot,
+    computing,
     hearing,
     print_json,
     source,
@@ -30,6 +33,8 @@ def verify(
     plot: Annotated[Path | None, typer.Option(help="Draw the score against the threshold into this .png.")] = None,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether two files are of the same speaker."""
@@ -38,7 +43,7 @@ def verify(
 
     how = hearing(channel, vad)
     check_plot(plot)
-    loaded = load(model, task="speaker-embedding")
+    loaded = load(model, task="speaker-embedding", **computing(engine, threads))
     known = calibration.calibration_of(loaded) if threshold is None or plot is not None else None
     chosen = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
     result = loaded.verify(source(a), source(b), threshold=threshold, **how)

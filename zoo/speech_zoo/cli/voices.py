@@ -14,11 +14,14 @@ from ..voices.database import check_name, printable
 from .options import (
     FILES,
     ChannelOption,
+    EngineOption,
     FilesArgument,
     JsonOption,
     ModelOption,
+    ThreadsOption,
     VadOption,
     check_plot,
+    computing,
     hearing,
     print_json,
     print_json_rows,
@@ -58,6 +61,8 @@ def enroll(
     model: ModelOption = DEFAULT_MODEL,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add clips to a voice; a clip that it has already is left out."""
@@ -65,7 +70,7 @@ def enroll(
     if (talk is None) != (speaker is None) or (talk is None) == (not given):
         raise typer.BadParameter("give FILE…, or --from FILE --speaker N, and not both")
     files = audio_files(given or [str(talk)])
-    voices = open_store(store, model, create=True, **hearing(channel, vad))
+    voices = open_store(store, model, create=True, **hearing(channel, vad), **computing(engine, threads))
 
     def one(file: Any) -> bool:
         return (
@@ -135,11 +140,13 @@ def identify(
     threshold: ThresholdOption = None,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell which of the known voices each file holds; "unknown" where none reaches the threshold."""
     files = audio_files(given)
-    voices = open_store(store, model, **hearing(channel, vad))
+    voices = open_store(store, model, **hearing(channel, vad), **computing(engine, threads))
     identified = results(files, "identifying", lambda file: voices.identify(file, top_k=top, threshold=threshold))
     if as_json:
         print_json_rows({"file": printable(file), "model": model, **asdict(result)} for file, result in identified)
@@ -161,11 +168,13 @@ def index(
     jobs: JobsOption = 1,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Index a folder for search: only new and changed files are decoded."""
     path = output or _index_of(folder, model)
-    report = open_store(path, model, **hearing(channel, vad)).index(folder, jobs)
+    report = open_store(path, model, **hearing(channel, vad), **computing(engine, threads)).index(folder, jobs)
     if as_json:
         print_json({"index": printable(path), "model": model, **asdict(report)})
         return
@@ -191,13 +200,15 @@ def search(
     jobs: JobsOption = 1,
     channel: ChannelOption = None,
     vad: VadOption = True,
+    engine: EngineOption = "auto",
+    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find where a voice occurs: file, from, to (seconds), score; the best first."""
     if (file is None) == (name is None):
         raise typer.BadParameter("give FILE, or --name NAME, and not both")
     how = hearing(channel, vad)
-    voices = open_store(_index_of(within, model) if within.is_dir() else within, model, **how)
+    voices = open_store(_index_of(within, model) if within.is_dir() else within, model, **how, **computing(engine, threads))
     if file is not None:
         vector = voices.model.embed(source(file), **how)
     else:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 
+from ..engines.choice import Name
 from ..models import load
 from ..recordings.windows import stream_for
 from ..settings import DEFAULT_MODEL
@@ -30,13 +31,16 @@ class Embedder:
 
     Args:
         model: what `load` takes, for speaker embeddings.
+        engine, threads: as for `load`.
 
     Raises:
         SpeechZooError: one line that says what is wrong and what to do.
     """
 
-    def __init__(self, model: str | os.PathLike[str] = DEFAULT_MODEL) -> None:
-        self.model = load(os.fspath(model), task="speaker-embedding")
+    def __init__(
+        self, model: str | os.PathLike[str] = DEFAULT_MODEL, *, engine: Name = "auto", threads: int | None = None
+    ) -> None:
+        self.model = load(os.fspath(model), task="speaker-embedding", engine=engine, threads=threads)
         self.sample_rate: int = self.model.sample_rate  # raises ConfigError where the model takes no audio
         self._segments = _Segments(self.model)
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.identity import identity
 from speech_zoo_core.progress import progress
 from speech_zoo_core.tasks.audio_model import CHUNK_CLIPS
-from speech_zoo_core.tiles import on_cpu
 
+from ..engines.choice import Name
 from ..settings import DEFAULT_MODEL, __version__
 from .embedder import Embedder
 from .manifest import Line, ManifestRun, read
@@ -35,6 +36,9 @@ def embed_manifest(
     output: str | os.PathLike[str],
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     shard: tuple[int, int] | None = None,
+    *,
+    engine: Name = "auto",
+    threads: int | None = None,
 ) -> ManifestRun:
     """Embed the files of a manifest into a folder of Parquet; needs the extra `[parquet]`.
 
@@ -51,6 +55,7 @@ def embed_manifest(
         model: what `load` takes, for speaker embeddings.
         shard: (i, n) embeds line i of the manifest, counted from 0, and every n-th after it. Default: the rank of
             `mlx.launch` or `mpirun` and their number, (0, 1) without these.
+        engine, threads: as for `load`.
 
     Returns:
         How many clips of the share were embedded, skipped and done before.
@@ -61,7 +66,7 @@ def embed_manifest(
     manifest, output = Path(manifest), Path(output)
     rank, ranks = _of_launcher() if shard is None else _checked(shard)
     listed = read(manifest)
-    embedder = Embedder(model)
+    embedder = Embedder(model, engine=engine, threads=threads)
     facts = {
         "identity": identity(embedder.model),
         "model": os.fspath(model),

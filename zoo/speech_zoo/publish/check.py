@@ -12,9 +12,9 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core import tf32
 from speech_zoo_core.atomic import written_beside
+from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import AudioError
 from speech_zoo_core.progress import progress
-from speech_zoo_core.tiles import on_cpu
 
 from ..models import load
 from .originals import Converted, Original, Reference, live, recorded

@@ -29,7 +29,6 @@ from speech_zoo_core.audio.samples import Channel
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.progress import progress
-from speech_zoo_core.tiles import with_cpu_layers
 
 from ..models import load
 from ..settings import DEFAULT_MODEL, SEGMENTATION
@@ -204,8 +203,7 @@ def listen(stream: Stream, segmenter: Any, embedder: Any) -> Heard:
     windows = _windows(stream, size, hop * step)
     with progress(total=stream.seconds, desc="listening", bar_format=BAR if stream.seconds else None, unit="s") as bar:
         while batch := list(itertools.islice(windows, BATCH)):
-            with with_cpu_layers():
-                active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, _ in batch]))))
+            active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, _ in batch]))))
             for (wave, held), mine in zip(batch, active, strict=True):
                 window = len(counts)
                 recent = [old for old in stretches[-RECENT:] if old.window == window - 1 and old.vector >= 0]
@@ -272,8 +270,7 @@ def _embedding(embedder: Any, clip: Array) -> "Array | None":
     front_end = embedder.config.front_end
     if front_end.num_frames(clip.size) < embedder.min_frames or not clip.any():
         return None
-    with with_cpu_layers():
-        row = np.array(embedder(front_end(mx.array(clip))[None])[0].astype(mx.float32), np.float64)
+    row = np.array(embedder(front_end(mx.array(clip))[None])[0].astype(mx.float32), np.float64)
     return (row / np.linalg.norm(row)).astype(np.float32)
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from speech_zoo_core.audio.samples import Channel
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.audio.vad import SECONDS, SpeechDetector, check_speech
+from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.progress import progress
 from speech_zoo_core.tasks.audio_model import BATCH_SECONDS
-from speech_zoo_core.tiles import on_cpu, with_cpu_layers
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -204,8 +204,7 @@ def scored(
         rows: list[Array] = []
         step = 1 if on_cpu() else size
         for start in range(0, len(waveforms), step):
-            with with_cpu_layers():
-                rows.append(np.array(model(mx.array(np.stack(waveforms[start : start + step]))).astype(mx.float32)))
+            rows.append(np.array(model(mx.array(np.stack(waveforms[start : start + step]))).astype(mx.float32)))
         if not all(np.isfinite(part).all() for part in rows):
             raise AudioError("the model's output is not finite; load the model with dtype='float32'")
         silent = silent and not rows

@@ -21,6 +21,7 @@ from .search import Passage, Windows, best, windows_of
 if TYPE_CHECKING:
     from speech_zoo_core.audio.samples import Audio, Channel
 
+    from ..engines.choice import Name
     from .exchange import Exchanged
     from .index import IndexReport
 
@@ -40,6 +41,7 @@ class VoiceStore:
         model: of speaker embeddings: what `speech_zoo.load` takes, loaded when it is first needed; or a loaded model.
         channel: of audio that has several, its number from 0 on, or "mean"; default: what the front end says.
         vad: whether clips must hold speech, and windows without are left out.
+        engine, threads: as for `speech_zoo.load`, of a model that is given by its name.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class VoiceStore:
         *,
         channel: "Channel | None" = None,
         vad: bool = True,
+        engine: "Name" = "auto",
+        threads: int | None = None,
     ) -> None:
         self.path = Path(path)
         self._model = model
         self._how: dict[str, Any] = {"channel": channel, "vad": vad}
+        self._by: dict[str, Any] = {"engine": engine, "threads": threads}
         self._file = StoreFile(self.path)
         self._windows: Windows | None = None
 
@@ -67,7 +72,7 @@ class VoiceStore:
             return self._model
         from ..models import load
 
-        model = load(self._model)
+        model = load(self._model, **self._by)
         if model.config.task != "speaker-embedding":
             raise ConfigError(f"{self._model} is for {model.config.task}, not for speaker-embedding")
         return model
@@ -283,7 +288,7 @@ class VoiceStore:
         if jobs > 1 and not isinstance(self._model, (str, os.PathLike)):
             raise InputError("jobs above 1 need a model by its name: every process loads its own")
         if jobs > 1:
-            embed = partial(in_processes, self._model, jobs, work=partial(windows_of_file, **self._how))
+            embed = partial(in_processes, self._model, jobs, by=self._by, work=partial(windows_of_file, **self._how))
         else:
             embed = partial(in_this_process, self.model, self._how)
         return update(self._file, self.checkpoint, Path(folder), embed)

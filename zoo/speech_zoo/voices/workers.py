@@ -1,6 +1,5 @@
 """Work on many files in processes of their own: one pipe and one file at a time for each, so that a death is seen."""
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -13,10 +12,14 @@ from typing import Any, TypeAlias
 from speech_zoo_core.errors import SpeechZooError
 from tqdm import tqdm
 
+from ..engines.choice import cores
+
 Work: TypeAlias = Callable[[Any, str], Any]
 
 
-def in_processes(ref: Any, jobs: int, paths: list[str], work: Work) -> Generator[tuple[str, Any], None, None]:
+def in_processes(
+    ref: Any, jobs: int, paths: list[str], work: Work, by: dict[str, Any]
+) -> Generator[tuple[str, Any], None, None]:
     """`work(model, path)` for each path, in any order, by processes that each load the model.
 
     Args:
@@ -24,6 +27,7 @@ def in_processes(ref: Any, jobs: int, paths: list[str], work: Work) -> Generator
         jobs: processes, 1 or more.
         paths: of the files.
         work: a function of a module, which a fresh process can import.
+        by: `engine` and `threads` of `speech_zoo.load`; by default the processes share the threads.
 
     Yields:
         Pairs of a path and its result.
@@ -32,6 +36,7 @@ def in_processes(ref: Any, jobs: int, paths: list[str], work: Work) -> Generator
         SpeechZooError: the model cannot be loaded, or a process died.
     """
     context = multiprocessing.get_context("spawn")
+    shared = by if by["threads"] or by["engine"] in ("mlx", "coreml") else {**by, "threads": max(1, cores() // jobs)}
     left = iter(paths)
     processes: list[Any] = []
     busy: dict[Connection, str] = {}
@@ -39,7 +44,7 @@ def in_processes(ref: Any, jobs: int, paths: list[str], work: Work) -> Generator
         for _, path in zip(range(jobs), left, strict=False):
             pipe, worker_end = context.Pipe()
             try:
-                process = context.Process(target=_serve, args=(worker_end, ref, jobs, work), daemon=True)
+                process = context.Process(target=_serve, args=(worker_end, ref, shared, work), daemon=True)
                 process.start()
             except OSError as error:
                 raise SpeechZooError(f"processes cannot be started: {error}; run it again with fewer jobs") from error
@@ -90,19 +95,16 @@ def _died() -> SpeechZooError:
     )
 
 
-def _serve(pipe: Connection, ref: Any, jobs: int, work: Work) -> None:
+def _serve(pipe: Connection, ref: Any, by: dict[str, Any], work: Work) -> None:
     """The life of a worker: it ends with its parent, whose end of the pipe closes then."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     logging.getLogger("speech_zoo").setLevel(logging.ERROR)  # no progress bars beside the parent's
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaks, with a warning
-    from ..models import load  # opens OpenBLAS, where that is needed
+    from ..models import load
 
-    blas = ctypes.CDLL(None)
-    if hasattr(blas, "openblas_set_num_threads"):  # threads of many processes would wait for each other
-        blas.openblas_set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     try:
-        model = load(ref)
+        model = load(ref, **by)
         while True:
             pipe.send(work(model, pipe.recv()))
     except SpeechZooError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -11,14 +11,23 @@ from ..audio.front_end import FrontEnd, WaveformFrontEnd
 from ..audio.samples import Array, Audio, Channel, describe, is_clip
 from ..audio.stream import load_audio
 from ..audio.vad import check_speech, only_speech, speech
+from ..device import are_values, in_trace, on_cpu, while_tracing
 from ..errors import AudioError, ConfigError, InputError
 from ..processes import check_process, evaluated
 from ..progress import progress
-from ..tiles import in_trace, on_cpu, while_tracing, with_cpu_layers
 
 CHUNK_CLIPS = 64  # clips whose features are held at once
 BATCH_SECONDS = 160.0  # of padded audio per forward pass, to bound memory
 BUCKETS = 8  # lengths between one power of two and the next that a GPU's clips are padded to
+
+
+class Engine(Protocol):
+    """Computes a model's network in place of MLX."""
+
+    name: str
+
+    def __call__(self, model: Any, x: mx.array) -> mx.array | None:
+        """Raw outputs (B, …) of features (B, T, F), all clips of one length; None where MLX must compute them."""
 
 
 class AudioModel:
@@ -32,7 +41,9 @@ class AudioModel:
     min_frames: int
     batches_unequal = True  # whether clips of different length may share a batch
     masks_padding = True  # whether zeros after a clip, with its length given, leave its result as it is
+    one_graph = True  # whether the traced graph of one length can serve all; where not, each length has its own
     half_precision = True  # whether float16 stays within the limits of parity
+    engine: Engine | None = None  # None: MLX computes
     default_sample_rate: int | None = None  # in Hz, of samples that come without one; None refuses them
 
     @property
@@ -42,6 +53,38 @@ class AudioModel:
 
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:  # pragma: no cover
         raise TypeError("the model class defines __call__")
+
+    @property
+    def feature_width(self) -> int:
+        """The width of a frame, F."""
+        front_end = self.config.front_end
+        if front_end is None:
+            return int(self.config.feat_dim)
+        return 1 if isinstance(front_end, WaveformFrontEnd) else int(front_end.n_mels)
+
+    def _by_engine(self, x: mx.array, lengths: mx.array | None = None) -> mx.array | None:
+        """What `__call__` gives, as the engine computes it.
+
+        None where MLX must: without an engine, in a trace, in a gradient, and where it is for the model to say what is
+        wrong with its input.
+        """
+        if self.engine is None or in_trace() or not are_values(x, *([] if lengths is None else [lengths])):
+            return None
+        if lengths is not None and not (self.masks_padding and mx.issubdtype(lengths.dtype, mx.integer)):
+            return None
+        if x.ndim < 3:
+            x = self.waveform_features(x, lengths)
+        if x.ndim != 3 or x.shape[2] != self.feature_width or x.shape[1] < self.min_frames or not len(x):
+            return None
+        if lengths is None:
+            return self.engine(self, x)
+        self._check_lengths(lengths, x.shape[1], len(x))
+        rows = []
+        for i, length in enumerate(np.array(lengths)):
+            if (row := self.engine(self, x[i : i + 1, :length])) is None:
+                return None
+            rows.append(row)
+        return mx.concatenate(rows)
 
     def features(
         self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
@@ -146,7 +189,7 @@ class AudioModel:
             raise AudioError("a batch takes a list of clips; embed or predict takes one")
         front_end = self._front_end()
         frames_per_second = 1 / (front_end.seconds(2) - front_end.seconds(1))
-        limit = 0 if on_cpu() else int(BATCH_SECONDS * frames_per_second)
+        limit = 0 if on_cpu() or self.engine is not None else int(BATCH_SECONDS * frames_per_second)
         rows: list[mx.array] = []
         with progress(total=len(audios), desc=doing, unit="clip") as bar:
             for start in range(0, len(audios), CHUNK_CLIPS):
@@ -160,9 +203,7 @@ class AudioModel:
                     else:
                         clips[i] = front_end(waveform)
                 for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.batches_unequal):
-                    with with_cpu_layers():
-                        outputs = self._batch([clips[i] for i in batch])
-                        evaluated(outputs)
+                    outputs = evaluated(self._batch([clips[i] for i in batch]))
                     found.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
                 rows += [found[i] for i in sorted(found)]
@@ -170,10 +211,7 @@ class AudioModel:
 
     def _forward(self, clip: mx.array) -> mx.array:
         """The raw output (D,) of one clip's features (T, F), evaluated."""
-        with with_cpu_layers():
-            output = self._batch([clip])[0]
-            evaluated(output)
-        return output
+        return evaluated(self._batch([clip])[0])
 
     def _in_windows(self, waveform: mx.array, speaks: Array | None) -> mx.array | None:
         """The raw output (D,) of a clip that is too long for one pass; None for all others."""
@@ -181,7 +219,7 @@ class AudioModel:
 
     def _batch(self, clips: list[mx.array]) -> mx.array:
         """Raw outputs (B, D) of clips (T_i, F); on a GPU compiled, once for all lengths of a bucket."""
-        if on_cpu() or not self.masks_padding:
+        if on_cpu() or self.engine is not None or not self.masks_padding:
             return self._padded(clips)
         sizes = [len(clip) for clip in clips]
         size = bucket(max(sizes))

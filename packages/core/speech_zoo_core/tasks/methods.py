@@ -35,7 +35,8 @@ def with_methods(model: Any, task: str) -> Any:
 
         def __call__(self, *inputs: Any, **options: Any) -> Any:
             check_process()
-            return evaluated(super().__call__(*inputs, **options))
+            outputs = self._by_engine(*inputs, **options)
+            return evaluated(super().__call__(*inputs, **options) if outputs is None else outputs)
 
         def __getattr__(self, name: str) -> Any:
             for other, offered in TASKS.items():
