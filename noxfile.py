@@ -70,8 +70,26 @@ def install_for_tests(session: nox.Session) -> dict[str, str]:
     oldest = Path(session.virtualenv.location).resolve() / f"mlx-audio-{OLDEST_MLX_AUDIO}"  # beside the newest
     if not oldest.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={oldest}", f"mlx-audio=={OLDEST_MLX_AUDIO}")
+    return {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest), **openblas(session)}
+
+
+def openblas(session: nox.Session) -> dict[str, str]:
+    """Variables with which MLX's wheel for Linux finds OpenBLAS before the slow BLAS that it carries, if there is one.
+
+    For tests that compute in MLX on a CPU.
+    """
     # Small nets gain nothing from threads, and those of several processes wait for each other.
-    return {"SPEECH_ZOO_OLDEST_MLX_AUDIO": str(oldest), "OPENBLAS_NUM_THREADS": "1"}
+    alone = {"OPENBLAS_NUM_THREADS": "1"}
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(str(session.run("python", "-c", code, silent=True)).strip())
+    library = next(iter(sorted(site.glob("ngsolve_openblas/libopenblas*.so*"))), None)
+    fortran = next(iter(sorted(site.glob("mlx_cpu.libs/libgfortran-*.so.5*"))), None)
+    if library is None or fortran is None:
+        return alone
+    plain = Path(session.create_tmp()).resolve() / "libgfortran.so.5"  # the name that OpenBLAS asks for
+    plain.unlink(missing_ok=True)
+    plain.symlink_to(fortran)
+    return alone | {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": f"{plain.parent}:{fortran.parent}"}
 
 
 @nox.session
@@ -89,7 +107,7 @@ def parity(session: nox.Session) -> None:
     aside = Path(session.virtualenv.location).resolve() / TORCHAUDIO  # it does not import beside this torch
     if not aside.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={aside}", TORCHAUDIO)
-    env = {"SPEECH_ZOO_TORCHAUDIO": str(aside / "torchaudio"), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    env = {"SPEECH_ZOO_TORCHAUDIO": str(aside / "torchaudio"), "OMP_NUM_THREADS": "1", **openblas(session)}
     by_file = ("-n", "logical", "--dist", "loadfile")  # whose oracles are made once
     session.run("pytest", *by_file, "tests/parity", "tests/e2e/test_publish.py", *session.posargs, env=env)
 

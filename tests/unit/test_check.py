@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from source_weights import source_weights
 from speech_zoo.catalogue import entries as catalogue
+from speech_zoo.engines import graphs
 from speech_zoo.publish import check as comparison
 from speech_zoo.publish import originals
 from speech_zoo.publish.parity import FILE, Clip, Parity, limits_of, read, show
@@ -22,6 +23,7 @@ from speech_zoo_core import registry
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.oracle import NoOracle, Oracle, Package
 from speech_zoo_core.tasks.speaker import SpeakerEmbedding
+from speech_zoo_export import ExportError
 from tiny_models import ECAPA, ECAPA_WESPEAKER, LID, RESNET, proxy_file, speechbrain_folder, wespeaker_folder
 from torch_files import save_zip, state_dict
 from wav2vec2_files import hf_folder
@@ -70,6 +72,12 @@ def with_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return put
 
 
+@pytest.fixture(autouse=True)
+def without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test is not about engines: tracing takes longer than all else."""
+    monkeypatch.setattr(comparison, "ONNX_RUNTIME", False)
+
+
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oracles, "find_spec", lambda name: None)
@@ -105,6 +113,42 @@ def test_an_equal_checkpoint(speaker: tuple[Path, Path], with_oracle: Any) -> No
     assert parity.machine.keys() == {"system", "device", "tf32", "python", "packages"}
     assert "mlx" in parity.machine["packages"]
     assert read(folder) == parity
+
+
+def test_engines_are_compared(
+    speaker: tuple[Path, Path], with_oracle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The one that this machine takes on every clip, the other on some."""
+    monkeypatch.setattr(comparison, "ONNX_RUNTIME", True)
+    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(comparison, "FEW", FEW[:1])
+    source, folder = speaker
+    with_oracle()
+    parity = speech_zoo.check(folder, source)
+    first, second = ("onnxruntime", "mlx") if mx.default_device().type == mx.DeviceType.cpu else ("mlx", "onnxruntime")
+    rows = [(clip.clip, clip.engine, clip.passed) for clip in parity.clips]
+    assert rows == [*((name, first, True) for name in FEW), (FEW[0], second, True)]
+    assert {clip.how for clip in parity.clips} == {"float32", "float32, onnxruntime"}
+    assert parity.passed is True and "onnxruntime" in parity.machine["packages"]
+    assert read(folder) == parity
+
+
+def test_an_engine_that_cannot_is_told(
+    speaker: tuple[Path, Path], with_oracle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise ExportError("no form")
+
+    monkeypatch.setattr(comparison, "ONNX_RUNTIME", True)
+    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(graphs, "traced", refuse)
+    source, folder = speaker
+    with_oracle()
+    parity = speech_zoo.check(folder, source)
+    assert parity.passed is True and {clip.engine for clip in parity.clips} == {"mlx"}
+    assert parity.not_compared == [
+        "the engine onnxruntime: onnxruntime cannot run this resnet34, use --engine mlx: no form"
+    ]
 
 
 def tilted(x: np.ndarray, cosine: float) -> np.ndarray:

@@ -4,9 +4,13 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ..engines.choice import Name
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 RATE = 16000
@@ -36,8 +40,8 @@ class Contender:
         return {name: value for name, value in vars(self).items() if name != "run"}
 
 
-def ours(model: str, half: bool = False) -> Contender:
-    """The zoo's model on MLX's default device, computing in float32 or float16; `model` is for `load`, or `FBANK`."""
+def ours(model: str, half: bool = False, engine: "Name" = "auto") -> Contender:
+    """The zoo's model, computing in float32 or float16; `model`, for `load`, may be `FBANK`."""
     import mlx.core as mx
 
     from ..models import load
@@ -53,12 +57,16 @@ def ours(model: str, half: bool = False) -> Contender:
         def run(clips: Array) -> Array:
             return np.stack([np.array(front_end(mx.array(clip))) for clip in clips])
     else:
-        loaded = load(model, dtype="float16" if half else "float32")
+        loaded = load(model, dtype="float16" if half else "float32", engine=engine)
 
         def run(clips: Array) -> Array:
             # What embed_batch and predict_batch do, up to the raw output.
             rows = loaded._outputs(list(clips), "bench", loaded.sample_rate, None, vad=False)
             return np.array(mx.stack(rows).astype(mx.float32))
+
+        if loaded.engine is not None:
+            by = f"mlx-speech-zoo {__version__}, {loaded.engine.name} {version(loaded.engine.name)}"
+            return Contender(run, by, mlx_device(), getattr(loaded.engine, "threads", None))
 
     return Contender(run, f"mlx-speech-zoo {__version__}", mlx_device(), *blas())
 

@@ -1,4 +1,4 @@
-"""`speech-zoo bench --profile`: where the time of one clip goes, next to what this machine can do."""
+"""`speech-zoo bench --profile`: where the time of one clip goes in MLX, next to what this machine can do."""
 
 import json
 import statistics
@@ -17,7 +17,6 @@ import mlx.nn as nn
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from speech_zoo_core import conv
 
 from ..models import load
 from . import report as bench_report
@@ -60,7 +59,7 @@ def profile(model: str, seconds: float, layers: int, repeats: int) -> dict[str, 
         it is computed) and seconds; the last is what is left: norms, activations, attention, pooling, features.
     """
     with tempfile.TemporaryDirectory() as directory:
-        loaded = load(subject(model, layers, Path(directory)).ref, dtype="float32")
+        loaded = load(subject(model, layers, Path(directory)).ref, dtype="float32", engine="mlx")
     clip = speech(seconds, 1, loaded.sample_rate)[0]
     run = partial(loaded._outputs, [clip], "profile", loaded.sample_rate, None, vad=False)
     plain = _median(run, repeats)
@@ -135,7 +134,7 @@ def _measured() -> Iterator[dict[str, list[float]]]:
 
         return wrapper
 
-    calls = {kind: kind.__call__ for kind in (nn.Linear, conv.Conv1d, conv.Conv2d)}
+    calls = {kind: kind.__call__ for kind in (nn.Linear, nn.Conv1d, nn.Conv2d)}
     for kind, call in calls.items():
         kind.__call__ = timed(call)  # type: ignore[method-assign]
     try:

@@ -1,7 +1,6 @@
 """Stock MLX as a contender of `speech-zoo bench`: the same wheel without our part in its speed."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from importlib.metadata import version
@@ -16,22 +15,20 @@ SPEECHBRAIN = "embedding_model.safetensors"
 
 
 def stock(ref: str, scratch: Path) -> Contender:
-    """mlx-audio's model where it has one that loads these files, else ours on MLX's own layers.
+    """mlx-audio's model where it has one that loads these files, else ours in MLX.
 
     Args:
         ref: what `load` takes.
         scratch: a folder to write into.
 
-    MLX keeps its own BLAS because the worker imports `mlx.core` before speech_zoo.
     """
-    os.environ["SPEECH_ZOO_CPU_LAYERS"] = "0"
     folder = Path(ref)
     try:
         run = _speaker(folder, scratch) if (folder / SPEECHBRAIN).is_file() else _languages(folder)
         by = f"mlx-audio {version('mlx-audio')}"
     except (LookupError, ImportError):  # no such model, in this version
-        found = ours(ref)
-        run, by = found.run, f"{found.by} on MLX's own layers"
+        found = ours(ref, engine="mlx")
+        run, by = found.run, f"{found.by} in MLX"
     return Contender(run, by, mlx_device(), *blas())
 
 

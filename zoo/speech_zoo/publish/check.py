@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ import numpy as np
 from speech_zoo_core import tf32
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.device import on_cpu
-from speech_zoo_core.errors import AudioError
+from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.progress import progress
 
+from ..engines.choice import Name
 from ..models import load
 from .originals import Converted, Original, Reference, live, recorded
 from .parity import FILE, Clip, Parity, hashes, limits_of
 from .signals import RATE, Array, Signal, signals
 
-FEW = ("1 s", "0.5 s", "noise")  # also in half precision on a CPU, which computes in float32 by default
+# Clips also by the other engine, and on a CPU, which takes float32 by itself, in half precision.
+FEW = ("1 s", "0.5 s", "noise")
+ONNX_RUNTIME = all(find_spec(name) for name in ("onnxruntime", "onnx"))
 FEATURE_UNITS = {"kaldi_fbank": "natural log", "speechbrain_fbank": "dB", "waveform": "of unit variance"}
 NO_LABELS = ("speaker-embedding", "speaker-segmentation")
 TIE = 1e-6  # of the largest logit: below, float32 has no say in the order
@@ -92,24 +96,43 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
 
 
 def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: list[str]) -> Iterator[Clip]:
-    """Every clip in float32, and where the weights are stored in half precision, clips in that too."""
+    """Every clip in float32, by the engine that this machine takes and some by the other; where the weights are stored
+    in half precision, clips in that too.
+    """
     limits = limits_of(converted.config.task, converted.precision)
-    runs = [("float32", clips)]
+    few = [clip for clip in clips if clip.name in FEW] or clips[:1]
+    engines = _engines(converted, notes)
+    runs: list[tuple[str, Name, list[Signal]]] = [("float32", engines[0], clips)]
+    runs += [("float32", engine, few) for engine in engines[1:]]
     if converted.half is not None:
-        few = [clip for clip in clips if clip.name in FEW] or clips[:1]
-        runs.append((converted.half, few if on_cpu() else clips))
-    for computed, chosen in runs:
-        model = load(converted.source.folder, dtype=computed)
+        runs.append((converted.half, "mlx", few if on_cpu() else clips))
+    for computed, engine, chosen in runs:
+        model = load(converted.source.folder, dtype=computed, engine=engine)
         front_end = model.config.front_end
         labels = None if model.config.task in NO_LABELS else model.labels
-        for clip in progress(chosen, desc=f"this checkpoint, {computed}", unit="clip"):
+        for clip in progress(chosen, desc=f"this checkpoint, {computed}, {engine}", unit="clip"):
             waveform = mx.array(clip.at(front_end.sample_rate, front_end.resampler))
             if front_end.num_frames(waveform.size) < model.min_frames:
                 notes.append(f"{clip.name}: it is too short for this checkpoint")
                 continue
             features, output = np.array(front_end(waveform)), _output(model, clip, waveform)
-            yield _row(clip, computed, features, output, expected, limits, labels)
+            yield _row(clip, (computed, engine), features, output, expected, limits, labels)
         del model
+
+
+def _engines(converted: Converted, notes: list[str]) -> list[Name]:
+    """Those that are here and can compute the checkpoint; first the one that this machine takes by itself."""
+    if not ONNX_RUNTIME:
+        return ["mlx"]
+    if converted.config.front_end is None:
+        return ["mlx"]
+    model = load(converted.source.folder, dtype="float32", engine="onnxruntime")
+    try:
+        model(mx.zeros((1, max(100, model.min_frames), model.feature_width)))
+    except ConfigError as error:
+        notes.append(f"the engine onnxruntime: {error}")
+        return ["mlx"]
+    return ["onnxruntime", "mlx"] if on_cpu() else ["mlx", "onnxruntime"]
 
 
 def _output(model: Any, clip: Signal, waveform: mx.array) -> Array | str:
@@ -130,7 +153,7 @@ def _output(model: Any, clip: Signal, waveform: mx.array) -> Array | str:
 
 def _row(
     clip: Signal,
-    computed: str,
+    how: tuple[str, Name],
     features: Array,
     output: Array | str,
     expected: Original,
@@ -139,7 +162,8 @@ def _row(
 ) -> Clip:
     """One clip against the original."""
     original = expected.results[clip.name]
-    facts: dict[str, Any] = {"clip": clip.name, "seconds": round(clip.samples.size / RATE, 3), "computed": computed}
+    facts: dict[str, Any] = {"clip": clip.name, "seconds": round(clip.samples.size / RATE, 3)}
+    facts["computed"], facts["engine"] = how
     for what, converted, wanted in (("features", features, original.features), ("output", output, original.output)):
         if isinstance(converted, str):
             return Clip(**facts, problem=converted, passed=False)
@@ -211,7 +235,8 @@ def _same_order(converted: Array, original: Array, count: int) -> bool:
 
 def _machine(live: bool) -> dict[str, Any]:
     packages = ["mlx", "mlx-audio", "mlx-speech-zoo-core", "numpy"]
-    packages += [name for name in ("torch", "onnxruntime") if live and name in sys.modules]
+    packages += [name for name in ("torch",) if live and name in sys.modules]
+    packages += [name for name in ("onnxruntime",) if name in sys.modules]
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "device": mx.default_device().type.name,

@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
 def _network(model: Any, frames: int, axes: dict[int, Any]) -> "Graph":
     """The graph of the model itself, from features (B, T, F) on, in float32 at both ends."""
     import mlx.core as mx
-    from speech_zoo_core.tiles import while_tracing
+    from speech_zoo_core.device import while_tracing
     from speech_zoo_export import trace
 
     mx.eval(model.parameters())

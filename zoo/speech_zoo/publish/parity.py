@@ -27,6 +27,7 @@ class Clip:
         clip: its name.
         seconds: its length.
         computed: "float32", "float16" or "bfloat16".
+        engine: what computed it, "mlx" or "onnxruntime".
         features: largest difference.
         cosine: of the embeddings.
         logits: largest difference of logits or log-probabilities, relative to the original's largest.
@@ -40,6 +41,7 @@ class Clip:
     clip: str
     seconds: float
     computed: str
+    engine: str = "mlx"
     features: float | None = None
     cosine: float | None = None
     logits: float | None = None
@@ -49,6 +51,11 @@ class Clip:
     same_top5: bool | None = None
     problem: str | None = None
     passed: bool | None = None
+
+    @property
+    def how(self) -> str:
+        """The precision, and the engine where it is not MLX."""
+        return self.computed if self.engine == "mlx" else f"{self.computed}, {self.engine}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +125,7 @@ class Parity:
         first = missed[0].problem or ", ".join(text for _, text in self._misses(missed[0]))
         return (
             f"{len(missed)} of {len(self.clips)} comparisons in {self.precision} with {by} miss a limit; "
-            f"{missed[0].clip} ({missed[0].computed}): {first}"
+            f"{missed[0].clip} ({missed[0].how}): {first}"
         )
 
     def _misses(self, clip: Clip) -> Iterator[tuple[str, str]]:
@@ -198,7 +205,7 @@ def show(parity: Parity) -> None:
                 cells += [("" if same else "not ") + str(clip.top1) if (same := clip.same_top1) is not None else ""]
                 cells += [{True: "same", False: "differs", None: ""}[clip.same_top5]]
             cells.append({True: "ok", False: clip.problem or "[bold]missed[/bold]", None: ""}[clip.passed])
-            table.add_row(clip.clip, f"{clip.seconds:.2f}", clip.computed, *cells)
+            table.add_row(clip.clip, f"{clip.seconds:.2f}", clip.how, *cells)
         table.add_section()
         worst = parity.worst()
         table.add_row("worst", "", "", *(_figure(key, worst[key]) for key in keys), *[""] * (2 * labels + 1))

@@ -70,11 +70,11 @@ def parity_table(parity: Parity) -> dict[str, Any]:
         "columns": [title + (unit if key == "features" else "") for title, key, _, _ in columns],
         "worst": [
             {"computed": computed, "clips": len(some), "cells": cells(some)}
-            for computed in dict.fromkeys(clip.computed for clip in parity.clips)
-            if (some := [clip for clip in parity.clips if clip.computed == computed])
+            for computed in dict.fromkeys(clip.how for clip in parity.clips)
+            if (some := [clip for clip in parity.clips if clip.how == computed])
         ],
         "clips": [
-            {"clip": clip.clip, "seconds": clip.seconds, "computed": clip.computed, "passed": clip.passed}
+            {"clip": clip.clip, "seconds": clip.seconds, "computed": clip.how, "passed": clip.passed}
             | {"cells": one(clip)}
             for clip in parity.clips
         ],
