@@ -416,8 +416,8 @@ def test_the_bundled_checkpoint(voices: None, tmp_path: Path) -> None:
     assert parity.passed is True
     assert parity.oracle is not None
     assert (parity.oracle["name"], parity.oracle["from"], parity.oracle["features"]) == ("speakerlab", "goldens", None)
-    computed = [(clip.clip, clip.computed) for clip in parity.clips]
-    assert computed == [("libri_07_spk1580", "float32"), ("libri_07_spk1580", "float16")]
+    assert {clip.clip for clip in parity.clips} == {"libri_07_spk1580"}
+    assert sorted(clip.how for clip in parity.clips) == ["float16", "float32", "float32, onnxruntime"]
     assert parity.worst()["cosine"] >= 0.9999
     assert any("features" in sentence and "silence" in sentence for sentence in parity.not_compared)
     assert (tmp_path / "p.json").read_text() == parity.to_json()

@@ -248,7 +248,7 @@ def test_a_clip_whose_embedding_fails_does_not_fail_its_batch(
     stub = type("Stub", (), {"config": model.config, "sample_rate": RATE, "_clip": model._clip})()
     stub.embed, stub.embed_batch = embed, embed_batch
     monkeypatch.setattr(corpus, "on_cpu", lambda: False)
-    monkeypatch.setattr("speech_zoo.corpus.embedder.load", lambda _, task: stub)
+    monkeypatch.setattr("speech_zoo.corpus.embedder.load", lambda _, **how: stub)
     monkeypatch.setattr(corpus, "identity", lambda model: "0" * 64)
     assert embed_manifest(manifest, tmp_path / "out").embedded == 6
     assert errors(tmp_path / "out") == [

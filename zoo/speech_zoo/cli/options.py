@@ -9,11 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TextIO
 
-import click
 import typer
 from speech_zoo_core.errors import AudioError, InputError
 
-from ..engines.choice import NAMES, chosen
+from ..engines.choice import Name, chosen
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Catalogue name, folder, file or Hub repo.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -24,11 +23,7 @@ ChannelOption = Annotated[
     str | None, typer.Option(help="Of several: its number from 0 on, or mean; default: as the model's original does.")
 ]
 EngineOption = Annotated[
-    str,
-    typer.Option(
-        click_type=click.Choice(NAMES),
-        help="What computes the model; auto: mlx on a GPU, onnxruntime on a CPU where it is installed.",
-    ),
+    Name, typer.Option(help="What computes the model; auto: mlx on a GPU, onnxruntime on a CPU where it is installed.")
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="That onnxruntime computes with; default: one for each core.")
@@ -146,7 +141,7 @@ def check_windows(window: float, hop: float) -> None:
         raise typer.BadParameter(str(error)) from error
 
 
-def computing(engine: str, threads: int | None) -> dict[str, Any]:
+def computing(engine: Name, threads: int | None) -> dict[str, Any]:
     """The arguments `engine` and `threads` of `load`.
 
     Raises:
