@@ -13,7 +13,6 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.audio import load_audio
 from speech_zoo_core.audio.samples import describe
-from speech_zoo_core.tiles import with_cpu_layers
 
 from ..models import load
 from ..settings import SEGMENTATION
@@ -63,8 +62,7 @@ def _windows(samples: Array, segmenter: Any) -> list[Array]:
 
 def _two_speak(window: Array, segmenter: Any, model: Any, threshold: float) -> bool:
     rate, step = segmenter.sample_rate, segmenter.frame_step
-    with with_cpu_layers():
-        active = segmenter.speakers(segmenter(mx.array(window)[None]))[0]
+    active = segmenter.speakers(segmenter(mx.array(window)[None]))[0]
     alone = active & (active.sum(axis=1) == 1)[:, None]
     first, second = np.argsort(-alone.sum(axis=0), kind="stable")[:2]
     if alone[:, second].sum() * step < ALONE * rate:
