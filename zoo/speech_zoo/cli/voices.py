@@ -208,7 +208,9 @@ def search(
     if (file is None) == (name is None):
         raise typer.BadParameter("give FILE, or --name NAME, and not both")
     how = hearing(channel, vad)
-    voices = open_store(_index_of(within, model) if within.is_dir() else within, model, **how, **computing(engine, threads))
+    voices = open_store(
+        _index_of(within, model) if within.is_dir() else within, model, **how, **computing(engine, threads)
+    )
     if file is not None:
         vector = voices.model.embed(source(file), **how)
     else:
