@@ -12,7 +12,7 @@ and needs none of the above:
   `ecapa-lid` the log-probabilities, of `wav2vec2-*` the logits, of `speaker-proxy` the embeddings of unit length.
 - `silero.safetensors`: the probabilities of speech of Silero's ONNX file, as "signal".
 - `seeded.json`: names and shapes of the state dicts that the tests fill by `signals.seeded_weights`.
-- `tiny/`: small ResNets in the file forms that torch writes.
+- `tiny/`: small ResNets in the file forms that torch writes, and an ERes2Net as ONNX.
 
 `zoo/speech_zoo/goldens/` ships the originals' outputs on the nine bundled voices, as "voice", for `speech-zoo check`.
 """
@@ -35,6 +35,7 @@ from parity_oracles import (
     Oracle,
     custom_ecapa,
     custom_resnet,
+    eres2net,
     export_onnx,
     kaldi_features,
     minus_mean,
@@ -74,6 +75,8 @@ def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
         "ecapa-wespeaker-glob": (6, custom_ecapa(64, 6), SOME),
         "ecapa-speechbrain": (7, SpeechBrain(SMALL["ecapa-speechbrain"], 7), SOME),
         "ecapa-lid": (8, SpeechBrain(SMALL["ecapa-lid"], 8), SOME),
+        "eres2net": (10, eres2net("ERes2Net", 10, num_blocks=[1, 2, 1, 2], m_channels=8, embedding_size=64), SOME),
+        "eres2netv2": (11, eres2net("ERes2NetV2", 11, num_blocks=[1, 1, 2, 1], m_channels=8, embedding_size=64), SOME),
         "speaker-proxy": (9, Proxy(9, **SMALL_PROXY), ("50 frames", "12 frames", "5 frames")),
     }
 
@@ -120,6 +123,8 @@ def write_tiny(folder: Path) -> dict[str, Oracle]:
     for name, oracle, options in (("folded.onnx", minus_mean(one, 16), {}), ("kept.onnx", minus_mean(two, 16), kept)):
         export_onnx(folder / name, oracle, **legacy, **options)
         oracles[name] = oracle
+    oracles["eres2net.onnx"] = eres2net("ERes2Net", 12, num_blocks=[1, 1, 1, 1], m_channels=2, embedding_size=16)
+    export_onnx(folder / "eres2net.onnx", oracles["eres2net.onnx"], **legacy)
     return oracles
 
 

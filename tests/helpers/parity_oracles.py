@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import importlib
 import os
 import sys
 import types
@@ -96,6 +97,13 @@ def custom_ecapa(channels: int, seed: int) -> Oracle:
     kind = wespeaker("ecapa_tdnn").ECAPA_TDNN
     module = kind(channels=channels, feat_dim=80, embed_dim=192, global_context_att=True, emb_bn=True)
     return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def eres2net(module: str, seed: int, **sizes: Any) -> Oracle:
+    """3D-Speaker's model of `speakerlab.models.eres2net.<module>` with seeded weights."""
+    source = importlib.import_module(f"speakerlab.models.eres2net.{module}")
+    kind = getattr(source, module.removesuffix("_huge"))
+    return Oracle(seeded(kind(feat_dim=80, **sizes), seed), f"speakerlab {version('speakerlab')}", POVEY)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Seeded random weights in the form that the originals have, and their ECAPA-TDNN under WeSpeaker's names.
 
-Names and shapes are those of WeSpeaker's ResNet, of CAM++ (3D-Speaker and WeSpeaker agree on them) and of SpeechBrain's
-ECAPA-TDNN; BatchNorm statistics are random too. Written without PyTorch.
+Names and shapes are those of WeSpeaker's ResNet, of CAM++ (3D-Speaker and WeSpeaker agree on them), of SpeechBrain's
+ECAPA-TDNN and of 3D-Speaker's ERes2Net; BatchNorm statistics are random too. Written without PyTorch.
 """
 
 import re
@@ -56,11 +56,11 @@ def source_weights(config: Any, seed: int = 0, projection: bool = False) -> dict
     """The state dict of the original module that `config` (a package's ModelConfig) describes.
 
     Args:
-        config: of `resnet34`, `campplus` or `ecapa_tdnn`.
+        config: of `resnet34`, `campplus`, `ecapa_tdnn` or `eres2net`.
         seed: of every number.
         projection: add the layer of the training loss, as WeSpeaker's `avg_model.pt` does.
     """
-    families = {"resnet34": _resnet34, "campplus": _campplus, "ecapa_tdnn": _ecapa}
+    families = {"resnet34": _resnet34, "campplus": _campplus, "ecapa_tdnn": _ecapa, "eres2net": _eres2net}
     weights = families[config.model_type](config, _Weights(seed))
     if projection:
         weights.layer("projection", 100, config.embed_dim)
@@ -171,6 +171,50 @@ def _tdnn(weights: _Weights, name: str, out: int, inner: int, kernel: int, norm:
     weights.layer(f"{name}.conv.conv", out, inner, kernel, bias=True)
     if norm:
         weights.norm(f"{name}.norm.norm", out)
+
+
+def _eres2net(config: Any, weights: _Weights) -> _Weights:
+    """Under 3D-Speaker's names."""
+    in_planes, sizes = config.m_channels, []
+    weights.layer("conv1", in_planes, 1, 3, 3)
+    weights.norm("bn1", in_planes)
+    for stage, count in enumerate(config.num_blocks):
+        planes = config.m_channels * 2**stage
+        width, out = planes * config.base_width // 64, planes * config.expansion
+        for i in range(count):
+            name = f"layer{stage + 1}.{i}"
+            _pointwise(weights, f"{name}.conv1", f"{name}.bn1", width * config.scale, in_planes)
+            for k in range(config.scale):
+                weights.layer(f"{name}.convs.{k}", width, width, 3, 3)
+                weights.norm(f"{name}.bns.{k}", width)
+                if k and stage > 1:
+                    _fusion(weights, f"{name}.fuse_models.{k - 1}", width)
+            _pointwise(weights, f"{name}.conv3", f"{name}.bn3", out, width * config.scale)
+            if (stage and not i) or in_planes != out:
+                _pointwise(weights, f"{name}.shortcut.0", f"{name}.shortcut.1", out, in_planes)
+            in_planes = out
+        sizes.append(out)
+    names = {1: ("layer1_downsample", "fuse_mode12"), 2: ("layer2_downsample", "fuse_mode123")}
+    names[3] = ("layer3_downsample", "fuse_mode1234")
+    for stage, (down, fuse) in ({3: ("layer3_ds", "fuse34")} if config.variant == "ERes2NetV2" else names).items():
+        weights.layer(down, sizes[stage], sizes[stage - 1], 3, 3)
+        _fusion(weights, fuse, sizes[stage])
+    weights.layer("seg_1", config.embed_dim, 2 * in_planes * (config.feat_dim // 8), bias=True)
+    if config.two_emb_layer:
+        weights.norm("seg_bn_1", config.embed_dim, affine=False)
+        weights.layer("seg_2", config.embed_dim, config.embed_dim, bias=True)
+    return weights
+
+
+def _pointwise(weights: _Weights, layer: str, norm: str, out: int, inner: int, bias: bool = False) -> None:
+    weights.layer(layer, out, inner, 1, 1, bias=bias)
+    weights.norm(norm, out)
+
+
+def _fusion(weights: _Weights, name: str, channels: int) -> None:
+    name = f"{name}.local_att"
+    _pointwise(weights, f"{name}.0", f"{name}.1", channels // 4, 2 * channels, bias=True)
+    _pointwise(weights, f"{name}.3", f"{name}.4", channels, channels // 4, bias=True)
 
 
 def wespeaker_ecapa(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEA
 from speech_zoo_core.loader import build
 from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
 from speech_zoo_ecapa_tdnn import proxy_config
+from speech_zoo_eres2net import ModelConfig as ERes2NetConfig
 from speech_zoo_resnet34 import ModelConfig as ResNetConfig
 from speechbrain_files import write_folder
 from torch_files import save_zip, state_dict
@@ -71,6 +72,19 @@ ECAPA_WESPEAKER = replace(
     moments="raw",
     threshold=0.3,
 )
+ERES2NET = ERes2NetConfig(
+    model_type="eres2net",
+    embed_dim=8,
+    front_end=replace(THREE_D_SPEAKER, n_mels=16),
+    variant="ERes2Net",
+    num_blocks=[1, 2, 1, 2],
+    m_channels=4,
+    base_width=32,
+    scale=2,
+    expansion=2,
+    feat_dim=16,
+    threshold=0.365,
+)
 PROXY = proxy_config(input_dim=24, embed_dim=8, channels=16)
 CONFIGS: dict[str, Any] = {
     "basic": replace(RESNET, num_blocks=[1, 2, 1, 1]),
@@ -86,6 +100,9 @@ CONFIGS: dict[str, Any] = {
     "ecapa_lid": LID,
     "ecapa_wespeaker": ECAPA_WESPEAKER,
     "ecapa_wespeaker_plain": replace(ECAPA_WESPEAKER, global_context=False),
+    "eres2net": ERES2NET,
+    "eres2net_two_emb_layer": replace(ERES2NET, scale=3, expansion=4, two_emb_layer=True),
+    "eres2netv2": replace(ERES2NET, variant="ERes2NetV2", m_channels=8, base_width=26),
     "speaker_proxy": PROXY,
 }
 AUDIO = [name for name, config in CONFIGS.items() if config.front_end is not None]

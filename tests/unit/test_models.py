@@ -16,7 +16,7 @@ from tiny_models import AUDIO, CONFIGS, RATE, SPEAKERS, model_of, noise, tiny_mo
 pytestmark = pytest.mark.usefixtures("types_found_once")
 each_model = pytest.mark.parametrize("name", CONFIGS)
 each_family = pytest.mark.parametrize(
-    "name", ["basic", "bottleneck", "campplus", "ecapa_speechbrain", "ecapa_wespeaker"]
+    "name", ["basic", "bottleneck", "campplus", "ecapa_speechbrain", "ecapa_wespeaker", "eres2net", "eres2netv2"]
 )
 each_with_audio = pytest.mark.parametrize("name", AUDIO)
 each_speaker_model = pytest.mark.parametrize("name", SPEAKERS)
@@ -100,7 +100,9 @@ def representatives(name: str) -> list[str]:
     return [key for key in kinds.values() if not key.endswith("num_batches_tracked")]
 
 
-TENSORS = [(name, key) for name in ("two_emb_layer", "campplus", "ecapa_lid") for key in representatives(name)]
+TENSORS = [
+    (name, key) for name in ("two_emb_layer", "campplus", "ecapa_lid", "eres2net") for key in representatives(name)
+]
 # SpeechBrain wraps every layer once more: blocks.0.conv.conv.weight, out.w.weight.
 WRAPPING = re.compile(r"(?<=\.)(?:conv|norm|w)\.(?=[a-z_]+$)")
 
@@ -141,7 +143,7 @@ def test_a_tensor_of_another_shape_is_named(name: str, key: str, change: str) ->
     assert layer.removesuffix(".1").removesuffix(".0") in refusal(name, source)
 
 
-@pytest.mark.parametrize("name", ["two_emb_layer", "campplus", "ecapa_lid", "ecapa_wespeaker"])
+@pytest.mark.parametrize("name", ["two_emb_layer", "campplus", "ecapa_lid", "ecapa_wespeaker", "eres2net"])
 @pytest.mark.parametrize(
     "key", ["surprise.weight", "surprise.running_var", "head.surprise", "xvector", "layer9.0.bn1.weight"]
 )
@@ -300,6 +302,9 @@ def test_a_silent_clip_is_refused(name: str, signal: np.ndarray) -> None:
         "ecapa_lid",
         "ecapa_wespeaker",
         "ecapa_wespeaker_plain",
+        "eres2net",
+        "eres2net_two_emb_layer",
+        "eres2netv2",
         "speaker_proxy",
     ],
 )

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("types_found_once")
 PARTS = ["", "0", "1", "7", "999", "bn", "bn1", "conv", "conv1", "norm", "weight", "é"]
 ENDS = ["running_var", "running_mean", "weight", "bias", "weight_g", "num_batches_tracked"]
 WRAPPERS = ["module.", "model.", "_orig_mod.", "embedding_model.", "net.", "module.model.", "model._orig_mod.", "a"]
-FAMILIES = [*TINY, "speechbrain", "lid", "proxy", "wav2vec2"]
+FAMILIES = [*TINY, "eres2net", "eres2netv2", "speechbrain", "lid", "proxy", "wav2vec2"]
 
 
 def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] = ()) -> Path:
@@ -49,6 +49,8 @@ def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] =
 
     if family == "wav2vec2":
         return hf_folder(path, named(dict(source_tensors())))
+    if family.startswith("eres2net"):
+        return tf.save_zip(path, tf.state_dict(named(tiny_source(family))))
     if family == "proxy":
         return proxy_file(path, named(source_weights(PROXY)))
     if family in ("speechbrain", "lid"):
@@ -94,21 +96,31 @@ def test_a_name_with_and_without_a_wrapper() -> None:
     assert without_prefix({"a.weight": 1, "module.a.weight": 2}, "a.weight") == {"a.weight": 1, "module.a.weight": 2}
 
 
-def eres2net() -> dict[str, np.ndarray]:
-    """Names of 3D-Speaker's ERes2Net, which begins and ends as a ResNet34 does."""
-    tensors = {name: x for name, x in source_weights(RESNET).items() if not name.startswith("projection.")}
+def res2net() -> dict[str, np.ndarray]:
+    """Names of 3D-Speaker's Res2Net, which begins and ends as a ResNet34 does, and has the blocks of an ERes2Net."""
+    weights = {name: x for name, x in source_weights(RESNET).items() if not name.startswith("projection.")}
     for layer in range(1, 5):
         for part in ("convs.0.weight", "bns.0.weight", "bns.0.bias", "bns.0.running_mean", "bns.0.running_var"):
-            tensors[f"layer{layer}.0.{part}"] = np.ones((2, 2, 3, 3) if "conv" in part else 2, np.float32)
-    for part in ("weight", "bias", "running_mean", "running_var"):
-        tensors[f"fuse_mode12.local_att.1.{part}"] = np.ones(2, np.float32)
-    return tensors
+            weights[f"layer{layer}.0.{part}"] = np.ones((2, 2, 3, 3) if "conv" in part else 2, np.float32)
+    return weights
 
 
 def test_a_model_that_begins_and_ends_as_a_resnet(tmp_path: Path) -> None:
-    path = tf.save_zip(tmp_path / "eres2net.ckpt", tf.state_dict(eres2net()))
-    with pytest.raises(CheckpointError, match=r"looks like a WeSpeaker ResNet, but has 24 tensors that none has"):
+    path = tf.save_zip(tmp_path / "res2net.ckpt", tf.state_dict(res2net()))
+    with pytest.raises(CheckpointError, match=r"looks like a WeSpeaker ResNet, but has 20 tensors that none has"):
         load(path)
+
+
+def test_a_resnet_is_no_eres2net_and_the_reverse() -> None:
+    for name in CONFIGS:
+        source = Source(Path("model.safetensors"))
+        source.__dict__["checkpoint"] = Checkpoint(to_mx(dict(tiny_source(name))))
+        for other in ("resnet34", "eres2net"):
+            try:
+                known = registry.get(other).recognise(source) is not None
+            except CheckpointError:
+                known = False
+            assert known == (CONFIGS[name].model_type == other)
 
 
 # Whatever the tensors

@@ -1,0 +1,130 @@
+"""ERes2Net and ERes2NetV2 against speakerlab (3D-Speaker) and wespeaker.models.eres2net, with seeded weights."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import speech_zoo
+import torch
+from parity_oracles import (
+    HAMMING,
+    POVEY,
+    Oracle,
+    eres2net,
+    export_onnx,
+    minus_mean,
+    renamed_onnx,
+    save_wespeaker,
+    seeded,
+    state_dict,
+)
+from signals import BRIEF, FEW, RATE, cosine, signals_for, voices
+from speech_zoo_core.oracle import kaldi_features, wespeaker
+
+Compare = Callable[..., None]
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # of speakerlab: the module, and what its model is made of
+    "ERes2Net-base": ("ERes2Net", {"m_channels": 32, "embedding_size": 512}),
+    "ERes2NetV2": ("ERes2NetV2", {"embedding_size": 192}),
+    # As above and as the other published ones, but for the width: a CPU takes long for these, and to seed them.
+    "ERes2Net, narrow": ("ERes2Net", {"m_channels": 8, "two_emb_layer": True}),
+    "ERes2Net-huge, narrow": ("ERes2Net_huge", {"m_channels": 16}),
+    "ERes2NetV2, narrow": ("ERes2NetV2", {"m_channels": 16}),
+    "ERes2NetV2 w24s4ep4, narrow": ("ERes2NetV2", {"m_channels": 16, "baseWidth": 24, "scale": 4, "expansion": 4}),
+}
+NARROW = [name for name in SIZES if name.endswith("narrow")]
+
+
+@cache
+def three_d_speaker(name: str) -> Oracle:
+    module, sizes = SIZES[name]
+    return eres2net(module, 31, **sizes)
+
+
+@cache
+def of_wespeaker(name: str) -> Oracle:
+    module = getattr(wespeaker("eres2net"), name)(feat_dim=80, embed_dim=192)
+    return Oracle(seeded(module, 32), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def save(folder: Path, oracle: Oracle, name: str = "pretrained_eres2net.ckpt") -> Path:
+    torch.save(state_dict(oracle), folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", [name for name in SIZES if name not in NARROW])
+def test_published_sizes(name: str, tmp_path: Path, compare: Compare) -> None:
+    compare(
+        speech_zoo.load(save(tmp_path, three_d_speaker(name))), three_d_speaker(name), name, "state dict", signals=FEW
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "8-bit"])
+@pytest.mark.parametrize("name", NARROW)
+def test_precisions(name: str, precision: str, tmp_path: Path, at_precision: Any, compare: Compare) -> None:
+    signals = FEW if "huge" in name or "w24" in name else signals_for(precision)
+    model = at_precision(save(tmp_path, three_d_speaker(name)), precision)
+    compare(model, three_d_speaker(name), name, "state dict", precision, signals)
+
+
+def test_wespeaker(tmp_path: Path, compare: Compare) -> None:
+    name = "ERes2Net34_Base"
+    folder = save_wespeaker(tmp_path / "ws", of_wespeaker(name), name, embed_dim=192, two_emb_layer=False)
+    compare(speech_zoo.load(folder), of_wespeaker(name), name, "avg_model.pt + config.yaml", signals=BRIEF)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("name", ["ERes2NetV2, narrow", "ERes2Net-huge, narrow"])
+@pytest.mark.filterwarnings("ignore")
+def test_three_d_speaker_onnx(name: str, opset: int, tmp_path: Path, compare_onnx: Compare) -> None:
+    """As speakerlab/bin/export_speaker_embedding_onnx.py exports it."""
+    oracle = three_d_speaker(name)
+    path = tmp_path / "eres2net.onnx"
+    axes = {"feature": {0: "batch", 1: "frame"}, "embedding": {0: "batch"}}
+    names = {"input_names": ["feature"], "output_names": ["embedding"], "dynamic_axes": axes}
+    torch.onnx.export(oracle.module, (torch.randn(1, 345, 80),), str(path), opset_version=opset, dynamo=False, **names)
+    compare_onnx(path, oracle, name, f"ONNX, opset {opset}")
+
+
+KEPT = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}
+
+
+@pytest.mark.parametrize("options", [{}, KEPT], ids=["folded", "kept"])
+@pytest.mark.filterwarnings("ignore")
+def test_wespeaker_onnx(options: dict[str, Any], tmp_path: Path, compare_onnx: Compare) -> None:
+    """With the training set's mean subtracted, under any names."""
+    oracle = minus_mean(of_wespeaker("ERes2Net34_Base"), 192)
+    path = export_onnx(tmp_path / "model.onnx", oracle, dynamo=False, opset_version=14, **options)
+    compare_onnx(renamed_onnx(path), oracle, "ERes2Net34_Base", "ONNX, BatchNorm " + ("kept" if options else "folded"))
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("name", ["ERes2Net, narrow"])
+def test_files(name: str, rate: int, tmp_path: Path, record: Callable[..., None]) -> None:
+    """Stereo files: the first channel, soxr's resampler."""
+    oracle = three_d_speaker(name)
+    columns = [soxr.resample(np.resize(voices()[voice], 4 * RATE), RATE, rate) for voice in ("voice 04", "voice 05")]
+    soundfile.write(tmp_path / "clip.wav", np.stack(columns, axis=1), rate, "FLOAT")
+    waveform = soxr.resample(columns[0], rate, RATE, quality="HQ")
+    expected = oracle(kaldi_features(waveform, **POVEY))
+    score = cosine(speech_zoo.load(save(tmp_path, oracle)).embed(tmp_path / "clip.wav"), expected)
+    figures = (f"{score:.9f}", f"{max(0.0, 1 - score):.1e}", "", "0.999999", f"{oracle.name}, soxr")
+    record(name, f"file, {rate} Hz", "float32", "1 file", *figures)
+    assert score >= 0.999999
+
+
+def test_check(tmp_path: Path) -> None:
+    """`speech-zoo check` finds the original of each form by itself."""
+    for source in (
+        save(tmp_path, three_d_speaker("ERes2NetV2, narrow"), "a.ckpt"),
+        save(tmp_path, three_d_speaker("ERes2Net, narrow"), "b.ckpt"),
+    ):
+        folder = speech_zoo.convert(source, tmp_path / source.stem)
+        parity = speech_zoo.check(folder, source)
+        assert parity.passed is True, parity.verdict()
+        assert parity.oracle is not None and parity.oracle["name"] == "speakerlab"
