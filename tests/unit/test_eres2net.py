@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import yaml
 from source_weights import source_weights
+from speech_zoo.catalogue.entries import entries
 from speech_zoo_core.audio.front_end import WESPEAKER
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.layers import parameters
 from speech_zoo_core.loader import load
 from speech_zoo_eres2net.model import _clipped
+from speech_zoo_eres2net.source import THREE_D_SPEAKER_THRESHOLD
 from tiny_models import CONFIGS, ERES2NET, tiny_source, wespeaker_yaml
 from torch_files import save_zip, state_dict
 
@@ -72,6 +74,11 @@ def test_three_d_speaker(tmp_path: Path, name: str) -> None:
     model = load(saved(tmp_path / "pretrained_eres2net.ckpt", tiny_source(name)))
     assert replace(model.config, source=None) == CONFIGS[name]
     assert model.config.pool_eps == 1e-8
+
+
+def test_the_threshold_is_the_catalogue_s() -> None:
+    thresholds = {entry.threshold for entry in entries().values() if entry.model_type == "eres2net"}
+    assert thresholds == {THREE_D_SPEAKER_THRESHOLD} == {ERES2NET.threshold}
 
 
 def test_settings_of_model_scope(tmp_path: Path) -> None:
