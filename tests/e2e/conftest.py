@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from loopback_hub import LoopbackHub
 from safetensors.numpy import save
 from source_weights import source_weights
 from speech_zoo.cli.main import main
+from wavs import read_wav, write_wav
 
 COMMAND = Path(sys.executable).with_name("speech-zoo")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub
@@ -167,20 +167,6 @@ def voices() -> list[Path]:
     files = sorted((Path(spec.origin).parent / "data" / "voices").glob("*.wav"))
     assert len(files) == 9
     return files
-
-
-def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
-    """Write int16 samples (N,) or (N, channels)."""
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1 if samples.ndim == 1 else samples.shape[1], 2, rate, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
-    return path
-
-
-def read_wav(path: Path) -> np.ndarray:
-    """The int16 samples of a mono file."""
-    with wave.open(str(path)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
 
 
 @pytest.fixture(scope="session")

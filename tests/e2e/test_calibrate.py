@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import wave
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,24 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from wavs import read_wav, write_wav
 
 Run = Callable[..., Any]
 COMMAND = Path(sys.executable).with_name("speech-zoo")
 PNG = b"\x89PNG\r\n\x1a\n"
 THRESHOLDS = "thresholds.json"
-
-
-def read_wav(path: Path) -> np.ndarray:
-    """The int16 samples of a mono file."""
-    with wave.open(str(path)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
-
-
-def write_wav(path: Path, samples: np.ndarray) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 from sounds import written
 from tiny_models import ECAPA, LID, RATE, speechbrain_folder, voice
+from wavs import write_wav
 
 Run = Callable[..., Any]
 Unchanged = Callable[[], None]
@@ -35,21 +35,12 @@ def speakers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return speechbrain_folder(tmp_path_factory.mktemp("timeline") / "tiny-speakers", ECAPA)
 
 
-def write(path: Path, samples: np.ndarray) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
-    return path
-
-
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 s, of which 20 to 35 are silence; its name has blanks and an emoji."""
     samples = voice(60 * RATE)
     samples[20 * RATE : 35 * RATE] = 0
-    return write(tmp_path_factory.mktemp("talk") / "my talk 🎙.wav", samples)
+    return write_wav(tmp_path_factory.mktemp("talk") / "my talk 🎙.wav", samples)
 
 
 # lid --timeline
@@ -97,7 +88,7 @@ def test_a_picture_of_a_timeline(cli: Run, tmp_path: Path, talk: Path, lid_folde
 
 
 def test_several_files(cli: Run, tmp_path: Path, talk: Path, lid_folder: Path) -> None:
-    short = write(tmp_path / "b.wav", voice(3 * RATE))
+    short = write_wav(tmp_path / "b.wav", voice(3 * RATE))
     rows = cli("lid", talk, short, "--timeline", "--model", lid_folder, "--json").succeeded().json
     assert [row["file"] for row in rows] == [str(talk), str(short)]
     assert [(s["start"], s["end"]) for s in rows[1]["segments"]] == [(0, 3)]
@@ -141,7 +132,7 @@ def test_bad_files_are_told_and_leave_nothing_behind(
     content = talk.read_bytes()
     (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.wav").write_text("no audio " * 100)
-    write(tmp_path / "silence.wav", np.zeros(20 * RATE))
+    write_wav(tmp_path / "silence.wav", np.zeros(20 * RATE))
     unchanged()
     said = {
         "pipe": "pipe is a pipe or device",
@@ -164,7 +155,7 @@ def test_bad_files_are_told_and_leave_nothing_behind(
 
 
 def test_interrupted_it_leaves_nothing_behind(tmp_path: Path, environment: dict[str, str]) -> None:
-    long = write(tmp_path / "long.wav", voice(600 * RATE))
+    long = write_wav(tmp_path / "long.wav", voice(600 * RATE))
     command = [COMMAND, "embed", long, "--windows", "3/1.5", "--output", tmp_path / "out.safetensors"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         fds = Path(f"/proc/{process.pid}/fd")
@@ -223,7 +214,7 @@ def test_lid_says_unknown(cli: Run, talk: Path, lid_folder: Path) -> None:
 
 
 def test_noise_has_no_windows_unless_asked_for(cli: Run, tmp_path: Path, speakers: Path) -> None:
-    noise = write(tmp_path / "noise.wav", np.random.default_rng(0).standard_normal(6 * RATE) * 0.1)
+    noise = write_wav(tmp_path / "noise.wav", np.random.default_rng(0).standard_normal(6 * RATE) * 0.1)
     arguments = ["embed", noise, "--model", speakers, "--json"]
     assert cli(*arguments).failed() == f"{noise} holds no speech; vad=False (--no-vad) takes it as it is"
     assert len(cli(*arguments, "--no-vad").succeeded().json) == 1

@@ -2,7 +2,6 @@
 
 import re
 import struct
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,9 @@ import numpy as np
 import pytest
 from speech_zoo.voices.database import Checkpoint, StoreFile
 from speech_zoo.voices.rows import Clip, Recording, add_clip, put_recording
+from wavs import read_wav, write_wav
 
 Run = Callable[..., Any]
-
-
-def read_wav(path: Path) -> np.ndarray:
-    with wave.open(str(path)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
-
-
-def write_wav(path: Path, samples: np.ndarray) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
-    return path
 
 
 @pytest.fixture

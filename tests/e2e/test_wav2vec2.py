@@ -1,7 +1,6 @@
 """Wav2Vec2 classifiers by command, in fresh processes and from a Hub on loopback."""
 
 import json
-import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save_file
 from wav2vec2_files import SETTINGS, hf_folder, source_tensors
+from wavs import write_wav
 
 Run = Callable[..., Any]
 
@@ -79,8 +79,5 @@ def test_a_bad_folder_is_refused(
 
 
 def test_a_clip_below_the_receptive_field(cli: Run, tmp_path: Path, folder: Path) -> None:
-    short = tmp_path / "short.wav"
-    with wave.open(str(short), "wb") as file:
-        file.setparams((1, 2, 16000, 0, "NONE", ""))
-        file.writeframes((np.sin(np.arange(399)) * 10_000).astype("<i2").tobytes())
+    short = write_wav(tmp_path / "short.wav", np.sin(np.arange(399)) * 0.3)
     assert "is too short: 0.025 s, wav2vec2_cls needs at least 0.025 s" in cli("lid", short, "--model", folder).failed()

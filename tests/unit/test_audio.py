@@ -1,7 +1,6 @@
 """Audio in: what comes out of a path or an array, whatever its rate, type and channel count."""
 
 import math
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import written
 from speech_zoo_core.audio import load_audio
+from wavs import write_wav
 
 RATE = 16000
 FULL_SCALE = {  # samples, and what they are at full scale 1
@@ -27,16 +27,6 @@ FULL_SCALE = {  # samples, and what they are at full scale 1
 
 def sine(frequency: float, rate: int, seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
     return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)
-
-
-def write_wav(path: Path, samples: np.ndarray, rate: int) -> Path:
-    """16-bit PCM from samples in [-1, 1], (n,) or (n, channels)."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1 if samples.ndim == 1 else samples.shape[1])
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 def amplitude_of(x: mx.array, frequency: float) -> float:

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import tracemalloc
-import wave
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.identity import identity
 from speech_zoo_core.tasks import audio_model
 from tiny_models import RATE, tiny_model, voice
+from wavs import write_wav
 
 LENGTHS = [9000, 4000, 12345, 4000, 20000, 5000, 8000]
 
@@ -35,13 +35,6 @@ def tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """References name tiny models."""
     monkeypatch.setattr("speech_zoo_core.load", lambda ref, **_: tiny_model(ref))
     monkeypatch.setattr("speech_zoo.models.resolve", lambda ref: ref)
-
-
-def write_wav(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, rate, 0, "NONE", ""))
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import wave
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from speech_zoo_core.tasks.iso639 import language_name, match_language
 from speech_zoo_core.tasks.language import Prediction, check_labels
 from speech_zoo_ecapa_tdnn import ModelConfig
 from tiny_models import LABELS, LID, RATE, model_of, noise, tiny_model
+from wavs import write_wav
 
 pytestmark = pytest.mark.usefixtures("types_found_once", "all_is_speech")
 CODES = [label.partition(":")[0] for label in LABELS]
@@ -140,9 +140,7 @@ def test_a_number_of_languages_that_cannot_be(lid: Any, top_k: Any) -> None:
 
 def test_every_form_of_the_same_clip_gives_the_same_prediction(tmp_path: Path, lid: Any) -> None:
     samples = (clip() * 32767).astype(np.int16)
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
+    write_wav(tmp_path / "a.wav", samples)
     expected = dict(lid.predict(tmp_path / "a.wav"))
     for audio in (
         str(tmp_path / "a.wav"),

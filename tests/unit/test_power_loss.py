@@ -1,7 +1,6 @@
 """A conversion, a threshold, a shard outlive a loss of power at any moment: the old one, the new one, or none."""
 
 import json
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from speech_zoo.calibration.det import Det
 from speech_zoo_core.atomic import whole_folder, written_beside
 from speech_zoo_core.conversion import convert
 from speech_zoo_core.loader import load
-from tiny_models import RATE, RESNET, tiny_model, voice, wespeaker_folder
+from tiny_models import RESNET, tiny_model, voice, wespeaker_folder
+from wavs import write_wav
 
 pytestmark = pytest.mark.usefixtures("types_found_once")
 
@@ -87,9 +87,7 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speech_zoo.corpus.embedder.load", lambda ref, task: tiny_model(ref))
     names = [f"{i}.wav" for i in range(3)]
     for i, name in enumerate(names):
-        with wave.open(str(tmp_path / name), "wb") as file:
-            file.setparams((1, 2, RATE, 0, "NONE", ""))
-            file.writeframes((voice(4000, seed=i) * 32767).astype("<i2").tobytes())
+        write_wav(tmp_path / name, voice(4000, seed=i))
     manifest = tmp_path / "files.jsonl"
     manifest.write_text("".join(f'{{"audio": "{name}"}}\n' for name in names), encoding="utf-8")
     out = tmp_path / "out"

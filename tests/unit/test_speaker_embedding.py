@@ -1,7 +1,6 @@
 """What people do with a model: embed, embed_batch, verify."""
 
 import math
-import wave
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,10 @@ from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.tasks import audio_model
 from speech_zoo_core.tasks.speaker import Verification
 from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
+from wavs import write_wav
 
 each_family = pytest.mark.parametrize("name", ["basic", "campplus", "ecapa_speechbrain", "ecapa_wespeaker"])
 LENGTHS = [9000, 4000, 12345, 4000, 20000, 5000]
-
-
-def write_wav(path: Path, samples: np.ndarray) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 # embed
@@ -48,7 +39,7 @@ def test_an_embedding_has_unit_length(name: str) -> None:
 def test_every_form_of_the_same_clip_gives_the_same_embedding(tmp_path: Path, name: str) -> None:
     model = tiny_model(name)
     samples = (voice(RATE) * 32767).astype(np.int16)
-    path = write_wav(tmp_path / "a.wav", voice(RATE))
+    path = write_wav(tmp_path / "a.wav", samples)
     expected = model.embed(path)
     for audio in (str(path), (samples, RATE), (mx.array(samples), RATE), (np.stack([samples] * 2, 1), RATE)):
         assert mx.allclose(model.embed(audio), expected, atol=1e-5)

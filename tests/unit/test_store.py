@@ -4,7 +4,6 @@ import random
 import sqlite3
 import threading
 import unicodedata
-import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from speech_zoo_core.audio import load_audio
 from speech_zoo_core.errors import AudioError, ConfigError, InputError, SpeechZooError
 from speech_zoo_core.tasks.speaker import Voice
 from tiny_models import RATE, RESNET
+from wavs import write_wav
 
 SIZE = 4
 OTHER = "0" * 64
@@ -57,10 +57,7 @@ def clip(*values: float) -> tuple[np.ndarray, int]:
 
 
 def write_clip(path: Path, *values: float) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        file.writeframes((clip(*values)[0] * 32767).astype("<i2").tobytes())
-    return path
+    return write_wav(path, clip(*values)[0])
 
 
 # Names

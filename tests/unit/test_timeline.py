@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,9 @@ from speech_zoo_core.audio.vad import SECONDS
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.tasks.language import Prediction
 from tiny_models import RATE, noise, tiny_model, voice
+from wavs import write_wav
 
 LANGUAGES = [("en", "English"), ("fr", "French"), ("de", "German")]
-
-
-def write(path: Path, samples: np.ndarray) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 def said(*probabilities: float, logit: float = 5.0) -> Answer:
@@ -176,7 +167,7 @@ def test_the_segments_of_a_file(tmp_path: Path) -> None:
     samples = voice(100 * RATE)
     samples[30 * RATE : 60 * RATE] *= 0.05
     samples[70 * RATE : 85 * RATE] = 0
-    path = write(tmp_path / "a.wav", samples)
+    path = write_wav(tmp_path / "a.wav", samples)
     segments = timeline(Loudness(), path)
     assert [(s.start, s.end, s.label, s.name) for s in segments] == [
         (0, 30, "en", "English"),
@@ -193,7 +184,7 @@ def test_the_segments_of_a_file(tmp_path: Path) -> None:
 
 def test_a_short_file_is_one_segment(tmp_path: Path) -> None:
     model = tiny_model("ecapa_lid")
-    path = write(tmp_path / "a.wav", voice(3 * RATE))
+    path = write_wav(tmp_path / "a.wav", voice(3 * RATE))
     best = model.predict(path, top_k=1)[0]
     segments = speech_zoo.timeline(model, path)
     assert segments == [Segment(0, 3, best.label, best.name, pytest.approx(best.score), pytest.approx(best.logit))]
@@ -205,7 +196,7 @@ def test_a_short_file_is_one_segment(tmp_path: Path) -> None:
 def test_windows_are_judged_as_clips_of_their_own(tmp_path: Path) -> None:
     model = tiny_model("ecapa_lid")
     samples = np.round(voice(5 * RATE) * 32767) / 32768
-    path = write(tmp_path / "a.wav", samples * 32768 / 32767)
+    path = write_wav(tmp_path / "a.wav", samples * 32768 / 32767)
     segments = timeline(model, path, 3.0, 3.0)
     clips = [samples[: 3 * RATE], samples[2 * RATE :]]  # the second step, from 3 to 5 s, lies in the last window alone
     best = [model.predict(clip.astype(np.float32), 1, sample_rate=RATE)[0] for clip in clips]
@@ -215,7 +206,7 @@ def test_windows_are_judged_as_clips_of_their_own(tmp_path: Path) -> None:
 
 
 def test_what_a_timeline_refuses(tmp_path: Path) -> None:
-    model, path = tiny_model("ecapa_lid"), write(tmp_path / "a.wav", voice(12 * RATE))
+    model, path = tiny_model("ecapa_lid"), write_wav(tmp_path / "a.wav", voice(12 * RATE))
     with pytest.raises(ConfigError, match="not for speaker-embedding"):
         timeline(tiny_model("ecapa_speechbrain"), path)
     with pytest.raises(InputError, match="is French, which this checkpoint does not know; it knows"):
@@ -225,7 +216,7 @@ def test_what_a_timeline_refuses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a hop is"):
         timeline(model, path, 10.0, 11.0)
     with pytest.raises(AudioError, match="holds no speech"):
-        timeline(model, write(tmp_path / "b.wav", np.zeros(12 * RATE)))
+        timeline(model, write_wav(tmp_path / "b.wav", np.zeros(12 * RATE)))
     with pytest.raises(AudioError, match="does not exist"):
         timeline(model, tmp_path / "c.wav")
 

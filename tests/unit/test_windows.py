@@ -1,6 +1,5 @@
 """Windows of a file: where they lie, which hold speech, and that their embeddings are those of the same samples."""
 
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,9 @@ from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.audio.vad import speech
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from tiny_models import RATE, tiny_model, voice
+from wavs import write_wav
 
 SPEAKER = "ecapa_speechbrain"
-
-
-def write(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 def embedded(path: Path, *args: float) -> tuple[list[Window], np.ndarray]:
@@ -42,7 +33,7 @@ def test_the_embedding_of_a_window_is_that_of_its_samples(
     if gpu:
         monkeypatch.setattr(windows, "on_cpu", lambda: False)
     samples = voice(round(11.7 * RATE))
-    path = write(tmp_path / "a.wav", soxr.resample(samples, RATE, rate), rate)
+    path = write_wav(tmp_path / "a.wav", soxr.resample(samples, RATE, rate), rate)
     spans, vectors = embedded(path, 1.0, 0.5)
     expected = [Window(0.5 * i, 0.5 * i + 1) for i in range(22)]
     assert spans[:-1] == expected
@@ -67,7 +58,7 @@ def test_windows_cover_the_file_and_hold_its_samples(
         return
     samples = voice(total)
     samples[total // 3 : total // 2] = 0
-    path = write(tmp_path_factory.getbasetemp() / "windows.wav", samples)
+    path = write_wav(tmp_path_factory.getbasetemp() / "windows.wav", samples)
     whole = np.array(load_audio(path, RATE))
     speaks = speech(whole, RATE)
     at = 0
@@ -87,13 +78,13 @@ def test_windows_cover_the_file_and_hold_its_samples(
 def test_silence_is_skipped(tmp_path: Path) -> None:
     samples = voice(30 * RATE)
     samples[8 * RATE : 20 * RATE] = np.random.default_rng(0).standard_normal(12 * RATE) * 3e-4  # the room
-    spans, _ = embedded(write(tmp_path / "a.wav", samples), 3.0, 1.0)
+    spans, _ = embedded(write_wav(tmp_path / "a.wav", samples), 3.0, 1.0)
     starts = [window.start for window in spans]
     assert starts == [0, 1, 2, 3, 4, 5, 6, 7, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27]  # a third of 7 and 18 is speech
 
 
 def test_without_the_speech_check_nothing_is_skipped(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(10 * RATE) * 0.1)
+    path = write_wav(tmp_path / "a.wav", np.random.default_rng(0).standard_normal(10 * RATE) * 0.1)
     with pytest.raises(AudioError, match=r"holds no speech: no window has 20% of it"):
         embedded(path)
     batches = list(window_embeddings(tiny_model(SPEAKER), path, vad=False))
@@ -104,13 +95,13 @@ def test_one_bang_does_not_make_the_rest_silence(tmp_path: Path) -> None:
     samples = voice(20 * RATE) * 0.05
     samples[5 * RATE : 5 * RATE + 1600] = 0.9  # 0.1 s
     samples[5 * RATE : 5 * RATE + 1600 : 2] = -0.9
-    spans, _ = embedded(write(tmp_path / "a.wav", samples), 2.0, 1.0)
+    spans, _ = embedded(write_wav(tmp_path / "a.wav", samples), 2.0, 1.0)
     assert len(spans) == 19
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.99, 3.0])
 def test_a_file_that_is_not_longer_than_a_window_is_one(tmp_path: Path, seconds: float) -> None:
-    path = write(tmp_path / "a.wav", voice(round(seconds * RATE)))
+    path = write_wav(tmp_path / "a.wav", voice(round(seconds * RATE)))
     spans, vectors = embedded(path)
     assert spans == [Window(0.0, seconds)]
     assert np.array_equal(vectors[0], np.array(tiny_model(SPEAKER).embed(path)))
@@ -118,7 +109,7 @@ def test_a_file_that_is_not_longer_than_a_window_is_one(tmp_path: Path, seconds:
 
 def test_a_short_file_is_refused_as_by_embed(tmp_path: Path) -> None:
     for samples in (voice(100), np.zeros(RATE)):
-        path = write(tmp_path / "a.wav", samples)
+        path = write_wav(tmp_path / "a.wav", samples)
         with pytest.raises(AudioError) as by_embed:
             tiny_model(SPEAKER).embed(path)
         with pytest.raises(AudioError) as by_windows:
@@ -131,13 +122,13 @@ def test_a_short_file_is_refused_as_by_embed(tmp_path: Path) -> None:
     [(0, 1), (-1, 1), (float("nan"), 1), (float("inf"), 1), (61, 1), (3, 0), (3, 3.1), (3, float("nan")), (3, 0.01)],
 )
 def test_windows_that_cannot_be_cut(tmp_path: Path, window: float, hop: float) -> None:
-    path = write(tmp_path / "a.wav", voice(5 * RATE))
+    path = write_wav(tmp_path / "a.wav", voice(5 * RATE))
     with pytest.raises(InputError, match=r"^a (window|hop) is "):
         embedded(path, window, hop)
 
 
 def test_windows_too_short_for_the_model(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.wav", voice(5 * RATE))
+    path = write_wav(tmp_path / "a.wav", voice(5 * RATE))
     with pytest.raises(InputError, match=r"windows of 0\.1 s are too short: the model needs at least 0\.105 s"):
         list(window_embeddings(tiny_model("basic"), path, 0.1, 0.1))
 
