@@ -46,7 +46,7 @@ assert not {"mlx.core", "numpy", "matplotlib"} & sys.modules.keys()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("enroll Ann", "Missing argument 'FILE…'"),
+        ("enroll Ann", "give FILE…, or --from FILE --speaker N"),
         ("identify a.wav --top 0", "Invalid value for '--top'"),
         ("search a.wav", "Missing option '--in'"),
         ("index . --jobs 0", "Invalid value for '--jobs'"),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from speech_zoo_core import atomic
 from speech_zoo_core.atomic import whole_folder
 from speech_zoo_core.checkpoint import read_checkpoint, writer
 from speech_zoo_core.errors import CheckpointError
@@ -118,7 +119,35 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(atomic, "_swap", lambda *_: False)  # as on systems that cannot
     with pytest.raises(OSError, match="Input/output"), whole_folder(tmp_path / "out") as beside:
         (beside / "config.json").write_text("new", encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "config.json").read_text(encoding="utf-8") == "old"
+
+
+def test_a_folder_is_replaced_without_a_moment_in_which_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("old", encoding="utf-8")
+    other = tmp_path / "other"
+    other.mkdir()
+    swapped = atomic._swap(out, other) and atomic._swap(out, other)
+    other.rmdir()
+    if not swapped:
+        pytest.skip("names cannot be swapped here")
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("a name was taken away"))
+
+    def refuse(path: Path) -> None:
+        if path != out:
+            raise CheckpointError("no")
+
+    with pytest.raises(CheckpointError, match="no"), whole_folder(out, refuse) as beside:
+        (beside / "config.json").write_text("new", encoding="utf-8")
+    assert (out / "config.json").read_text(encoding="utf-8") == "old"
+    with whole_folder(out) as beside:
+        (beside / "config.json").write_text("new", encoding="utf-8")
+    assert (out / "config.json").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

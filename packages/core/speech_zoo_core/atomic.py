@@ -1,5 +1,6 @@
 """A folder or a file that appears whole or not at all, whenever its writer is stopped or the power goes."""
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -109,20 +110,37 @@ def whole_folder(out: Path, check: Callable[[Path], None] = lambda _: None) -> I
 
 
 def _replace(beside: Path, out: Path, check: Callable[[Path], None]) -> None:
-    """Give `beside` the place of `out`; what was there comes back if that fails."""
-    old = _beside(out, "old")
+    """Give `beside` the place of `out`; what was there comes back if that fails.
+
+    Where the system can swap two names, there is something at `out` at all times.
+    """
     check(out)
-    if os.path.lexists(out):
+    swapped = os.path.lexists(out) and _swap(beside, out)
+    old = beside if swapped else _beside(out, "old")
+    if not swapped and os.path.lexists(out):
         out.replace(old)
     try:
         check(old)  # once more: nobody can put anything into it now
-        beside.replace(out)
+        if not swapped:
+            beside.replace(out)
     except BaseException:
-        if old.exists():
+        if swapped:
+            _swap(old, out)
+        elif old.exists():
             old.replace(out)
         raise
     sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Exchange two names at once; False where the system or the file system cannot."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "renameat2"):  # Linux: RENAME_EXCHANGE, from the current folder (AT_FDCWD)
+        return bool(libc.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0)
+    if hasattr(libc, "renamex_np"):  # macOS: RENAME_SWAP
+        return bool(libc.renamex_np(os.fsencode(a), os.fsencode(b), 2) == 0)
+    return False
 
 
 def _clear_folders(out: Path) -> None:

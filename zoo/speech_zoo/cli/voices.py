@@ -212,7 +212,8 @@ def search(
         _index_of(within, model) if within.is_dir() else within, model, **how, **computing(engine, threads)
     )
     if file is not None:
-        vector = voices.model.embed(source(file), **how)
+        clip = voices.model.voice(source(file), **how)
+        vector = clip.vector
     else:
         vector = open_store(store, voices.model).vector(check_name(name or ""))
     if within.is_dir():
@@ -221,6 +222,8 @@ def search(
             count = _count(len(report.skipped), "file")
             typer.echo(f"warning: {count} skipped; speech-zoo voices index says why", err=True)
     passages = voices.search(vector=vector, top_k=top, threshold=threshold)
+    if file is not None and threshold is None:
+        _warn_of_short(voices.model, file, clip.seconds)
     if as_json:
         print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in passages])
         return
@@ -268,6 +271,15 @@ def draw_map(
 
     draw(*open_store(store).voices(), out)
     typer.echo(printable(out))
+
+
+def _warn_of_short(model: Any, file: Path, seconds: float) -> None:
+    """Warn of a clip that is short for the threshold in force."""
+    from speech_zoo_core.tasks.speaker import warn_of_short
+
+    from ..calibration.thresholds import threshold_in_force
+
+    warn_of_short(str(file), seconds, threshold_in_force(model)[1])
 
 
 def _speaker(model: Any, file: Path, number: int, channel: str | None, vad: bool) -> Any:
