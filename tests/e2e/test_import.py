@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from speech_zoo_core.extras import how_to_install
 
 Run = Callable[..., Any]
 
@@ -59,5 +60,5 @@ print(mx.default_device().type == mx.DeviceType.cpu)
         pytest.skip("the default device is a GPU")
     assert result.err == (
         "warning: models are computed by MLX here, which is slow on a CPU, as onnxruntime is not installed: "
-        "pip install 'mlx-speech-zoo[cpu]'\n"
+        f"{how_to_install('cpu')}\n"
     )

@@ -243,5 +243,5 @@ def test_a_chart_without_matplotlib_is_refused_first(tmp_path: Path, monkeypatch
     with pytest.raises(SpeechZooError, match="there is no folder"):
         bench.run(Plan(()), as_json=True, plot=tmp_path / "nowhere" / "chart.png")
     monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: None)
-    with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[plot\]'"):
+    with pytest.raises(SpeechZooError, match=r"pip install 'matplotlib>=3\.8'"):
         bench.run(Plan(()), as_json=True, plot=tmp_path / "chart.png")

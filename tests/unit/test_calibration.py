@@ -430,7 +430,7 @@ def test_where_no_picture_can_be_drawn(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(typer.BadParameter, match=r"end in \.png"):
         check_plot(tmp_path / "a.jpg")
     monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: None)
-    with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[plot\]'"):
+    with pytest.raises(SpeechZooError, match=r"pip install 'matplotlib>=3\.8'"):
         check_plot(tmp_path / "a.png")
     monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: name)
     check_plot(tmp_path / "a.png")

@@ -20,6 +20,7 @@ from speech_zoo.engines import choice, graphs
 from speech_zoo.engines.ort import OnnxRuntime
 from speech_zoo_core import device
 from speech_zoo_core.errors import ConfigError, InputError
+from speech_zoo_core.extras import how_to_install
 from speech_zoo_core.layers import quantize
 from speech_zoo_core.tasks import audio_model
 from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
@@ -196,7 +197,7 @@ def test_what_is_not_installed(missing: str, monkeypatch: pytest.MonkeyPatch, ca
         assert choice.chosen() is None and choice.chosen() is None
     assert [record.message for record in caplog.records] == [
         "warning: models are computed by MLX here, which is slow on a CPU, as "
-        f"{missing} is not installed: pip install 'mlx-speech-zoo[cpu]'"
+        f"{missing} is not installed: {how_to_install('cpu')}"
     ]
     with pytest.raises(ConfigError, match=f"the engine onnxruntime needs {missing}: pip install"):
         choice.chosen("onnxruntime")
@@ -208,7 +209,7 @@ def test_core_ml_is_for_macs(monkeypatch: pytest.MonkeyPatch) -> None:
         choice.chosen("coreml")
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(choice, "_installed", lambda name: False)
-    with pytest.raises(ConfigError, match="needs coremltools: pip install"):
+    with pytest.raises(ConfigError, match="needs coremltools: pip install 'coremltools>=8'"):
         choice.chosen("coreml")
 
 

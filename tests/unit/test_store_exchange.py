@@ -129,7 +129,7 @@ def test_wrong_names_and_empty_stores(file: StoreFile, tmp_path: Path) -> None:
 def test_without_pyarrow(file: StoreFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_exchange, "find_spec", lambda name: None)
     for call in (export, load):
-        with pytest.raises(SpeechZooError, match=r"pip install 'mlx-speech-zoo\[parquet\]'"):
+        with pytest.raises(SpeechZooError, match=r"pip install 'pyarrow>=17'"):
             call(file, tmp_path / "a.parquet")
 
 

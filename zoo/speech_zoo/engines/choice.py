@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from speech_zoo_core.errors import ConfigError
+from speech_zoo_core.extras import how_to_install
 
 if TYPE_CHECKING:
     from speech_zoo_core.tasks.audio_model import Engine
 
 Name: TypeAlias = Literal["auto", "mlx", "onnxruntime", "coreml"]
 NAMES = ("auto", "mlx", "onnxruntime", "coreml")
-CPU = "pip install 'mlx-speech-zoo[cpu]'"
 
 
 def chosen(engine: str = "auto", threads: int | None = None) -> "Engine | None":
@@ -38,11 +38,13 @@ def chosen(engine: str = "auto", threads: int | None = None) -> "Engine | None":
     if engine == "coreml":
         return _coreml()
     missing = [name for name in ("onnxruntime", "onnx") if not _installed(name)]
-    if missing and engine == "auto":
-        _warn_once(f"models are computed by MLX here, which is slow on a CPU, as {missing[0]} is not installed: {CPU}")
-        return None
     if missing:
-        raise ConfigError(f"the engine onnxruntime needs {' and '.join(missing)}: {CPU}")
+        command = how_to_install("cpu")
+        if engine != "auto":
+            raise ConfigError(f"the engine onnxruntime needs {' and '.join(missing)}: {command}")
+        why = f"as {missing[0]} is not installed: {command}"
+        _warn_once(f"models are computed by MLX here, which is slow on a CPU, {why}")
+        return None
     from .ort import OnnxRuntime
 
     return OnnxRuntime(threads or cores(), engine == "onnxruntime")
@@ -63,7 +65,7 @@ def _coreml() -> Any:
     if sys.platform != "darwin":
         raise ConfigError("the engine coreml runs on a Mac only; use onnxruntime or mlx here")
     if not _installed("coremltools"):
-        raise ConfigError("the engine coreml needs coremltools: pip install 'mlx-speech-zoo[coreml]'")
+        raise ConfigError(f"the engine coreml needs coremltools: {how_to_install('coreml')}")
     from .core_ml import CoreML
 
     return CoreML()

@@ -242,7 +242,7 @@ def check_path(path: str | os.PathLike[str], force: bool = False) -> Path:
         raise ConfigError(f"{path} must end in {' or '.join(PRECISION)}")
     needs, extra = NEEDS[out.suffix]
     if find_spec(needs) is None:
-        raise ConfigError(f"{out.suffix} needs {needs}: {how_to_install(extra, 'mlx-speech-zoo-export')}")
+        raise ConfigError(f"{out.suffix} needs {needs}: {how_to_install(extra)}")
     for taken in (out, out.with_name(f"{out.name}.data")):
         if not os.path.lexists(taken):
             continue

@@ -7,11 +7,12 @@ Both tell the checkpoint's identity.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -174,37 +175,31 @@ def _write_parquet(
     columns = {"name": text, "digest": text, "file": text, "size": whole, "mtime_ns": whole, "start": real, "end": real}
     metadata = {"identity": checkpoint.identity, "model": checkpoint.name}
     schema = pa.schema([*columns.items(), ("vector", vector)], metadata)
-    rows: list[tuple[Any, ...]] = []
-    vectors: list[bytes] = []
-    n_clips = n_files = n_windows = 0
-    with pq.ParquetWriter(out, schema) as writer:
+    counts: Counter[str] = Counter()
 
-        def flush() -> None:
-            flat = pa.array(np.frombuffer(b"".join(vectors), "<f4"))
-            held = [
-                pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), columns.values(), strict=True)
-            ]
-            held.append(pa.FixedSizeListArray.from_arrays(flat, checkpoint.dim))
-            writer.write_table(pa.Table.from_arrays(held, schema=schema))
-            rows.clear()
-            vectors.clear()
-
+    def rows() -> Iterator[tuple[tuple[Any, ...], bytes]]:
         for clip in clips:
-            rows.append((clip.name, clip.digest, clip.source, None, None, None, None))
-            vectors.append(clip.vector)
-            n_clips += 1
-            if len(rows) >= ROWS:
-                flush()
+            counts["clips"] += 1
+            yield (clip.name, clip.digest, clip.source, None, None, None, None), clip.vector
         for file in recordings:
+            counts["files"] += 1
+            vectors = np.frombuffer(file.vectors, "<f4").reshape(-1, checkpoint.dim)
             spans = np.frombuffer(file.spans, "<f8").reshape(-1, 2).tolist()
-            rows += [(None, None, file.path, file.size, file.mtime_ns, start, end) for start, end in spans]
-            vectors.append(file.vectors)
-            n_files, n_windows = n_files + 1, n_windows + len(spans)
-            if len(rows) >= ROWS:
-                flush()
-        if rows:
-            flush()
-    return Exchanged(n_clips, n_files, n_windows)
+            for (start, end), row in zip(spans, vectors, strict=True):
+                counts["windows"] += 1
+                yield (None, None, file.path, file.size, file.mtime_ns, start, end), row.tobytes()
+
+    left = rows()
+    with pq.ParquetWriter(out, schema) as writer:
+        while group := list(islice(left, ROWS)):
+            facts, vectors = zip(*group, strict=True)
+            arrays = [
+                pa.array(values, kind) for values, kind in zip(zip(*facts, strict=True), columns.values(), strict=True)
+            ]
+            flat = pa.array(np.frombuffer(b"".join(vectors), "<f4"))
+            arrays.append(pa.FixedSizeListArray.from_arrays(flat, checkpoint.dim))
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    return Exchanged(counts["clips"], counts["files"], counts["windows"])
 
 
 def _read_parquet(source: Path) -> tuple[Checkpoint, Iterator[Clip | Recording]]:
