@@ -51,7 +51,7 @@ def export(
     from ..publish.export import export as export_model
 
     check_path(out, force)
-    loaded = load(model, revision=revision, dtype="float32")
+    loaded = load(model, revision=revision, dtype="float32", engine="mlx")
     path = export_model(loaded, out, from_=takes, dtype=dtype, seconds=lengths, force=force)  # type: ignore[arg-type]
     beside = path.with_name(f"{path.name}.data")
     files = path.rglob("*") if path.is_dir() else [path, *([beside] if beside.exists() else [])]

@@ -142,11 +142,11 @@ def _network(model: Any, frames: int, axes: dict[int, Any]) -> "Graph":
     """The graph of the model itself, from features (B, T, F) on, in float32 at both ends."""
     import mlx.core as mx
     from speech_zoo_core.device import while_tracing
-    from speech_zoo_export import trace
+    from speech_zoo_export import trace, whole
 
     mx.eval(model.parameters())
-    with while_tracing():
-        return trace(lambda x: model(x).astype(mx.float32), mx.zeros((1, frames, _width(model))), axes=[axes])
+    with while_tracing(whole):
+        return trace(lambda x: model(x).astype(mx.float32), mx.zeros((1, frames, model.feature_width)), axes=[axes])
 
 
 def _front_end(model: Any, samples: int, axes: dict[int, Any]) -> "Graph":
@@ -162,7 +162,7 @@ def _frames(model: Any) -> "Axis":
     """Frames of features, between those that are traced."""
     from speech_zoo_export import Axis
 
-    least, most = TRACED_FRAMES if _width(model) > 1 else TRACED_SAMPLES
+    least, most = TRACED_FRAMES if model.feature_width > 1 else TRACED_SAMPLES
     return Axis("frames", max(least, model.min_frames), most)
 
 
@@ -173,14 +173,6 @@ def _samples(model: Any) -> "Axis":
     return Axis(
         "samples", round(model._front_end().seconds(_frames(model).least) * model.sample_rate), 2 * TRACED_SAMPLES[1]
     )
-
-
-def _width(model: Any) -> int:
-    """The width of a frame of features, F."""
-    front_end = model.config.front_end
-    if front_end is None:
-        return int(model.config.feat_dim)
-    return int(getattr(front_end, "n_mels", 1))  # a waveform is one wide
 
 
 def _as(model: Any, precision: str) -> Any:
