@@ -124,6 +124,24 @@ def batch_norm(given: dict[str, Any]) -> np.ndarray:
     return (x - mean) / np.sqrt(variance + np.float32(given["epsilon"])) * gamma + beta
 
 
+def lstm(given: dict[str, Any]) -> np.ndarray:
+    """The whole sequence, both directions side by side; gates are input, forget, output and cell."""
+    assert str(given["direction"]) == "bidirectional" and bool(given["output_sequence"])
+    x, halves = full(given["x"]), []
+    for end, part, way in (("", 0, slice(None)), ("_back", 1, slice(None, None, -1))):
+        gates = x[way] @ full(given[f"weight_ih{end}"]).T + full(given[f"bias{end}"])
+        h, c = (np.split(full(given[key]), 2, axis=1)[part] for key in ("initial_h", "initial_c"))
+        steps = []
+        for gate in gates:
+            i, f, o, z = np.split(gate + h @ full(given[f"weight_hh{end}"]).T, 4, axis=1)
+            i, f, o = (1 / (1 + np.exp(-value)) for value in (i, f, o))
+            c = f * c + i * np.tanh(z)
+            h = o * np.tanh(c)
+            steps.append(h)
+        halves.append(np.stack(steps)[way])
+    return np.concatenate(halves, axis=2)
+
+
 def softmax(given: dict[str, Any]) -> np.ndarray:
     x, axis = full(given["x"]), int(given["axis"])
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
@@ -176,6 +194,10 @@ def reduction(fn: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
     return reduce
 
 
+def log_sum_exp(x: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
+    return np.log(np.exp(x.astype(np.float64)).sum(axis=axis, keepdims=keepdims))
+
+
 OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "abs": of_one(np.abs),
     "add": of_two(np.add),
@@ -197,6 +219,7 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "less": of_two(np.less),
     "linear": linear,
     "log": lambda given: np.log(full(given["x"]) + full(given["epsilon"])),
+    "lstm": lstm,
     "matmul": matmul,
     "maximum": of_two(np.maximum),
     "minimum": of_two(np.minimum),
@@ -205,6 +228,7 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "pow": of_two(np.power),
     "range_1d": lambda given: np.arange(int(given["start"]), int(given["end"]), int(given["step"])),
     "real_div": of_two(np.divide),
+    "reduce_log_sum_exp": reduction(log_sum_exp),
     "reduce_max": reduction(np.max),
     "reduce_mean": reduction(np.mean),
     "reduce_sum": reduction(np.sum),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import speech_zoo
 from mlprogram import MLProgram
+from pyannet_files import lightning
 from signals import COSINE, cosine
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_export import Axis, ExportError, trace
@@ -60,6 +61,19 @@ def test_of_one_length(tmp_path: Path) -> None:
     assert json.loads(facts["seconds"]) == [1]
     assert json.loads(facts["labels"]) == ["eng", "fra", "cmn"]
     assert (facts["takes"], facts["gives"], facts["dtype"]) == ("waveform", "logits", "float32")
+
+
+def test_recurrent_layers(tmp_path: Path) -> None:
+    """Of one length; several, and lengths of an ONNX file, are told to have no form."""
+    model, path = speech_zoo.load(lightning(tmp_path / "pytorch_model.bin")), tmp_path / "model.mlpackage"
+    speech_zoo.export(model, path, from_="waveform", seconds=[1], dtype="float32")
+    samples = noise(16000)
+    outputs, expected = MLProgram(path)(samples[None])[0], raw(model, samples)
+    assert outputs.shape == expected.shape == (1, 56, 7)
+    assert np.abs(outputs - expected).max() < 1e-4
+    for other in ("model.onnx", "several.mlpackage"):
+        with pytest.raises(ConfigError, match="this pyannet cannot be written"):
+            speech_zoo.export(model, tmp_path / other)
 
 
 def test_a_package_is_replaced_when_that_is_asked_for(tmp_path: Path) -> None:

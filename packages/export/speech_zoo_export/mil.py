@@ -273,6 +273,37 @@ VARYING: dict[str, Callable[[Writer, Node, list[Any]], Any]] = {  # forms with s
     "Sizes": lambda writer, node, xs: writer.vector(node.attrs["values"]),
     "Slice": _slice_varying,
 }
+
+
+def _static(shape: Sequence[Dim]) -> list[int]:
+    """Sizes that do not vary.
+
+    Raises:
+        ExportError: they do.
+    """
+    if not is_static(shape):
+        raise ExportError("recurrent layers of a Core ML program have one length")
+    return [int(size) for size in shape]  # type: ignore[arg-type]
+
+
+def _lstm(node: Node, xs: list[Any]) -> Any:
+    """Both directions; ONNX has the gates in the order input, output, forget, cell: Core ML forget before output."""
+    hidden, (time, _, batch, _) = node.attrs["hidden"], _static(node.output.shape)
+    bias = xs[3][:, : 4 * hidden] + xs[3][:, 4 * hidden :]
+    parts = [
+        [x[way].reshape(4, hidden, -1)[[0, 2, 1, 3]].reshape(x[way].shape) for way in (0, 1)]
+        for x in (xs[1], xs[2], bias)
+    ]
+    names = ("weight_ih", "weight_hh", "bias")
+    weights = {name: part[0] for name, part in zip(names, parts, strict=True)}
+    weights |= {f"{name}_back": part[1] for name, part in zip(names, parts, strict=True)}
+    start = np.zeros((batch, 2 * hidden), np.float32)
+    y, _, _ = mb.lstm(
+        x=xs[0], initial_h=start, initial_c=start, direction="bidirectional", output_sequence=True, **weights
+    )
+    return mb.transpose(x=mb.reshape(x=y, shape=(time, batch, 2, hidden)), perm=(0, 2, 1, 3))
+
+
 EMIT: dict[str, Callable[[Node, list[Any]], Any]] = {
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
     **dict.fromkeys(("ArgSort", "Sort"), _sort),
@@ -286,6 +317,7 @@ EMIT: dict[str, Callable[[Node, list[Any]], Any]] = {
     "GatherElements": lambda node, xs: mb.gather_along_axis(x=xs[0], indices=xs[1], axis=node.attrs["axis"]),
     "GatherND": lambda node, xs: mb.gather_nd(x=xs[0], indices=xs[1]),
     "Gelu": lambda node, xs: mb.gelu(x=xs[0], mode="EXACT"),
+    "LSTM": _lstm,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda node, xs: mb.leaky_relu(x=xs[0], alpha=np.float32(node.attrs["alpha"])),
     "MatMul": _matmul,
