@@ -40,7 +40,7 @@ from .windows import BAR, stream_for
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Run: TypeAlias = "tuple[int, int, int, float]"  # frames from and to before, the speaker, his share of the windows
 
-STEP = 2.5  # seconds between windows, about: whole frames
+STEP = 1.0  # seconds between windows, about: whole frames; as pyannote.audio
 BATCH = 32  # windows at a time
 PAUSE = 0.2  # seconds: within a stretch at most
 LEAST, MOST = 0.4, 3.0  # seconds of a stretch that gives an embedding; longer ones are cut
