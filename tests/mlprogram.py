@@ -6,6 +6,7 @@ Engine and the GPU take them.
 
 import struct
 from collections.abc import Callable
+from functools import cached_property
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class MLProgram:
             values[output.name] = result
         return [values[name] for name in self.block.outputs]
 
+    @cached_property
+    def weights(self) -> bytes:
+        """The file that the large constants lie in."""
+        return (self.data / "weights" / "weight.bin").read_bytes()
+
     def _argument(self, argument: Any, values: dict[str, Any]) -> Any:
         arguments = [
             values[part.name] if part.HasField("name") else self._value(part.value) for part in argument.arguments
@@ -68,7 +74,7 @@ class MLProgram:
         kind = value.type.tensorType
         dtype, shape = TYPES[kind.dataType], tuple(dim.constant.size for dim in kind.dimensions)
         if value.HasField("blobFileValue"):
-            raw = (self.data / "weights" / "weight.bin").read_bytes()
+            raw = self.weights
             mark, _, size, start = struct.unpack_from(HEADER, raw, value.blobFileValue.offset)
             assert mark == SENTINEL
             return np.frombuffer(raw, dtype, size // np.dtype(dtype).itemsize, start).reshape(shape)

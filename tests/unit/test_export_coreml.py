@@ -66,11 +66,13 @@ def test_of_one_length(tmp_path: Path) -> None:
 def test_recurrent_layers(tmp_path: Path) -> None:
     """Of one length; several, and lengths of an ONNX file, are told to have no form."""
     model, path = speech_zoo.load(lightning(tmp_path / "pytorch_model.bin")), tmp_path / "model.mlpackage"
-    speech_zoo.export(model, path, from_="waveform", seconds=[1], dtype="float32")
+    speech_zoo.export(model, path, from_="waveform", seconds=[1])
     samples = noise(16000)
     outputs, expected = MLProgram(path)(samples[None])[0], raw(model, samples)
     assert outputs.shape == expected.shape == (1, 56, 7)
     assert np.abs(outputs - expected).max() < 1e-4
+    with pytest.raises(ConfigError, match="computes in float32 only"):
+        speech_zoo.export(model, tmp_path / "half.mlpackage", dtype="float16")
     for other in ("model.onnx", "several.mlpackage"):
         with pytest.raises(ConfigError, match="this pyannet cannot be written"):
             speech_zoo.export(model, tmp_path / other)

@@ -49,7 +49,7 @@ def export(
         from_: what the file takes: "features" (B, T, F) of the front end, or "waveform": samples (1, N) in [-1, 1] at
             the front end's rate. It gives what the model gives when it is called, in float32.
         dtype: "float32" or "float16" to compute in; the front end stays in float32. Default: float32 for ONNX, float16
-            for Core ML.
+            for Core ML, but for models that compute in float32 whatever their weights are.
         seconds: lengths of the clips that a Core ML program takes, no others; an ONNX file takes every length.
             Default: 3, 5 and 10.
         force: replace a file or package that lies there.
@@ -58,9 +58,13 @@ def export(
         SpeechZooError: one line that says what is wrong and what to do; nothing is left half-written.
     """
     out, usual = check_path(path, force), PRECISION[Path(path).suffix]
+    if usual == "float16" and not _halves(model):
+        usual = "float32"
     precision = usual if dtype is None else dtype
     if precision not in PRECISIONS:
         raise ConfigError(f"{out.suffix} is written in {' or '.join(PRECISIONS)}, not in {precision!r}")
+    if precision == "float16" and not _halves(model):
+        raise ConfigError(f"this {model.config.model_type} computes in float32 only: leave dtype (--dtype) out")
     if from_ not in ("features", "waveform"):
         raise ConfigError(f"a file takes features or waveform (--from), not {from_!r}")
     if seconds is not None and out.suffix == ".onnx":
@@ -173,6 +177,16 @@ def _samples(model: Any) -> "Axis":
     return Axis(
         "samples", round(model._front_end().seconds(_frames(model).least) * model.sample_rate), 2 * TRACED_SAMPLES[1]
     )
+
+
+def _halves(model: Any) -> bool:
+    """Whether the model computes in half precision where its weights have it."""
+    import mlx.core as mx
+    from speech_zoo_core.device import while_tracing
+
+    with while_tracing():  # nothing is computed
+        outputs = _as(model, "float16")(mx.zeros((1, _frames(model).least, model.feature_width)))
+    return bool(outputs.dtype == mx.float16)
 
 
 def _as(model: Any, precision: str) -> Any:
