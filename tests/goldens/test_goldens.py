@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import speech_zoo  # isort: skip  # before MLX, to open its BLAS
+import speech_zoo  # isort: skip  # before MLX, whose TF32 it turns off
 import mlx.core as mx
 import numpy as np
 import pytest

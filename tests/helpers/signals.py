@@ -60,7 +60,7 @@ BRIEF = ("1 s", "0.3 s")  # where only the form or the size of the checkpoint di
 
 def signals_for(precision: str) -> tuple[str, ...]:
     """Every signal; on a CPU the minute in float32 only, because MLX's other products are slow there."""
-    import mlx.core as mx  # here, because speech_zoo opens its BLAS before MLX is imported
+    import mlx.core as mx  # here, because speech_zoo turns TF32 off before MLX is imported
 
     if precision == "float32" or mx.default_device().type != mx.DeviceType.cpu:
         return ALL

@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import speech_zoo  # isort: skip  # before MLX, to open its BLAS
+import speech_zoo  # isort: skip  # before MLX, whose TF32 it turns off
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np

@@ -1,6 +1,6 @@
 """Whether several people speak in a clip that is to have one name."""
 
-import speech_zoo  # isort: skip  # before MLX, to open its BLAS
+import speech_zoo  # isort: skip  # before MLX, whose TF32 it turns off
 from pathlib import Path
 from typing import Any
 

@@ -8,7 +8,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import speech_zoo_core.errors  # noqa: F401 (opens OpenBLAS before MLX is imported, where that matters)
+import speech_zoo_core.errors  # noqa: F401 (turns TF32 off before MLX is imported)
 
 if TYPE_CHECKING:
     from speech_zoo_core.errors import AudioError as AudioError

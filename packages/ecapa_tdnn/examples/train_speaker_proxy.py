@@ -5,7 +5,7 @@ A speaker is a set of tokens that it prefers in each of 16 codebooks; a clip is 
     pip install mlx-speech-zoo && python train_speaker_proxy.py
 """
 
-import speech_zoo_core  # isort: skip  # noqa: F401 (before MLX, to open its BLAS)
+import speech_zoo_core  # isort: skip  # noqa: F401 (before MLX, whose TF32 it turns off)
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np

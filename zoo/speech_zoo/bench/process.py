@@ -15,16 +15,8 @@ from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
 
 KALDI = "kaldi-native-fbank"
-PAUSE = 0.2  # seconds; idle threads of OpenBLAS and onnxruntime spin for up to 0.1 after a run
-# What a worker imports before anything of ours: speech_zoo opens OpenBLAS for every library that is loaded later.
-FIRST = {"stock": "mlx.core", "torch": "torch", "onnxruntime": "onnxruntime", KALDI: "kaldi_native_fbank"}
-WORKER = """
-import contextlib
-with contextlib.suppress(ImportError):
-    import {first}
-from speech_zoo.bench.worker import main
-main()
-"""
+PAUSE = 0.2  # seconds; idle threads of some contenders spin for up to 0.1 after a run
+WORKER = "from speech_zoo.bench.worker import main; main()"
 
 
 class Worker:
@@ -41,13 +33,12 @@ class Worker:
     def __init__(self, job: str, name: str, model: str, scratch: Path, **options: Any) -> None:
         """`name` is for errors; the others are those of `worker.py`."""
         self.name = f"{job} of {name}"
-        first = FIRST.get(job.partition(" ")[0], "sys")
         request = json.dumps({"job": job, "model": model, "scratch": str(scratch), "gpu": not on_cpu(), **options})
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         start = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER.format(first=first), request],
-            # Or mlx-audio would get our models, and OpenBLAS.
+            [sys.executable, "-c", WORKER, request],
+            # Or mlx-audio would get our models.
             env=os.environ | ({"SPEECH_ZOO_AUTOLOAD": "0"} if job == "stock" else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -17,7 +17,6 @@ PACKAGES = (
     "mlx-speech-zoo",
     "mlx",
     "mlx-audio",
-    "ngsolve-openblas",
     "numpy",
     "torch",
     "transformers",
