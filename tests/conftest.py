@@ -1,10 +1,14 @@
 """Before any test module is imported: no test can reach the real Hub, and small models are computed by MLX."""
 
 import os
+import tempfile
 
 import speech_zoo_core  # noqa: F401 (before MLX)
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody listens on the discard port
+
+# Graphs are traced once for all workers and processes of a run.
+os.environ.setdefault("SPEECH_ZOO_CACHE", tempfile.mkdtemp(prefix="speech-zoo-tests-"))
 
 import small_models
 

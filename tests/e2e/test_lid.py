@@ -275,8 +275,8 @@ def test_the_default_model_comes_from_the_hub_with_all_that_it_needs(
         "sub/model.safetensors": b"",
     }
     hub.add("speechbrain/lang-id-voxlingua107-ecapa", files | unused)
-    local = cli("lid", clip, "--model", lid_folder, "--json").succeeded().json[0]
-    result = cli("lid", clip, "--json", env=hub_env)
+    local = cli("lid", clip, "--model", lid_folder, "--engine", "mlx", "--json").succeeded().json[0]
+    result = cli("lid", clip, "--engine", "mlx", "--json", env=hub_env)
     assert result.status == 0, result.err
     assert result.json == [local | {"model": "voxlingua107-ecapa"}]
     assert hub.downloads() == files.keys() == PUBLISHED

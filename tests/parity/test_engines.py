@@ -24,7 +24,7 @@ LOGITS = 1e-4  # relative to the largest
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A user without graphs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPEECH_ZOO_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("SPEECH_ZOO_CACHE", str(tmp_path_factory.mktemp("home")))
         yield
 
 

@@ -120,7 +120,7 @@ def test_engines_are_compared(
 ) -> None:
     """The one that this machine takes on every clip, the other on some."""
     monkeypatch.setattr(comparison, "ONNX_RUNTIME", True)
-    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SPEECH_ZOO_CACHE", str(tmp_path / "home"))
     monkeypatch.setattr(comparison, "FEW", FEW[:1])
     source, folder = speaker
     with_oracle()
@@ -140,7 +140,7 @@ def test_an_engine_that_cannot_is_told(
         raise ExportError("no form")
 
     monkeypatch.setattr(comparison, "ONNX_RUNTIME", True)
-    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SPEECH_ZOO_CACHE", str(tmp_path / "home"))
     monkeypatch.setattr(graphs, "traced", refuse)
     source, folder = speaker
     with_oracle()

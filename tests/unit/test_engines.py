@@ -32,7 +32,7 @@ LIMIT = 1e-5  # of the largest number
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user without graphs."""
-    monkeypatch.setenv("SPEECH_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SPEECH_ZOO_CACHE", str(tmp_path / "home"))
     return tmp_path / "home" / "graphs"
 
 

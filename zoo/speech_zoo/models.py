@@ -73,7 +73,7 @@ def load(
             float32 as float16 where that stays within the limits of parity.
         task: what the model must be for, as "speaker-embedding"; type checkers then know its methods.
         engine: what computes the network: "mlx"; "onnxruntime", with the graph that MLX traces, which is kept in the
-            user's folder; "coreml", on a Mac, in float16. "auto" is MLX on a GPU, and onnxruntime on a CPU where it is
+            user's cache; "coreml", on a Mac, in float16. "auto" is MLX on a GPU, and onnxruntime on a CPU where it is
             installed (the extra `[cpu]`).
         threads: that onnxruntime computes with; default: one for each core that this process may use.
 

@@ -1,4 +1,4 @@
-"""Traced graphs as ONNX, kept in the user's folder: to trace one takes seconds, to read it a tenth of one."""
+"""Traced graphs as ONNX, kept in the user's cache: to trace one takes seconds, to read it a tenth of one."""
 
 import hashlib
 import inspect
@@ -14,9 +14,10 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.device import while_tracing
+from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.layers import parameters
 
-from ..settings import folder
+from ..settings import cache as user_cache
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Parts: TypeAlias = tuple[bytes, dict[str, Array]]  # the model, and the weights that it refers to by name
@@ -30,16 +31,16 @@ LOG = logging.getLogger("speech_zoo")
 
 
 def graph_of(model: Any, frames: int | None = None) -> Parts:
-    """A model's graph, from the user's folder or traced anew; arguments and errors as `traced`."""
+    """A model's graph, from the user's cache or traced anew; arguments and errors as `traced`."""
     key = _key(model, frames) if frames is None or not model.one_graph else None
-    file = None if key is None else folder() / "graphs" / f"{model.config.model_type}-{key[:16]}.safetensors"
+    file = None if key is None else user_cache() / "graphs" / f"{model.config.model_type}-{key[:16]}.safetensors"
     if file is not None and key is not None and (found := _read(file, key)) is not None:
         return found
     parts = _traced(model, frames)
     if file is not None and key is not None:
         try:
             _write(file, key, parts)
-        except OSError as error:
+        except (OSError, SpeechZooError) as error:  # another process may do the same
             LOG.info("the traced graph is not kept: %s", error)
     return parts
 
