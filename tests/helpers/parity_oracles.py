@@ -124,6 +124,12 @@ def state_dict(oracle: Oracle, prefix: str = "", dtype: torch.dtype | None = Non
     }
 
 
+def save_state(path: Path, oracle: Oracle) -> Path:
+    """The state dict as `torch.save` writes it."""
+    torch.save(state_dict(oracle), path)
+    return path
+
+
 def with_weights_of(oracle: Oracle, make: Any, dtype: torch.dtype) -> Oracle:
     """The oracle of `make()` with `oracle`'s weights rounded to `dtype`, computed in float32."""
     other: Oracle = make()

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import speech_zoo
 import torch
-from parity_oracles import custom_resnet, resnet, save_wespeaker, state_dict, wespeaker_campplus, wespeaker_ecapa
+from parity_oracles import (
+    custom_resnet,
+    eres2net,
+    resnet,
+    save_state,
+    save_wespeaker,
+    state_dict,
+    wespeaker_campplus,
+    wespeaker_ecapa,
+)
 from signals import COSINE, RATE, cosine, raw_bits, waveforms
 from speech_zoo_core.tasks import audio_model
 from speechbrain_oracles import save_speechbrain, speechbrain_speaker
@@ -31,6 +40,8 @@ def sources() -> dict[str, Callable[[Path], Any]]:
         "bottleneck, 2 layers": bottleneck,
         "CAM++ zh-en": lambda d: "campplus-zh-en",
         "CAM++ WeSpeaker": lambda d: save_wespeaker(d, wespeaker_campplus(11), "CAMPPlus", embed_dim=512),
+        "ERes2Net": lambda d: save_state(d, eres2net("ERes2Net", 7, m_channels=8)),
+        "ERes2NetV2": lambda d: save_state(d, eres2net("ERes2NetV2", 8, m_channels=8)),
         "ECAPA SpeechBrain": lambda d: save_speechbrain(d, speechbrain_speaker(1)),
         "ECAPA WeSpeaker GLOB": lambda d: save_wespeaker(
             d, wespeaker_ecapa("GLOB_c512", 4), "ECAPA_TDNN_GLOB_c512", embed_dim=192, pooling_func="ASTP"

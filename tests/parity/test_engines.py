@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import speech_zoo
 from mlprogram import MLProgram
-from parity_oracles import REAL_CAMPPLUS, real_campplus, resnet, save_wespeaker, wespeaker_ecapa
+from parity_oracles import REAL_CAMPPLUS, eres2net, real_campplus, resnet, save_state, save_wespeaker, wespeaker_ecapa
 from signals import COSINE, RATE, VOICES, cosine, waveforms
 from speech_zoo_export import trace
 from speech_zoo_export.coreml import to_coreml
@@ -34,6 +34,10 @@ SPEAKERS: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], Any]]] = {
         lambda folder, oracle: save_wespeaker(folder, oracle, "ResNet34", embed_dim=256, two_emb_layer=False),
     ),
     "ECAPA-TDNN, SpeechBrain": (lambda: speechbrain_speaker(seed=1), save_speechbrain),
+    "ERes2Net-base": (
+        lambda: eres2net("ERes2Net", 5, m_channels=32, embedding_size=512),
+        save_state,
+    ),
     "ECAPA-TDNN, WeSpeaker": (
         lambda: wespeaker_ecapa("GLOB_c512", 4),
         lambda folder, oracle: save_wespeaker(
