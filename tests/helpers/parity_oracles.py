@@ -241,7 +241,8 @@ class MinusMean(nn.Module):
         self.register_buffer("mean_vec", torch.from_numpy(mean))
 
     def forward(self, feats: torch.Tensor) -> torch.Tensor:
-        return self.module(feats)[-1] - self.mean_vec
+        out = self.module(feats)
+        return (out[-1] if isinstance(out, tuple) else out) - self.mean_vec
 
 
 def minus_mean(oracle: Oracle, embed_dim: int, seed: int = 7) -> Oracle:
