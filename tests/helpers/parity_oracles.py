@@ -106,6 +106,12 @@ def eres2net(module: str, seed: int, **sizes: Any) -> Oracle:
     return Oracle(seeded(kind(feat_dim=80, **sizes), seed), f"speakerlab {version('speakerlab')}", POVEY)
 
 
+def wespeaker_eres2net(seed: int, embed_dim: int = 192) -> Oracle:
+    """WeSpeaker's ERes2Net34_Base with seeded weights."""
+    module = wespeaker("eres2net").ERes2Net34_Base(feat_dim=80, embed_dim=embed_dim)
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
 @cache
 def real_campplus() -> Oracle:
     """3D-Speaker's CAM++ with the published weights."""

@@ -18,13 +18,16 @@ from parity_oracles import (
     Oracle,
     custom_ecapa,
     custom_resnet,
+    eres2net,
     export_onnx,
     minus_mean,
     save_pyannote,
+    save_state,
     save_wespeaker,
     seeded,
     state_dict,
     wespeaker_campplus,
+    wespeaker_eres2net,
 )
 from safetensors.numpy import load_file, save_file
 from speech_zoo.cli import main as cli
@@ -114,6 +117,15 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "ecapa_tdnn: SpeechBrain languages": (
         lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["ecapa-lid"], 8)),
         "speechbrain",
+    ),
+    "eres2net: 3D-Speaker": (lambda d: save_state(d / "a.ckpt", eres2net("ERes2NetV2", 3, m_channels=8)), "speakerlab"),
+    "eres2net: WeSpeaker": (
+        lambda d: save_wespeaker(d / "ws", wespeaker_eres2net(5, 64), "ERes2Net34_Base", embed_dim=64),
+        "wespeaker-unofficial",
+    ),
+    "eres2net: ONNX": (
+        lambda d: export_onnx(d / "m.onnx", eres2net("ERes2Net", 4, m_channels=8), **LEGACY),
+        "onnxruntime",
     ),
     "wav2vec2_cls: layer norm": (lambda d: Classifier(True, **TINY, **LAYER).save(d / "hf"), "transformers"),
     "wav2vec2_cls: group norm, layer sum": (
