@@ -84,7 +84,7 @@ def test_a_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speech_zoo.corpus.embedder.load", lambda ref, task: tiny_model(ref))
+    monkeypatch.setattr("speech_zoo.corpus.embedder.load", lambda ref, **_: tiny_model(ref))
     names = [f"{i}.wav" for i in range(3)]
     for i, name in enumerate(names):
         write_wav(tmp_path / name, voice(4000, seed=i))

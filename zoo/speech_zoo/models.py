@@ -87,10 +87,10 @@ def load(
     computes = chosen(engine, threads)
     model = speech_zoo_core.load(resolve(ref), revision=revision, dtype=dtype)
     model.engine = computes
-    found = model.config.task
-    if task not in (None, found):
-        raise ConfigError(f"{ref} is for {found}, not for {task}; speech-zoo list shows what is for what")
-    if found == "speaker-embedding":
+    actual = model.config.task
+    if task not in (None, actual):
+        raise ConfigError(f"{ref} is for {actual}, not for {task}; speech-zoo list shows what is for what")
+    if actual == "speaker-embedding":
         model._find_threshold = threshold_in_force
     return model
 

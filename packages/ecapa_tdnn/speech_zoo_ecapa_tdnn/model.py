@@ -371,7 +371,7 @@ class Model(nn.Module, AudioModel):
         if not any(name.endswith("running_var") for name in kept):
             return to_mlx_layout(to_numpy(kept), self, source_layout=False)
         plain = {
-            name: WRAPPED.sub(lambda found: f"{found[found.lastindex or 0]}.", name)
+            name: WRAPPED.sub(lambda match: f"{match[match.lastindex or 0]}.", name)
             for name in kept
             if not name.endswith("num_batches_tracked")
         }

@@ -26,10 +26,10 @@ class _Walk(Walk):
 
     def one(self, value: str, op: str) -> Node:
         """The only consumer of a value with this operation."""
-        found = [node for node in self._users(value) if node.op == op]
-        if len(found) != 1:
-            raise self.fail(f"{value} goes on with {len(found)} {op}, one was expected")
-        return found[0]
+        nodes = [node for node in self._users(value) if node.op == op]
+        if len(nodes) != 1:
+            raise self.fail(f"{value} goes on with {len(nodes)} {op}, one was expected")
+        return nodes[0]
 
     def joint(self, op: str, *values: str) -> str:
         """What an operation makes of these values, in this order where it matters."""
@@ -40,10 +40,10 @@ class _Walk(Walk):
 
     def number(self, node: Node, index: int) -> float:
         """A single number among the inputs of a node."""
-        found = self.constant(node, index)
-        if found.size != 1:
-            raise self.fail(f"a {node.op} takes {found.size} numbers, one was expected")
-        return float(found.reshape(()))
+        constant = self.constant(node, index)
+        if constant.size != 1:
+            raise self.fail(f"a {node.op} takes {constant.size} numbers, one was expected")
+        return float(constant.reshape(()))
 
     def convolution(self, node: Node, name: str, kernel: int, stride: int = 1) -> str:
         """Record a convolution with the BatchNorm after it, if any; returns the value that it gives."""

@@ -76,7 +76,7 @@ def _first_among_others(weights: dict[str, mx.array]) -> dict[str, mx.array]:
         new, block = name, re.match(r"layer\d\.\d+\.", name)
         if block and block[0] in blocks:
             part = name.removeprefix(block[0])
-            part = re.sub(r"^(convs|bns)\.(\d)(?=\.)", lambda found: f"{found[1]}.{int(found[2]) + 1}", part)
+            part = re.sub(r"^(convs|bns)\.(\d)(?=\.)", lambda match: f"{match[1]}.{int(match[2]) + 1}", part)
             new = block[0] + re.sub(r"^(conv|bn)2_1(?=\.)", r"\1s.0", part)
         if new in renamed:
             raise CheckpointError(f"{new} stands twice in the checkpoint, under WeSpeaker's name and 3D-Speaker's")
@@ -146,10 +146,10 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
 
 def _from_graph(source: Source, graph: Graph) -> Recognised | None:
     """Map an exported ERes2Net by its structure; what it adds to the variance tells whose it is."""
-    found = from_graph(graph)
-    if found is None:
+    matched = from_graph(graph)
+    if matched is None:
         return None
-    weights, pool_eps = found
+    weights, pool_eps = matched
     maker = next((maker for maker, eps in POOL_EPS.items() if eps / 2 < pool_eps < eps * 2), None)
     if maker is None:
         raise CheckpointError(f"the graph looks like an ERes2Net, but adds {pool_eps} to its variances")

@@ -25,8 +25,9 @@ class Det:
     false_alarms: Array
 
     @classmethod
-    def of(cls, scores: Array, same: Array) -> "Det":
+    def of(cls, scores: Array, same: Array | list[bool]) -> "Det":
         """From the scores (N,) of pairs, and whether each is of one speaker, (N,) bool; both kinds must be there."""
+        same = np.asarray(same, bool)
         different, index = np.unique(np.asarray(scores, np.float64), return_inverse=True)
         targets, nontargets = (np.bincount(index[kind], minlength=different.size) for kind in (same, ~same))
         return cls(

@@ -77,10 +77,8 @@ def calibrate(
         calibration.calibrations()  # an unreadable file is an error before the work
     listed = read_trials(trials)
     loaded = load(model, task="speaker-embedding", **computing(engine, threads))
-    import numpy as np
-
     scores, seconds = score(loaded, trials, listed, **how)
-    det = Det.of(scores, np.array(listed.same))
+    det = Det.of(scores, listed.same)
     result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa, seconds)
     if plot is not None:
         from ..plots.scores import draw_det

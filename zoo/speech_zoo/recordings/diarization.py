@@ -121,10 +121,9 @@ def diarize(
         SpeechZooError: there is no store of voices, or it cannot be read.
     """
     least, most = _bounds(speakers, min_speakers, max_speakers)
-    if channel == "each":
-        if most is not None or least > 1:
-            raise InputError("with a speaker on each channel their number is known: leave it out")
-        least = most = 1
+    if channel == "each" and (most is not None or least > 1):
+        raise InputError("with a speaker on each channel their number is known: leave it out")
+    least, most = (1, 1) if channel == "each" else (least, most)
     embedder, segmenter = _both(model, segmentation)
     if voices is not None:
         check_voices(voices, embedder)
@@ -137,11 +136,7 @@ def diarize(
         if not len(heard.vectors):
             continue
         clusters = _given(heard, embedder.config.threshold, least, most)
-        count = clusters.max() + 1
-        if count < least:
-            logging.getLogger("speech_zoo").warning(
-                "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), count, least
-            )
+        _warn_of_few(path, clusters.max() + 1, least)
         if channel == "each":
             labels[len(means)] = f"speaker {number}"
         runs += _runs(*_votes(heard, clusters, most), len(means))
@@ -167,6 +162,13 @@ def _bounds(speakers: int | None, least: int | None, most: int | None) -> tuple[
     if least is not None and most is not None and least > most:
         raise InputError(f"min_speakers {least} is more than max_speakers {most}")
     return speakers or least or 1, speakers or most
+
+
+def _warn_of_few(path: str | os.PathLike[str], count: int, least: int) -> None:
+    if count < least:
+        logging.getLogger("speech_zoo").warning(
+            "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), count, least
+        )
 
 
 def _both(model: Any, segmentation: Any) -> tuple[Any, Any]:

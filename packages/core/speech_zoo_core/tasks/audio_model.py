@@ -193,20 +193,20 @@ class AudioModel:
         rows: list[mx.array] = []
         with progress(total=len(audios), desc=doing, unit="clip") as bar:
             for start in range(0, len(audios), CHUNK_CLIPS):
-                found: dict[int, mx.array] = {}
+                by_place: dict[int, mx.array] = {}
                 clips: dict[int, mx.array] = {}
                 for i, audio in enumerate(audios[start : start + CHUNK_CLIPS], start):
                     waveform, speaks = self._clip(audio, sample_rate, channel, vad, trim)
                     if (output := self._in_windows(waveform, speaks)) is not None:
-                        found[i] = output
+                        by_place[i] = output
                         bar.update()
                     else:
                         clips[i] = front_end(waveform)
                 for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.batches_unequal):
                     outputs = evaluated(self._batch([clips[i] for i in batch]))
-                    found.update(zip(batch, outputs, strict=True))
+                    by_place.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
-                rows += [found[i] for i in sorted(found)]
+                rows += [by_place[i] for i in sorted(by_place)]
         return rows
 
     def _forward(self, clip: mx.array) -> mx.array:
