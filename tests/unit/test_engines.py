@@ -308,8 +308,9 @@ def test_on_a_gpu_the_engine_takes_clips_of_one_length(monkeypatch: pytest.Monke
 # Core ML
 
 
-def test_core_ml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an interpreter of the saved program in the place of Apple's."""
+@pytest.fixture
+def core_ml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Core ML, with an interpreter of the saved program in the place of Apple's."""
     from speech_zoo.engines import core_ml
 
     made: list[Any] = []
@@ -321,14 +322,26 @@ def test_core_ml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         def predict(self, given: dict[str, Any]) -> dict[str, Any]:
             (x,) = given.values()
-            return {"y0": self.program(x)}
+            (y,) = self.program(x)
+            return {"y0": y}
 
     monkeypatch.setattr(core_ml, "loaded", Interpreted)
+    return core_ml.CoreML()
+
+
+def test_core_ml(core_ml_here: Any) -> None:
     plain = tiny_model("basic")
     model = copy.deepcopy(plain)
-    model.engine = core_ml.CoreML()
+    model.engine = core_ml_here
     for length in (50, 70, 50):
         x = frames(plain, 1, length)
         a, b = np.array(model(x))[0], np.array(plain(x))[0]
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.9999
-    assert len(made) == 2
+
+
+def test_core_ml_computes_in_float32_what_float16_cannot_hold(core_ml_here: Any, tmp_path: Path) -> None:
+    plain = speech_zoo.load(lightning(tmp_path / "pytorch_model.bin"), engine="mlx")
+    model = copy.deepcopy(plain)
+    model.engine = core_ml_here
+    x = mx.array(voice(80000, 1))[None, :, None]
+    assert close(model(x), plain(x), 1e-4)

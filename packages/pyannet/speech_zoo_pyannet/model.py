@@ -116,6 +116,7 @@ class Model(nn.Module, AudioModel):
     """Waveforms to the log-probabilities of sets of speakers; computes in float32, whatever its weights are kept in."""
 
     batches_unequal = masks_padding = False  # the norms take in the whole window, as it was padded
+    half_precision = False  # the sum of squares of a loud window is too large for it
     one_graph = False  # windows are of one length; the sizes of the sums in `_mean` make too many formulas of it
 
     def __init__(self, config: ModelConfig) -> None:

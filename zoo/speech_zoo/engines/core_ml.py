@@ -17,7 +17,7 @@ MOST_SHAPES = 16  # that are kept
 
 
 class CoreML:
-    """Computes one model in float16; a program is made, in seconds, for each shape that it is given."""
+    """Computes one model, in float16 where it can; a program is made, in seconds, for each shape that it is given."""
 
     name = "coreml"
 
@@ -57,7 +57,7 @@ def _program(model: Any, x: mx.array) -> Any:
     try:
         with while_tracing(whole):
             graph = trace(model, mx.zeros(x.shape))
-        program = to_coreml(graph)
+        program = to_coreml(graph, precision="float16" if model.half_precision else "float32")
     except ExportError as error:
         raise ConfigError(f"Core ML cannot run this {model.config.model_type}, use --engine mlx: {error}") from None
     with tempfile.TemporaryDirectory() as directory:
