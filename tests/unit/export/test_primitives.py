@@ -3,10 +3,12 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from export_sessions import check, normal
+from export_sessions import assert_close, check, normal, results, run, session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from speech_zoo_export import ExportError, trace
+from speech_zoo_core.device import while_tracing
+from speech_zoo_core.recurrent import BiLSTM
+from speech_zoo_export import ExportError, trace, whole
 from speech_zoo_export.lower import HANDLERS
 
 quick = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -91,7 +93,7 @@ REDUCTIONS = {
 }
 TESTED_BELOW = set(
     "AddMM Arange AsStrided AsType BitwiseBinary Broadcast Concatenate Convolution ExpandDims FFT Flatten Full Gather "
-    "GatherAxis Imag Matmul Pad QuantizedMatmul Real Reshape Slice SliceUpdate Split Squeeze "
+    "GatherAxis Imag LSTM Matmul Pad QuantizedMatmul Real Reshape Slice SliceUpdate Split Squeeze "
     "Transpose Unflatten".split()
 )
 
@@ -285,6 +287,22 @@ def test_quantized_products(bits: int, group: int, rows: int, out: int, groups: 
     mx.eval(*parts)
     x = normal(2, rows, group * groups, seed=seed + 1)
     check(lambda x: mx.quantized_matmul(x, *parts, transpose=True, group_size=group, bits=bits), x, limit=2e-5)
+
+
+@quick
+@given(batch=st.integers(1, 3), frames=st.integers(1, 6), size=st.integers(1, 5), hidden=st.integers(1, 5), seed=seeds)
+def test_recurrences(batch: int, frames: int, size: int, hidden: int, seed: int) -> None:
+    """Handed over whole, a bidirectional LSTM is one operation."""
+    layer = BiLSTM(size, hidden)
+    shapes = {"weight_ih": (2, 4 * hidden, size), "weight_hh": (2, 4 * hidden, hidden), "bias": (2, 4 * hidden)}
+    for i, (name, shape) in enumerate(shapes.items()):
+        layer[name] = mx.array(normal(*shape, seed=seed + i))
+    mx.eval(layer.parameters())
+    x = normal(batch, frames, size, seed=seed + 3)
+    with while_tracing(whole):
+        graph = trace(layer, mx.array(x))
+    assert [node.op for node in graph.nodes].count("LSTM") == 1
+    assert_close(run(session(graph), x), results(layer, x))
 
 
 def test_ranges() -> None:
