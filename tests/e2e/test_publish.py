@@ -46,7 +46,7 @@ def test_from_the_source_to_a_strangers_machine(
     if HAS_ORACLE:
         assert report["passed"] is True
         assert report["oracle"]["name"] == "wespeaker-unofficial"
-        assert len(report["clips"]) == 13
+        assert len({row["clip"] for row in report["clips"]}) == 13
         assert all(row["cosine"] >= 0.999999 and row["features"] <= 1e-3 for row in report["clips"])
     else:
         assert report["passed"] is None

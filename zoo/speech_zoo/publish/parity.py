@@ -196,22 +196,25 @@ def show(parity: Parity) -> None:
     labels = any(clip.top1 is not None for clip in parity.clips)
     if parity.clips:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ["clip", "seconds", "computed", *keys, *(["top 1", "top 5"] if labels else []), ""]:
+        for name in ["clip", "seconds", *keys, *(["top 1", "top 5"] if labels else []), ""]:
             table.add_column(name, no_wrap=True, justify="right" if name in ("seconds", *keys) else "left")
+        by = None
         for clip in parity.clips:
+            if by != (by := f"{clip.computed}, {clip.engine}"):
+                table.add_row(f"[dim]{by}[/dim]")
             figures = [getattr(clip, key) for key in keys]
             cells = ["" if x is None else _figure(key, x) for key, x in zip(keys, figures, strict=True)]
             if labels:
                 cells += [("" if same else "not ") + str(clip.top1) if (same := clip.same_top1) is not None else ""]
                 cells += [{True: "same", False: "differs", None: ""}[clip.same_top5]]
             cells.append({True: "ok", False: clip.problem or "[bold]missed[/bold]", None: ""}[clip.passed])
-            table.add_row(clip.clip, f"{clip.seconds:.2f}", clip.how, *cells)
+            table.add_row(clip.clip, f"{clip.seconds:.2f}", *cells)
         table.add_section()
         worst = parity.worst()
-        table.add_row("worst", "", "", *(_figure(key, worst[key]) for key in keys), *[""] * (2 * labels + 1))
+        table.add_row("worst", "", *(_figure(key, worst[key]) for key in keys), *[""] * (2 * labels + 1))
         limits = [f"{parity.limits[key]:g}" if key in parity.limits else "none" for key in keys]
         tops = [{0: "none"}.get(int(parity.limits.get("top", 0)), "same"), "same" if "logits" in parity.limits else ""]
-        table.add_row("limit", "", "", *limits, *(tops if labels else []), "")
+        table.add_row("limit", "", *limits, *(tops if labels else []), "")
         console.print(table)
     if parity.oracle is not None:
         for sentence in parity.not_compared:
