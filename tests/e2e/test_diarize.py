@@ -50,6 +50,15 @@ def test_who_speaks_when(cli: Run, talk: Path, tmp_path: Path) -> None:
     assert {"start", "end", "label", "name", "score"} == row["segments"][0].keys()
 
 
+def test_a_short_turn_of_one_who_says_no_more(cli: Run, tmp_path: Path) -> None:
+    """Of the second speaker there are 3.4 seconds, in one piece."""
+    cli("conversation", tmp_path / "a.wav", "--speakers", "2", "--seconds", "15", "--seed", "1").succeeded()
+    cli("diarize", tmp_path / "a.wav", "--format", "rttm", "--output", tmp_path / "found.rttm").succeeded()
+    (row,) = cli("evaluate", tmp_path / "a.rttm", tmp_path / "found.rttm", "--json").succeeded().json
+    assert (row["speakers"], row["found"]) == (2, 2)
+    assert row["confusion"] == 0
+
+
 def test_subtitles(cli: Run, talk: Path) -> None:
     lines = cli("diarize", talk, "--format", "vtt").succeeded().out.splitlines()
     assert lines[0] == "WEBVTT"

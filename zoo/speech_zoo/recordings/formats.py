@@ -24,7 +24,7 @@ def to_table(recordings: dict[Path, list[Segment]]) -> str:
         lines += [str(path)] if len(recordings) > 1 else []
         for s in parts:
             lines.append(f"{clock(s.start)}  {clock(s.end)}  {s.score:7.2%}  {s.label:8} {s.reason or s.name}")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def to_csv(recordings: dict[Path, list[Segment]]) -> str:
