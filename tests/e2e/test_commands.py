@@ -78,7 +78,7 @@ def test_wrong_usage(cli: Run, tmp_path: Path, arguments: str, message: str) -> 
     error = cli(*arguments.split()).failed(2)
     assert message.lower() in error.lower()
     command = arguments.split(maxsplit=1)[0]
-    everywhere = command in ("sing", "--loud") or arguments.endswith("--output")
+    everywhere = command in ("sing", "--loud")
     known = "speech-zoo" if everywhere else f"speech-zoo {command}"
     assert error.endswith(f"; see {known} --help")
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from speech_zoo_core.errors import SpeechZooError
@@ -105,9 +105,19 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # what typer raises for wrong usage
             raise
         message = error.format_message().rstrip(".")
-        command = getattr(getattr(error, "ctx", None), "command_path", "speech-zoo")
-        status = _fail(f"{message}; see {command} --help", 2) if message else 2  # no command: the help was printed
+        status = _fail(f"{message}; see {_command()} --help", 2) if message else 2  # no command: the help was printed
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _command() -> str:
+    """The command that was asked for; not every error of usage knows it."""
+    command: Any = typer.main.get_command(app)
+    words = ["speech-zoo"]
+    for word in (word for word in sys.argv[1:] if not word.startswith("-")):
+        if (command := getattr(command, "commands", {}).get(word)) is None:
+            break
+        words.append(word)
+    return " ".join(words)
 
 
 def _fail(message: str, status: int) -> int:
