@@ -91,16 +91,15 @@ def test_list(cli: Run) -> None:
     title, *lines = cli("list").succeeded().out.splitlines()
     assert title.split() == ["NAME", "WHERE", "PARAMETERS", "LICENCE", "WHAT"]
     languages = cli("list", "--task", "language-identification").succeeded().out.splitlines()[1:]
-    assert len(languages) == 7 and set(languages) < set(lines)
+    assert set() < set(languages) < set(lines)
     assert "--task is audio-classification, " in cli("list", "--task", "singing").failed(2)
     entries = cli("list", "--json").succeeded().json
     assert [line.split()[:2] for line in lines] == [
         [name, "bundled" if entry["bundled"] else "Hub" if entry["repo"] else "file"] for name, entry in entries.items()
     ]
     assert {name for name, entry in entries.items() if entry["bundled"]} == registry.bundled().keys()
-    assert {name for name, entry in entries.items() if entry["task"] == "language-identification"} == {
-        "voxlingua107-ecapa",
-        *(f"mms-lid-{count}" for count in (126, 256, 512, 1024, 2048, 4017)),
+    assert {line.split()[0] for line in languages} == {
+        name for name, entry in entries.items() if entry["task"] == "language-identification"
     }
     assert entries["wespeaker-resnet34-lm"]["repo"] == "Wespeaker/wespeaker-voxceleb-resnet34-LM"
     for entry in entries.values():

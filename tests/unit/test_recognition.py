@@ -77,7 +77,7 @@ def test_names_of_wrappers(tmp_path: Path, family: str, prefix: str) -> None:
     assert all(mx.array_equal(unwrapped[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("family", ["resnet34", "campplus", "ecapa_tdnn"])
+@pytest.mark.parametrize("family", TINY)
 def test_a_loss_beside_what_is_wrapped(tmp_path: Path, family: str) -> None:
     folder = folder_of(tmp_path / "source", family, "module.model.", ("projection.other", "module.projection.more"))
     assert load(folder).config.embed_dim == 8
