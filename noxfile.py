@@ -36,8 +36,9 @@ def group(name: str) -> tuple[str, ...]:
 def demo(session: nox.Session) -> None:
     """Compare nine real voices with the bundled checkpoint."""
     install(session, "plot")
-    # With the caller's PATH, so that the commands it suggests are spelled as the caller can run them.
-    session.run(f"{session.bin}/speech-zoo", "demo", *session.posargs, env={"PATH": os.environ["PATH"]})
+    # With the PATH of the caller, which nox extends: what is suggested is spelled as the caller can run it.
+    path = f"PATH={os.environ['PATH']}"
+    session.run("env", path, f"{session.bin}/speech-zoo", "demo", *session.posargs, external=True)
 
 
 @nox.session
