@@ -91,8 +91,8 @@ def test_speech_detector(signal: str) -> None:
     expected = load_file(HERE / "silero.safetensors")[signal]
     padded = np.pad(waveforms()[signal], (64, -waveforms()[signal].size % 512))
     steps = np.stack([padded[i : i + 576] for i in range(0, padded.size - 64, 512)])
-    first, state = silero()(mx.array(steps[:7]), np.zeros((2, 128), np.float32))  # in two pieces
-    more, _ = silero()(mx.array(steps[7:]), state)
+    first, state = silero()(steps[:7], np.zeros((2, 128), np.float32))  # in two pieces
+    more, _ = silero()(steps[7:], state)
     assert np.abs(np.concatenate([first, more]) - expected).max() <= 1e-4
 
 

@@ -60,18 +60,21 @@ class Silero(nn.Module):
         self.lstm_cell = Cell(128)
         self.final_conv = nn.Conv1d(128, 1, 1)
 
-    def __call__(self, steps: mx.array, state: Array) -> tuple[Array, Array]:
-        """Steps with the context before them, (K, 576), and the LSTM's state, (2, 128): probabilities (K,), state."""
-        padded = mx.concatenate([steps, steps[:, -2:-66:-1]], axis=1)[..., None]
-        spectrum = self.stft_conv(padded)
-        x = mx.sqrt(mx.square(spectrum[..., :BINS]) + mx.square(spectrum[..., BINS:]))
+    def __call__(self, steps: Array, state: Array) -> tuple[Array, Array]:
+        """Steps with the context before them, (K, 576), and the LSTM's state, (2, 128): probabilities (K,), state.
+
+        Computed by NumPy: so small a network is not worth a GPU, and on a CPU MLX takes seven times as long.
+        """
+        padded = np.concatenate([steps, steps[:, -2:-66:-1]], axis=1)[..., None]
+        spectrum = _conv(self.stft_conv, padded)
+        x = np.sqrt(np.square(spectrum[..., :BINS]) + np.square(spectrum[..., BINS:]))
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = mx.maximum(conv(x), 0)
+            x = np.maximum(_conv(conv, x), 0)
         cell = self.lstm_cell
-        gates = mx.addmm(cell.bias_ih + cell.bias_hh, x[:, 0], cell.weight_ih.T)
-        hidden, state = _recur(np.array(evaluated(gates)), np.array(cell.weight_hh), state)
-        logits = self.final_conv(mx.maximum(mx.array(hidden), 0)[:, None])
-        return np.array(evaluated(mx.sigmoid(logits[:, 0, 0]))), state
+        gates = x[:, 0] @ np.array(cell.weight_ih).T + np.array(cell.bias_ih + cell.bias_hh)
+        hidden, state = _recur(gates, np.array(cell.weight_hh), state)
+        logits = _conv(self.final_conv, np.maximum(hidden, 0)[:, None])[:, 0, 0]
+        return (1 + np.tanh(logits / 2)) / 2, state
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Silero's tensors under our names, convolutions channels last; what is so already stays as it is."""
@@ -84,6 +87,19 @@ class Silero(nn.Module):
                 value = value.swapaxes(1, 2)  # noqa: PLW2901
             renamed[new] = value
         return renamed
+
+
+def _conv(layer: nn.Conv1d, x: Array) -> Array:
+    """A convolution of (K, T, C) to (K, T', D)."""
+    weight = np.array(layer.weight)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, [(0, 0), (layer.padding, layer.padding), (0, 0)]), weight.shape[1], axis=1
+    )[:, :: layer.stride]
+    rows = windows.swapaxes(2, 3).reshape(-1, weight.shape[1] * weight.shape[2])
+    out = rows @ weight.reshape(len(weight), -1).T
+    if "bias" in layer:
+        out += np.array(layer.bias)
+    return out.reshape(*windows.shape[:2], -1)
 
 
 def _recur(gates: Array, weight: Array, state: Array) -> tuple[Array, Array]:
@@ -156,7 +172,7 @@ class SpeechDetector:
         gain = min(MOST_GAIN, max(1.0, LEVEL / max(self._loudest, 1e-12)))
         before = np.concatenate([self._context[None], steps[:-1, -CONTEXT:]])
         self._context = steps[-1, -CONTEXT:]
-        seen = mx.array(np.concatenate([before, steps], axis=1) * np.float32(gain))
+        seen = np.concatenate([before, steps], axis=1) * np.float32(gain)
         probabilities, self._state = silero()(seen, self._state)
         speaks = np.empty(len(steps), bool)
         for i, probability in enumerate(probabilities):
