@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from speech_zoo_core.errors import InputError as InputError
     from speech_zoo_core.errors import RegistryError as RegistryError
     from speech_zoo_core.errors import SpeechZooError as SpeechZooError
+    from speech_zoo_core.tasks.cohort import Cohort as Cohort
     from speech_zoo_core.tasks.language import Prediction as Prediction
     from speech_zoo_core.tasks.speaker import Verification as Verification
 
@@ -48,6 +49,7 @@ _MODULES = {
     "__version__": ".settings",
     "AudioError": "speech_zoo_core.errors",
     "CheckpointError": "speech_zoo_core.errors",
+    "Cohort": "speech_zoo_core.tasks.cohort",
     "ConfigError": "speech_zoo_core.errors",
     "Embedder": ".corpus.embedder",
     "HubError": "speech_zoo_core.errors",

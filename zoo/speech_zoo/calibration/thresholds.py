@@ -48,6 +48,7 @@ class Calibration:
         misses, false_alarms: errors among these at the threshold.
         target_histogram, nontarget_histogram: counts of their scores in `BINS` bins of equal width from -1 to 1.
         seconds: of speech in the shortest clip; None in what an older version kept.
+        cohort: the file that scores were normalised with; the threshold is no cosine then, and is never kept.
     """
 
     model: str
@@ -66,15 +67,24 @@ class Calibration:
     target_histogram: list[int]
     nontarget_histogram: list[int]
     seconds: float | None = None
+    cohort: str | None = None
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        if self.cohort is None:
+            check_threshold(self.threshold)
         if not len(self.target_histogram) == len(self.nontarget_histogram) == BINS:
             raise ConfigError(f"a histogram has {BINS} bins")
 
 
 def calibrate(
-    det: Det, model: str, at: str, p_target: float, c_miss: float, c_fa: float, seconds: float | None = None
+    det: Det,
+    model: str,
+    at: str,
+    p_target: float,
+    c_miss: float,
+    c_fa: float,
+    seconds: float | None = None,
+    cohort: str | None = None,
 ) -> Calibration:
     """Choose the threshold at the operating point `at`, "eer" or "min-dcf"; every clip holds `seconds` of speech.
 
@@ -113,6 +123,7 @@ def calibrate(
         histograms[0],
         histograms[1],
         seconds,
+        cohort,
     )
 
 

@@ -21,8 +21,10 @@ from .options import (
     check_plot,
     computing,
     hearing,
+    only_for,
     print_json,
 )
+from .verify import CohortOption, TopOption
 
 if TYPE_CHECKING:
     from ..calibration.det import Det
@@ -45,6 +47,8 @@ def calibrate(
     c_miss: Annotated[float, typer.Option(help="Cost of refusing the same speaker.")] = 1.0,
     c_fa: Annotated[float, typer.Option(help="Cost of accepting another speaker.")] = 1.0,
     at: Annotated[Point, typer.Option(help="Where to set the threshold.")] = Point.EER,
+    cohort: CohortOption = None,
+    top: TopOption = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the DET curve into this .png.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do not keep the threshold.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the threshold also after too few errors.")] = False,
@@ -61,7 +65,12 @@ def calibrate(
         raise typer.BadParameter("--p-target lies between 0 and 1")
     if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
         raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
+    if cohort is None:
+        only_for("--cohort", top=top)
+    elif keep or forget:
+        raise typer.BadParameter("a threshold for normalised scores is not kept: give it to verify --threshold")
     from speech_zoo_core.identity import identity
+    from speech_zoo_core.tasks.cohort import Cohort
 
     from ..calibration import thresholds as calibration
     from ..calibration.det import Det
@@ -75,18 +84,23 @@ def calibrate(
     check_plot(plot)
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
-    listed = read_trials(trials)
+    listed, others = read_trials(trials), None if cohort is None else Cohort.load(cohort)
     loaded = load(model, task="speaker-embedding", **computing(engine, threads))
-    scores, seconds = score(loaded, trials, listed, **how)
+    if others is not None:
+        others.check(loaded)
+    scores, seconds = score(loaded, trials, listed, others, top, **how)
     det = Det.of(scores, listed.same)
-    result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa, seconds)
+    result = calibration.calibrate(
+        det, model, at.value, p_target, c_miss, c_fa, seconds, str(cohort) if cohort else None
+    )
     if plot is not None:
         from ..plots.scores import draw_det
 
         draw_det(det, result, plot)
     key = identity(loaded)
     before = calibration.threshold_of(loaded)
-    kept = calibration.store(key, result) if (keep or calibration.enough(result)) and not dry_run else None
+    keeps = (keep or calibration.enough(result)) and not dry_run and cohort is None
+    kept = calibration.store(key, result) if keeps else None
     if as_json:
         facts = {name: value for name, value in asdict(result).items() if not name.endswith("histogram")}
         outcome = {"files": len(listed.files), "enough_errors": calibration.enough(result), "identity": key}
@@ -94,7 +108,10 @@ def calibrate(
         return
     lines = [f"{trials}: {len(listed.files)} files, {model}", *_lines(det, result)]
     lines += [f"DET curve: {plot}"] if plot is not None else []
-    lines += ["dry run: the threshold is not kept"] if dry_run else _outcome(result.threshold, model, before, kept)
+    if cohort is not None:
+        lines.append(f"For: speech-zoo verify A B --cohort {cohort} --threshold {result.threshold:.4f}")
+    else:
+        lines += ["dry run: the threshold is not kept"] if dry_run else _outcome(result.threshold, model, before, kept)
     typer.echo("\n".join(lines))
 
 

@@ -16,7 +16,7 @@ from .embed import embed
 from .lid import lid
 from .models import info, list_models
 from .publish import card, check, convert, export, upload
-from .verify import verify
+from .verify import cohort, verify
 from .voices import app as voices_app
 
 app = typer.Typer(
@@ -63,6 +63,7 @@ app.command("list")(list_models)
 app.command()(info)
 app.command()(embed)
 app.command()(verify)
+app.command()(cohort)
 app.command()(calibrate)
 app.command()(lid)
 app.command()(diarize)

@@ -86,8 +86,10 @@ def draw_score(
     else:
         lowest = min(lowest, _histograms(axes, calibration) - 0.05)
         figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    left = max(-1.02, min(lowest, -0.15))
-    axes.set_xlim(left, 1.02)
+    left, right = max(-1.02, min(lowest, -0.15)), 1.02
+    if result.cosine is not None:  # the score is normalised
+        left, right = min(low - 2, -1), max(result.score, result.threshold) + 2
+    axes.set_xlim(left, right)
     top = axes.get_ylim()[1]
     axes.axvspan(left, result.threshold, color="0.93", zorder=0)
     axes.axvline(result.threshold, color="black", linestyle="--", linewidth=1.5, zorder=4)
@@ -96,7 +98,7 @@ def draw_score(
         (result.threshold, 0.73, f"threshold {result.threshold:.3f}\n({source})"),
         (result.score, 0.91, f"score {result.score:.3f}"),
     ):
-        leftward = x > 0.7 or (x == low and x - left > 0.3)
+        leftward = x > left + 0.7 * (right - left) or (x == low and x - left > 0.3)
         axes.annotate(
             text,
             (x, height * top),
@@ -107,7 +109,10 @@ def draw_score(
             bbox=BOX,
             zorder=6,
         )
-    axes.set_xlabel("cosine of the two embeddings; from the threshold on: the same speaker")
+    axes.set_xlabel(
+        f"{'cosine of the two embeddings' if result.cosine is None else 'normalised score'}; "
+        "from the threshold on: the same speaker"
+    )
     verdict = "the same speaker" if result.same_speaker else "different speakers"
     axes.set_title(f"{verdict}\n{_short(names[0])}, {_short(names[1])}", fontsize=10, parse_math=False)
     save(figure, path)

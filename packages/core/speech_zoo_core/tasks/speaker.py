@@ -10,12 +10,14 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio.front_end import FrontEnd
-from ..audio.samples import Audio, Channel, describe
+from ..audio.quality import warn_of_quality
+from ..audio.samples import Audio, Channel, describe, is_clip
 from ..audio.vad import seconds_of_speech
 from ..config import Quantization
 from ..errors import AudioError, ConfigError, shown
 from ..processes import evaluated
 from .audio_model import AudioModel
+from .cohort import TOP, Cohort
 
 LOG = logging.getLogger("speech_zoo")
 
@@ -70,12 +72,13 @@ class Verification:
     """Whether two clips are of the same speaker; true where they are.
 
     Attributes:
-        score: cosine of the two embeddings, -1 to 1.
+        score: cosine of the two embeddings, -1 to 1; normalised where a cohort was given, and then of any size.
         same_speaker: whether the score reaches the threshold.
         threshold: the one that was used.
         seconds: of speech in the shorter clip; of the clip itself where nobody asked for speech (`vad=False`).
         threshold_seconds: of the shortest clip that the threshold was chosen on, None if that is not known. A score
             of less than that is lower than the threshold supposes.
+        cosine: of the two embeddings, where the score is another.
     """
 
     score: float
@@ -83,6 +86,7 @@ class Verification:
     threshold: float
     seconds: float = math.nan
     threshold_seconds: float | None = None
+    cosine: float | None = None
 
     def __bool__(self) -> bool:
         return self.same_speaker
@@ -181,28 +185,57 @@ class SpeakerEmbedding(AudioModel):
 
     def verify(
         self,
-        a: Audio,
-        b: Audio,
+        a: "Audio | Sequence[Audio]",
+        b: "Audio | Sequence[Audio]",
         sample_rate: int | None = None,
         threshold: float | Literal["checkpoint"] | None = None,
         *,
         channel: Channel | None = None,
         vad: bool = True,
         trim: bool = False,
+        cohort: Cohort | None = None,
+        top: int = TOP,
     ) -> Verification:
-        """Score whether two clips are of the same speaker.
+        """Score whether two clips are of the same speaker; warns of clips that are short, noisy or distorted.
 
         Args:
-            a, b: as for `embed`.
+            a, b: as for `embed`; or a list of clips of one speaker, compared by the mean of their embeddings.
             sample_rate: in Hz, for samples that come without a rate.
-            threshold: cosine that counts as the same speaker; default: the one that the user calibrated, else the
-                checkpoint's own, which "checkpoint" asks for.
+            threshold: score that counts as the same speaker; default: the one that the user calibrated, else the
+                checkpoint's own, which "checkpoint" asks for. Both are cosines: with a cohort, give one.
             channel, vad, trim: as for `embed`.
+            cohort: other voices, against which the score is normalised (adaptive s-norm).
+            top: how many of the cohort, the most similar to each side.
 
         Raises:
             AudioError: as `embed`.
-            ConfigError: the checkpoint names no threshold and none was given.
+            ConfigError: there is no threshold, or the cohort is another checkpoint's.
         """
+        threshold, least = self._threshold(threshold, cohort)
+        if cohort is not None:
+            cohort.check(self)
+        how: dict[str, Any] = {"channel": channel, "vad": vad, "trim": trim}
+        first, second = (self._speaker(side, sample_rate, **how) for side in (a, b))
+        seconds = min(first.seconds, second.seconds)
+        warn_of_short(_named(a if first.seconds <= second.seconds else b), seconds, least)
+        cosine = float(first.vector @ second.vector)
+        if cohort is None:
+            return Verification(cosine, cosine >= threshold, threshold, seconds, least)
+        rows, others = (np.array(side.vector)[None] for side in (first, second))
+        score = float(cohort.normalise(np.array([cosine]), rows, others, top)[0])
+        return Verification(score, score >= threshold, threshold, seconds, least, cosine)
+
+    def _threshold(
+        self, threshold: float | Literal["checkpoint"] | None, cohort: Cohort | None
+    ) -> tuple[float, float | None]:
+        """The threshold in force, and the seconds that it was chosen on."""
+        if cohort is not None:
+            if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):
+                raise ConfigError(
+                    "normalised scores are no cosines and need a threshold of their own: give threshold=… "
+                    "(--threshold); speech-zoo calibrate TRIALS --cohort COHORT finds one"
+                )
+            return float(threshold), None
         least: float | None = None
         if threshold is None and self._find_threshold is not None:
             threshold, least = self._find_threshold(self)
@@ -212,12 +245,42 @@ class SpeakerEmbedding(AudioModel):
             raise ConfigError(
                 "this checkpoint names no threshold: pass threshold=… (--threshold), or set it in its config.json"
             )
-        threshold = check_threshold(threshold)
-        first, second = (self.voice(clip, sample_rate, channel=channel, vad=vad, trim=trim) for clip in (a, b))
-        seconds = min(first.seconds, second.seconds)
-        warn_of_short(describe(a if first.seconds <= second.seconds else b), seconds, least)
-        score = float(first.vector @ second.vector)
-        return Verification(score, score >= threshold, threshold, seconds, least)
+        return check_threshold(threshold), least
+
+    def _speaker(self, side: "Audio | Sequence[Audio]", sample_rate: int | None, **how: Any) -> Voice:
+        """One side of a comparison: a clip, or the mean of several and the seconds of all."""
+        clips = _clips(side)
+        voices = [self.voice(clip, sample_rate, **how) for clip in clips]
+        if how["vad"]:
+            for clip, voice in zip(clips, voices, strict=True):
+                warn_of_quality(describe(clip), np.array(voice.waveform), self.sample_rate)
+        if len(voices) == 1:
+            return voices[0]
+        vectors = np.stack([np.array(voice.vector) for voice in voices])
+        for clip, row in zip(clips, vectors, strict=True):
+            rest = vectors.sum(axis=0) - row
+            if self.config.threshold is not None and row @ rest < self.config.threshold * np.linalg.norm(rest):
+                LOG.warning("warning: %s sounds like another speaker than the rest of its side", describe(clip))
+        vector = _unit(mx.array(vectors.mean(axis=0))[None])[0]
+        return Voice(vector, sum(voice.seconds for voice in voices), mx.concatenate([v.waveform for v in voices]))
+
+
+def _clips(side: "Audio | Sequence[Audio]") -> list[Any]:
+    """The clips of one side.
+
+    Raises:
+        AudioError: there is none.
+    """
+    if not isinstance(side, (list, tuple)) or is_clip(side):
+        return [side]
+    if not side:
+        raise AudioError("one side to compare has no clip; give one or more of its speaker")
+    return list(side)
+
+
+def _named(side: "Audio | Sequence[Audio]") -> str:
+    names = [describe(clip) for clip in _clips(side)]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _unit(embeddings: mx.array) -> mx.array:
