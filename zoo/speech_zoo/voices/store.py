@@ -1,7 +1,6 @@
 """Known voices: who is it, and where else does this voice occur."""
 
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +13,16 @@ import numpy as np
 from speech_zoo_core.errors import ConfigError, InputError, SpeechZooError
 
 from .database import Checkpoint, StoreFile, check_name, printable
-from .identification import Identification, identification, voice_means
+from .identification import (
+    Identification,
+    check_top,
+    identification,
+    mean_of,
+    unit_vector,
+    voice_means,
+    warn_of_another_person,
+    warn_of_short,
+)
 from .rows import Clip, add_clip, clips
 from .search import Passage, Windows, best, windows_of
 
@@ -24,8 +32,6 @@ if TYPE_CHECKING:
     from ..engines.choice import Name
     from .exchange import Exchanged
     from .index import IndexReport
-
-LOG = logging.getLogger("speech_zoo")
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -106,7 +112,7 @@ class VoiceStore:
             SpeechZooError: the store cannot be written, or holds vectors of another checkpoint.
         """
         name = check_name(name)
-        _, least = self._own_threshold  # an unreadable file of thresholds is an error before the work
+        threshold, least = self._own_threshold  # an unreadable file of thresholds is an error before the work
         new = 0
         for audio in _clips(audios):
             voice = self.model.voice(audio, sample_rate, trim=self._how["vad"], **self._how)
@@ -118,22 +124,10 @@ class VoiceStore:
                 added = add_clip(db, Clip(name, digest, source, vector.tobytes()))
             new += added
             if added:
-                _warn_of_short(source, voice.seconds, least)
+                warn_of_short(source, voice.seconds, least)
             if added and held:
-                self._warn_of_another_person(name, source, held, vector)
+                warn_of_another_person(name, source, mean_of(held), vector, threshold)
         return new
-
-    def _warn_of_another_person(self, name: str, source: str, held: list[bytes], vector: Array) -> None:
-        score = float(_mean(np.frombuffer(b"".join(held), "<f4").reshape(len(held), -1)) @ vector)
-        threshold, _ = self._own_threshold
-        if threshold is not None and score < threshold:
-            LOG.warning(
-                "warning: %s scores %.2f with the clips that %s has (threshold %.2f): is it the same person?",
-                source,
-                score,
-                name,
-                threshold,
-            )
 
     def names(self) -> dict[str, int]:
         """The names in the store, in alphabetical order, and how many clips each has; needs no model.
@@ -200,8 +194,7 @@ class VoiceStore:
         loaded = "model" in vars(self) or not isinstance(self._model, (str, os.PathLike))
         with self._file.reading(self.checkpoint if loaded else None) as db:
             self._check_known(db, name)
-            held = [np.frombuffer(clip.vector, "<f4") for clip in clips(self._file, db, name)]
-        return _mean(np.stack(held))
+            return mean_of([clip.vector for clip in clips(self._file, db, name)])
 
     def _check_known(self, db: Any, name: str) -> None:
         if not db.execute("SELECT 1 FROM clip WHERE name = ?", (name,)).fetchone():
@@ -233,7 +226,7 @@ class VoiceStore:
         """
         from ..recordings.several import several_speak
 
-        _check_top(top_k)
+        check_top(top_k)
         names, rows = self._voices(self.checkpoint)
         given, threshold = threshold, self._checked(threshold)
         vector, waveform = self._voice(audio, sample_rate, vector, given)
@@ -315,7 +308,7 @@ class VoiceStore:
         Raises:
             AudioError, ConfigError, SpeechZooError: as `identify`.
         """
-        _check_top(top_k)
+        check_top(top_k)
         given, threshold = threshold, self._checked(threshold)
         vector, _ = self._voice(audio, sample_rate, vector, given)
         self._windows = windows_of(self._file, self.checkpoint, self._windows)
@@ -363,13 +356,9 @@ class VoiceStore:
         if vector is None:
             voice = self.model.voice(audio, sample_rate, **self._how)
             if threshold is None:
-                _warn_of_short(describe(audio), voice.seconds, self._own_threshold[1])
+                warn_of_short(describe(audio), voice.seconds, self._own_threshold[1])
             return np.array(voice.vector, np.float32), np.array(voice.waveform)
-        given = np.array(vector, np.float64)
-        size = float(np.linalg.norm(given))
-        if given.shape != (self.checkpoint.dim,) or not np.isfinite(size) or size == 0:
-            raise InputError(f"a vector of this model has {self.checkpoint.dim} finite values, not all zero")
-        return (given / size).astype(np.float32), None
+        return unit_vector(vector, self.checkpoint.dim), None
 
     @cached_property
     def _own_threshold(self) -> tuple[float | None, float | None]:
@@ -406,21 +395,3 @@ def _clips(audios: "Iterable[Audio] | Audio") -> "Iterable[Audio]":
     from speech_zoo_core.audio.samples import is_clip
 
     return [audios] if is_clip(audios) else audios  # type: ignore[return-value,list-item]
-
-
-def _warn_of_short(name: str, seconds: float, least: float | None) -> None:
-    if least is not None:
-        from speech_zoo_core.tasks.speaker import warn_of_short
-
-        warn_of_short(name, seconds, least)
-
-
-def _mean(rows: Array) -> Array:
-    """The mean of vectors (N, D), (D,) float32 of unit length."""
-    mean = rows.mean(axis=0, dtype=np.float64)
-    return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-
-
-def _check_top(top_k: int) -> None:
-    if top_k < 1:
-        raise InputError(f"top_k is at least 1, not {top_k}")
