@@ -120,6 +120,15 @@ def print_json(data: Any) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False))
 
 
+def print_result(as_json: bool, facts: Any, *lines: str) -> None:
+    """What a command found: facts as one line of JSON, or lines for people."""
+    if as_json:
+        print_json(facts)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
 def check_plot(path: Path | None, where: str = "--plot") -> None:
     """Raises, before any work, if a picture is wanted that cannot be drawn or written."""
     if path is None:

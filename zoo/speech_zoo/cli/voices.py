@@ -23,8 +23,8 @@ from .options import (
     check_plot,
     computing,
     hearing,
-    print_json,
     print_json_rows,
+    print_result,
     results,
     source,
 )
@@ -89,13 +89,9 @@ def enroll(
 def list_voices(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List the names, and how many clips each has."""
     names = open_store(store).names()
-    if as_json:
-        print_json([{"name": name, "clips": clips} for name, clips in names.items()])
-        return
-    for name, clips in names.items():
-        typer.echo(f"{clips:5}  {name}")
-    if not names:
-        typer.echo("no voices yet: speech-zoo voices enroll NAME FILE")
+    lines = [f"{clips:5}  {name}" for name, clips in names.items()]
+    facts = [{"name": name, "clips": clips} for name, clips in names.items()]
+    print_result(as_json, facts, *lines or ["no voices yet: speech-zoo voices enroll NAME FILE"])
 
 
 @app.command()
@@ -108,10 +104,8 @@ def rename(
     """Give a voice another name."""
     name, new = check_name(name), check_name(new)
     clips = open_store(store).rename(name, new)
-    if as_json:
-        print_json({"name": new, "was": name, "clips": clips})
-    else:
-        typer.echo(f"{name}: now {new}, with {_count(clips, 'clip')}")
+    facts = {"name": new, "was": name, "clips": clips}
+    print_result(as_json, facts, f"{name}: now {new}, with {_count(clips, 'clip')}")
 
 
 @app.command()
@@ -124,11 +118,9 @@ def remove(
     """Delete a voice with all of its clips, or one of them."""
     name = check_name(name)
     clips = open_store(store).remove(name, clip)
-    if as_json:
-        print_json({"name": name, "clips": clips})
-    else:
-        what = _count(clips, "clip")
-        typer.echo(f"{name}: removed, with {what}" if clip is None else f"{name}: {what} removed")
+    what = _count(clips, "clip")
+    text = f"removed, with {what}" if clip is None else f"{what} removed"
+    print_result(as_json, {"name": name, "clips": clips}, f"{name}: {text}")
 
 
 @app.command()
@@ -175,14 +167,12 @@ def index(
     """Index a folder for search: only new and changed files are decoded."""
     path = output or _index_of(folder, model)
     report = open_store(path, model, **hearing(channel, vad), **computing(engine, threads)).index(folder, jobs)
-    if as_json:
-        print_json({"index": printable(path), "model": model, **asdict(report)})
-        return
-    for item in report.skipped:
-        typer.echo(f"skipped {_shown(item.file)}: {item.reason}")
-    typer.echo(
+    print_result(
+        as_json,
+        {"index": printable(path), "model": model, **asdict(report)},
+        *(f"skipped {_shown(item.file)}: {item.reason}" for item in report.skipped),
         f"{report.indexed} indexed, {report.unchanged} unchanged, {report.removed} removed, {len(report.skipped)} "
-        f"skipped; {_count(report.files, 'file')} with {_count(report.windows, 'window')} in {printable(path)}"
+        f"skipped; {_count(report.files, 'file')} with {_count(report.windows, 'window')} in {printable(path)}",
     )
 
 
@@ -224,13 +214,9 @@ def search(
     passages = voices.search(vector=vector, top_k=top, threshold=threshold)
     if file is not None and threshold is None:
         _warn_of_short(voices.model, file, clip.seconds)
-    if as_json:
-        print_json([{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in passages])
-        return
-    for passage in passages:
-        typer.echo(f"{passage.start:9.2f} s {passage.end:9.2f} s  {passage.score:7.4f}  {_shown(passage.file)}")
-    if not passages:
-        typer.echo("not found: no passage reaches the threshold")
+    facts = [{"file": p.file, "from": p.start, "to": p.end, "score": p.score} for p in passages]
+    lines = [f"{p.start:9.2f} s {p.end:9.2f} s  {p.score:7.4f}  {_shown(p.file)}" for p in passages]
+    print_result(as_json, facts, *lines or ["not found: no passage reaches the threshold"])
 
 
 @app.command()
@@ -240,10 +226,8 @@ def export(
     """Write a store's voices and indexed windows to a file that other programs read."""
     _check_suffix(out)
     result = open_store(store).export(out)
-    if as_json:
-        print_json({"output": printable(out), **asdict(result)})
-    else:
-        typer.echo(f"{printable(out)}: {_count(result.clips, 'clip')}, {_count(result.windows, 'window')}")
+    text = f"{printable(out)}: {_count(result.clips, 'clip')}, {_count(result.windows, 'window')}"
+    print_result(as_json, {"output": printable(out), **asdict(result)}, text)
 
 
 @app.command("import")
@@ -255,10 +239,8 @@ def import_file(
     """Add what export wrote to a store, all of it or nothing."""
     _check_suffix(source)
     result = open_store(store, create=True).import_from(source)
-    if as_json:
-        print_json({"input": printable(source), **asdict(result)})
-    else:
-        typer.echo(f"{printable(source)}: {_count(result.clips, 'new clip')}, {_count(result.windows, 'window')}")
+    text = f"{printable(source)}: {_count(result.clips, 'new clip')}, {_count(result.windows, 'window')}"
+    print_result(as_json, {"input": printable(source), **asdict(result)}, text)
 
 
 @app.command("map")
