@@ -17,8 +17,6 @@ from speech_zoo_core.conversion import convert
 from speech_zoo_core.errors import CheckpointError, SpeechZooError
 from tiny_models import RESNET, wespeaker_folder
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
-
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:

@@ -14,7 +14,6 @@ from speech_zoo_core.errors import CheckpointError
 from speech_zoo_core.loader import load
 from tiny_models import CAMPPLUS, model_of
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 WEIGHTS = {name: x.astype(np.float64) for name, x in source_weights(CAMPPLUS).items() if "projection" not in name}
 
 

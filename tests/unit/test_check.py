@@ -28,7 +28,6 @@ from tiny_models import ECAPA, ECAPA_WESPEAKER, LID, RESNET, proxy_file, speechb
 from torch_files import save_zip, state_dict
 from wav2vec2_files import hf_folder
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 FEW = ("1 s", "0.5 s", "silence", "noise")
 Change = Callable[[np.ndarray], np.ndarray]
 

@@ -33,7 +33,6 @@ from tiny_models import (
     wespeaker_folder,
 )
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 each_family = pytest.mark.parametrize("family", TINY)
 
 

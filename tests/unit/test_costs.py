@@ -25,7 +25,6 @@ from speech_zoo_core.loader import load
 from tiny_models import ECAPA, LID, RESNET, TINY, proxy_file, speechbrain_folder, wespeaker_folder, wespeaker_yaml
 from wav2vec2_files import hf_folder
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 SECONDS = 5.0  # of the processor
 GROWTH = 300_000  # KB that the process may grow by
 

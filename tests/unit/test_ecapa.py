@@ -35,7 +35,6 @@ from tiny_models import (
     wespeaker_yaml,
 )
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 ECAPAS = [name for name, config in CONFIGS.items() if config.model_type == "ecapa_tdnn"]
 each_ecapa = pytest.mark.parametrize("name", ECAPAS)
 PLAIN = CONFIGS["ecapa_wespeaker_plain"]

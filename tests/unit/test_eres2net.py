@@ -23,7 +23,6 @@ from speech_zoo_eres2net.source import THREE_D_SPEAKER_THRESHOLD
 from tiny_models import CONFIGS, ERES2NET, tiny_source, wespeaker_yaml
 from torch_files import save_zip, state_dict
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 GOLDEN = Path(__file__).parents[1] / "goldens" / "tiny" / "eres2net.onnx"
 NAMES = ["eres2net", "eres2net_two_emb_layer", "eres2netv2"]
 BASE = replace(ERES2NET, m_channels=32, num_blocks=[3, 4, 6, 3], front_end=replace(WESPEAKER, n_mels=16))

@@ -22,7 +22,7 @@ from speech_zoo_ecapa_tdnn import ModelConfig
 from tiny_models import LABELS, LID, RATE, model_of, noise, tiny_model
 from wavs import write_wav
 
-pytestmark = pytest.mark.usefixtures("types_found_once", "all_is_speech")
+pytestmark = pytest.mark.usefixtures("all_is_speech")
 CODES = [label.partition(":")[0] for label in LABELS]
 # VoxLingua107's labels: ISO 639-1 where there is one, retired codes for Hebrew and Javanese.
 VOXLINGUA_LABELS = (

@@ -13,7 +13,6 @@ from speech_zoo_core.errors import AudioError, CheckpointError, InputError
 from speech_zoo_core.layers import parameters
 from tiny_models import AUDIO, CONFIGS, RATE, SPEAKERS, model_of, noise, tiny_model, tiny_source, to_mx, voice
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 each_model = pytest.mark.parametrize("name", CONFIGS)
 each_family = pytest.mark.parametrize(
     "name", ["basic", "bottleneck", "campplus", "ecapa_speechbrain", "ecapa_wespeaker", "eres2net", "eres2netv2"]

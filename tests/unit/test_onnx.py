@@ -19,7 +19,6 @@ from speech_zoo_core.loader import build, load
 from speech_zoo_resnet34 import SPEC, ModelConfig
 from tiny_models import CONFIGS, model_of, tiny_source
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 CONFIG = ModelConfig(
     model_type="resnet34",
     embed_dim=8,

@@ -16,8 +16,6 @@ from speech_zoo_core.loader import load
 from tiny_models import RESNET, tiny_model, voice, wespeaker_folder
 from wavs import write_wav
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
-
 
 def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]

@@ -33,7 +33,6 @@ from tiny_models import (
 from wav2vec2_files import config as wav2vec2_config
 from wav2vec2_files import hf_folder, source_tensors
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 PARTS = ["", "0", "1", "7", "999", "bn", "bn1", "conv", "conv1", "norm", "weight", "é"]
 ENDS = ["running_var", "running_mean", "weight", "bias", "weight_g", "num_batches_tracked"]
 WRAPPERS = ["module.", "model.", "_orig_mod.", "embedding_model.", "net.", "module.model.", "model._orig_mod.", "a"]

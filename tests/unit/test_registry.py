@@ -23,7 +23,7 @@ from tiny_models import RESNET, wespeaker_folder
 def register(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
     """Let exactly these model types be installed."""
     registered = tuple(EntryPoint(name, value, GROUP) for name, value in points)
-    monkeypatch.setattr(registry, "entry_points", lambda group: registered if group == GROUP else ())
+    monkeypatch.setattr(registry, "registered", lambda path: registered)
 
 
 def run(code: str) -> str:

@@ -17,7 +17,6 @@ from speech_zoo_core.loader import load
 from tiny_models import CAMPPLUS, ECAPA, LID, TINY, speechbrain_folder, wespeaker_folder
 from wav2vec2_files import PREPROCESSOR, hf_folder
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 VALUES = [
     *(None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**40, 0.5, -1.5, 1e30, 1e-30, float("nan"), float("inf")),
     *("", "abc", "16000", "\ud800", "\x1b[2J", "x" * 5000, "../..", [], [[]], [None], [1] * 50, ["a", 5], {}),

@@ -20,7 +20,6 @@ from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_core.loader import load
 from tiny_models import CAMPPLUS, CONFIGS, ECAPA_WESPEAKER, RESNET, tiny_source, wespeaker_folder, wespeaker_yaml
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 TINY = {"ResNet34": RESNET, "CAMPPlus": CAMPPLUS, "ECAPA_TDNN_GLOB_c512": ECAPA_WESPEAKER}
 each_family = pytest.mark.parametrize("model", TINY)
 

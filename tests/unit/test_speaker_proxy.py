@@ -18,8 +18,6 @@ from speech_zoo_core.loader import load
 from speech_zoo_ecapa_tdnn import Model, contrastive_loss, proxy_config, rvq_sum, separation
 from tiny_models import PROXY, RATE, proxy_file, tiny_model, tiny_source, to_mx, voice
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
-
 # Sums of codebook embeddings
 
 

@@ -36,7 +36,6 @@ from tiny_models import (
 )
 from torch_files import save_zip, state_dict
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 FORMS = {"speaker": ECAPA, "language": LID}
 each_form = pytest.mark.parametrize("form", FORMS)
 

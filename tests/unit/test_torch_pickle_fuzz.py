@@ -23,7 +23,6 @@ from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.loader import read_model
 from torch_files import SAVERS, Name
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 PROGRAMS = int(os.environ.get("SPEECH_ZOO_PICKLES", "400"))
 BATCHES = 8
 FORBIDDEN = ("exec", "compile", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pickle.find_class")

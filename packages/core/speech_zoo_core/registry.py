@@ -1,8 +1,10 @@
 """Model types: who implements which, found through the entry-point group `speech_zoo.models`."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,9 +60,15 @@ class ModelSpec:
     example: Example | None = None
 
 
+@cache
+def registered(path: tuple[str, ...]) -> EntryPoints:
+    """What the packages on a path register; looked for once, which takes a hundredth of a second or more."""
+    return entry_points(group=GROUP)
+
+
 def _entry_points() -> dict[str, EntryPoint]:
     points: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
+    for point in registered(tuple(sys.path)):
         other = points.setdefault(point.name, point)
         if other.value != point.value:
             raise RegistryError(

@@ -1,12 +1,17 @@
-"""Traced graphs as ONNX, kept in the user's cache: to trace one takes seconds, to read it a tenth of one."""
+"""Traced graphs as ONNX, kept in the user's cache: to trace one takes seconds, to read it a tenth of one.
+
+They are kept as ONNX Runtime has optimised them, which depends on the processor: so does their key.
+"""
 
 import hashlib
 import inspect
 import json
-import logging
+import platform
 import sys
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +19,6 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.device import while_tracing
-from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.layers import parameters
 
 from ..settings import cache as user_cache
@@ -26,23 +30,11 @@ LARGEST = 256 << 20  # bytes of weights: of larger models, reading them takes lo
 MOST_KEPT = 1 << 30  # bytes of all files together
 SHORTEST, SHORTEST_SAMPLES = 20, 4000  # frames of a graph for all lengths; shorter clips go other ways
 LONGEST, LONGEST_SAMPLES = 3000, 200_000  # that are traced at most; the formulas hold beyond
-GRAPH = "graph"  # the name under which the model lies among the weights
-LOG = logging.getLogger("speech_zoo")
+KEY = "key"  # of the metadata
 
 
-def graph_of(model: Any, frames: int | None = None) -> Parts:
-    """A model's graph, from the user's cache or traced anew; arguments and errors as `traced`."""
-    key = _key(model, frames) if frames is None or not model.one_graph else None
-    file = None if key is None else user_cache() / "graphs" / f"{model.config.model_type}-{key[:16]}.safetensors"
-    if file is not None and key is not None and (found := _read(file, key)) is not None:
-        return found
-    parts = _traced(model, frames)
-    if file is not None and key is not None:
-        try:
-            _write(file, key, parts)
-        except (OSError, SpeechZooError) as error:  # another process may do the same
-            LOG.info("the traced graph is not kept: %s", error)
-    return parts
+class NoGraph(Exception):
+    """A model has no graph; says why."""
 
 
 def traced(model: Any, frames: int | None = None) -> Any:
@@ -67,45 +59,40 @@ def shortest(model: Any) -> int:
     return max(int(model.min_frames), SHORTEST_SAMPLES if model.feature_width == 1 else SHORTEST)
 
 
-def _traced(model: Any, frames: int | None) -> Parts:
+def parts(model: Any, frames: int | None, key: str | None) -> Parts:
+    """A model's graph as ONNX, which bears the key.
+
+    Raises:
+        NoGraph: the model has none.
+    """
+    from speech_zoo_export import ExportError
     from speech_zoo_export.onnx import to_onnx_parts
 
-    graph, arrays = to_onnx_parts(traced(model, frames))
+    try:
+        graph, arrays = to_onnx_parts(traced(model, frames), metadata={KEY: key or ""})
+    except ExportError as error:
+        raise NoGraph(str(error)) from error
     return graph.SerializeToString(), {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _read(file: Path, key: str) -> "Parts | None":
-    """What is kept; None where there is nothing, or not for this model."""
-    from safetensors import safe_open
-
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(str(file), "np") as kept:
-            if (kept.metadata() or {}).get("key") != key:
-                return None
-            arrays = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 (it is no dict)
-        return arrays.pop(GRAPH).tobytes(), arrays
-    except Exception as error:  # safetensors has errors of its own; whatever the file is, it is made anew
-        LOG.debug("%s: %s", file, error)
-        return None
+def kept(model: Any, frames: int | None) -> tuple[Path | None, str | None]:
+    """Where the graph of a model is kept, and its key there; None for what is not kept."""
+    if frames is not None and model.one_graph:
+        return None, None
+    key = _key(model, frames)
+    return (None, None) if key is None else (_folder() / f"{model.config.model_type}-{key[:16]}.onnx", key)
 
 
-def _write(file: Path, key: str, parts: Parts) -> None:
-    """Keep a graph, and remove the oldest where there are too many."""
-    from safetensors.numpy import save_file
-    from speech_zoo_core.atomic import written_beside
-
-    graph, arrays = parts
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(file) as beside:
-        save_file({**arrays, GRAPH: np.frombuffer(graph, np.uint8)}, beside, {"key": key})
-    kept = sorted(file.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-    total = 0
-    for path in kept:
-        total += path.stat().st_size
-        if total > MOST_KEPT and path != file:
+def tidy(newest: Path) -> None:
+    """Remove the oldest graphs where there are too many."""
+    files = sorted(_folder().glob("*.onnx"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path, total in zip(files, accumulate(path.stat().st_size for path in files), strict=True):
+        if total > MOST_KEPT and path != newest:
             path.unlink(missing_ok=True)
+
+
+def _folder() -> Path:
+    return user_cache() / "graphs"
 
 
 def _key(model: Any, frames: int | None) -> str | None:
@@ -125,11 +112,22 @@ def _key(model: Any, frames: int | None) -> str | None:
 
 @cache
 def _code(modules: tuple[str, ...]) -> bytes:
-    """A hash of the code that a graph is made by."""
-    import speech_zoo_export
-
-    digest = hashlib.sha256(f"{version('mlx')} {Path(__file__).read_text()}".encode())
+    """A hash of what a graph is made by: code, versions, the processor."""
+    versions = [version(name) for name in ("mlx", "onnxruntime")]
+    digest = hashlib.sha256(f"{versions} {_processor()} {Path(__file__).read_text()}".encode())
     files = [inspect.getsourcefile(sys.modules[name]) for name in modules]
-    for file in [*files, *sorted(Path(speech_zoo_export.__file__).parent.glob("*.py"))]:
+    spec = find_spec("speech_zoo_export")  # importing it takes longer than reading it
+    for folder in spec.submodule_search_locations or () if spec else ():
+        files += sorted(map(str, Path(folder).glob("*.py")))
+    for file in files:
         digest.update(Path(file).read_bytes() if file else b"")
     return digest.digest()
+
+
+def _processor() -> str:
+    """What the instructions that it knows follow from."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return f"{platform.machine()} {platform.processor()}"
+    return platform.machine() + next((line for line in lines if line.lower().startswith(("flags", "features"))), "")

@@ -4,11 +4,13 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from speech_zoo_core.errors import ConfigError
+from speech_zoo_core.atomic import written_beside
+from speech_zoo_core.errors import ConfigError, SpeechZooError
 
 from . import graphs
 from .weights import Weights
@@ -62,34 +64,72 @@ class OnnxRuntime:
 
     def _started(self, model: Any, frames: int | None) -> Any:
         """A session of ONNX Runtime; None where there is none, and MLX will do."""
-        from speech_zoo_export import ExportError
-
         start = time.perf_counter()
         try:
-            graph, arrays = graphs.graph_of(model, frames)
-            made = time.perf_counter()
-            session = started(graph, arrays, self.threads)
-        except ExportError as error:
+            session = self._session(model, frames)
+        except graphs.NoGraph as error:
             reason = str(error)
         except RuntimeError as error:  # as those of ONNX Runtime are
             reason = str(error).strip().partition("\n")[0]
         else:
-            LOG.info("onnxruntime: graph %.2f s, session %.2f s", made - start, time.perf_counter() - made)
+            LOG.info("onnxruntime: graph and session %.2f s", time.perf_counter() - start)
             return session
         if self.strict:
             raise ConfigError(f"onnxruntime cannot run this {model.config.model_type}, use --engine mlx: {reason}")
         LOG.warning("warning: MLX computes this %s, as onnxruntime cannot: %s", model.config.model_type, reason)
         return None
 
+    def _session(self, model: Any, frames: int | None) -> Any:
+        """From the user's cache, or with the graph traced anew."""
+        file, key = graphs.kept(model, frames)
+        if file is not None and file.is_file():
+            try:
+                session = started(str(file), {}, self.threads, optimised=True)
+                if session.get_modelmeta().custom_metadata_map.get(graphs.KEY) == key:
+                    return session
+            except Exception as error:  # whatever the file is, it is made anew
+                LOG.debug("%s: %s", file, error)
+        graph, arrays = graphs.parts(model, frames, key)
+        if file is None:
+            return started(graph, arrays, self.threads)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(file) as beside:
+                session = started(graph, arrays, self.threads, keep=beside)
+            graphs.tidy(file)
+        except (OSError, SpeechZooError, RuntimeError) as error:  # another process may do the same; or the disk is full
+            LOG.info("the traced graph is not kept: %s", error)
+            return started(graph, arrays, self.threads)
+        return session
 
-def started(graph: bytes, arrays: "dict[str, np.ndarray[Any, Any]]", threads: int) -> Any:
-    """A session whose idle threads do not spin, so that it gets on with its neighbours."""
+
+def started(
+    graph: bytes | str,
+    arrays: "dict[str, np.ndarray[Any, Any]]",
+    threads: int,
+    *,
+    keep: Path | None = None,
+    optimised: bool = False,
+) -> Any:
+    """A session whose idle threads do not spin, so that it gets on with its neighbours.
+
+    Args:
+        graph: the model, or the path of its file.
+        arrays: what the model refers to by name.
+        keep: where to write the model as ONNX Runtime has optimised it, with the arrays inside.
+        optimised: whether the model is one that was kept.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it refuses is raised, too
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
-    options.add_external_initializers(list(arrays), values)
+    if keep is not None:
+        options.optimized_model_filepath = str(keep)
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if arrays:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        options.add_external_initializers(list(arrays), values)
     return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
