@@ -21,7 +21,7 @@ from speech_zoo.engines.ort import OnnxRuntime
 from speech_zoo_core import device
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.extras import how_to_install
-from speech_zoo_core.layers import quantize
+from speech_zoo_core.layers import parameters, quantize
 from speech_zoo_core.tasks import audio_model
 from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
 from wav2vec2_files import VARIANTS, hf_folder, source_tensors
@@ -251,6 +251,25 @@ def test_kept_graphs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed.seg_1.bias = changed.seg_1.bias + 1
     assert close(on_onnxruntime(changed)(x), expected + 1)
     assert len(list(home.iterdir())) == 3
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_weights_of_a_large_model_are_not_copied(
+    bits: int | None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = speech_zoo.load(hf_folder(tmp_path / "model"), engine="mlx")
+    if bits is not None:
+        quantize(plain, bits, 32)
+    monkeypatch.setattr(graphs, "LARGEST", 0)
+    monkeypatch.setattr("speech_zoo_export.onnx.WEIGHT_BYTES", 0)
+    model = on_onnxruntime(plain)
+    for x in (frames(plain, 1, 5000), frames(plain, 2, 9000)):
+        assert close(model(x), plain(x), 2e-5 if bits is None else 1e-3)
+    graph = model.engine._sessions[None]
+    own = [np.array(value, copy=False) for value in parameters(model).values()]
+    assert len(graph.weights) > 5
+    assert all(any(np.shares_memory(weight, array) for array in own) for weight in graph.weights.values())
+    assert not home.exists()
 
 
 def test_old_graphs_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

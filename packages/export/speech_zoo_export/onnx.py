@@ -14,6 +14,7 @@ from .lengths import Dim, Length
 OPSET, IR_VERSION = 20, 9
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operations
 EXTERNAL_BYTES = 1024  # of a constant that can stand outside of the model
+WEIGHT_BYTES = 1 << 20  # of a weight that can be an input
 MAX_INLINE_BYTES = 2**31 - 2**24  # of all constants; a protobuf holds no more than 2 GiB
 MAX_INT64, MIN_INT64 = 2**63 - 1, -(2**63) + 1
 
@@ -60,10 +61,31 @@ def to_onnx_parts(
     return model, writer.external
 
 
+def to_onnx_and_weights(graph: Chain) -> tuple[onnx.ModelProto, dict[str, Array], dict[str, Array]]:
+    """The graph as an ONNX model that takes the large weights of its products as inputs, for a session in memory.
+
+    These are arrays of the traced function itself, in its own layout. ONNX Runtime would copy constants.
+
+    Returns:
+        The model, the constants that it leaves out as `to_onnx_parts` does, and the inputs that it takes besides.
+    """
+    writer = _Writer(chained(graph), (), (), {})
+    model = writer.model({}, "constants")
+    assert writer.weights is not None
+    return model, writer.external, writer.weights
+
+
 class _Writer:
     """Nodes and constants of the model as they are written."""
 
-    def __init__(self, graphs: Sequence[Graph], inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        weights: dict[str, Array] | None = None,
+    ) -> None:
+        self.weights = weights  # that are inputs; None where all are constants
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.external: dict[str, Array] = {}
@@ -114,6 +136,18 @@ class _Writer:
             name=name, data_type=helper.np_dtype_to_tensor_dtype(data.dtype), dims=data.shape
         )
         return name
+
+    def weight(self, data: Array) -> str | None:
+        """The input that a large weight is; None where it is none."""
+        if self.weights is None or data.nbytes < WEIGHT_BYTES or not data.flags.c_contiguous:
+            return None
+        key = ("weight", data.ctypes.data)
+        if key not in self.dims:
+            name = self.dims[key] = f"weight_{len(self.weights)}"
+            self.weights[name] = data
+            kind = helper.np_dtype_to_tensor_dtype(data.dtype)
+            self.infos.append(helper.make_tensor_value_info(name, kind, data.shape))
+        return self.dims[key]
 
     def small(self, data: Any) -> str:
         """A constant inside the model, written once."""
@@ -217,6 +251,15 @@ class _Writer:
 def _plain(writer: _Writer, node: Node) -> None:
     """An operation that ONNX has by that name, without settings."""
     writer.node(node.op, [writer.name(value) for value in node.inputs], writer.name(node.output))
+
+
+def _matmul(writer: _Writer, node: Node) -> None:
+    x, y = node.inputs
+    name = None if y.data is None or y.rank != 2 or y.dtype != np.float32 else writer.weight(y.data.T)
+    if name is None:
+        _plain(writer, node)
+    else:
+        writer.node("FusedMatMul", [writer.name(x), name], writer.name(node.output), CONTRIB, transB=1)
 
 
 def _with(*names: str) -> Callable[[_Writer, Node], None]:
@@ -347,7 +390,8 @@ def _layer_norm(writer: _Writer, node: Node) -> None:
 
 def _n_bits(writer: _Writer, node: Node) -> None:
     x, codes, scales, points = node.inputs
-    inputs = [writer.name(value) for value in (x, codes, scales, points)]
+    assert codes.data is not None
+    inputs = [writer.name(x), writer.weight(codes.data) or writer.name(codes), writer.name(scales), writer.name(points)]
     writer.node(
         "MatMulNBits",
         inputs,
@@ -378,6 +422,7 @@ EMIT: dict[str, Callable[[_Writer, Node], None]] = {
     "LayerNormalization": _layer_norm,
     "LSTM": _lstm,
     "LeakyRelu": _with("alpha"),
+    "MatMul": _matmul,
     "MatMulNBits": _n_bits,
     "Pad": _pad,
     "Range": _range,

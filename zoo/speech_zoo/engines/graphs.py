@@ -8,7 +8,8 @@ import inspect
 import json
 import platform
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import accumulate
@@ -23,8 +24,7 @@ from speech_zoo_core.layers import parameters
 
 from ..settings import cache as user_cache
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
-Parts: TypeAlias = tuple[bytes, dict[str, Array]]  # the model, and the weights that it refers to by name
+Arrays: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
 
 LARGEST = 256 << 20  # bytes of weights: of larger models, reading them takes longer than tracing
 MOST_KEPT = 1 << 30  # bytes of all files together
@@ -59,20 +59,33 @@ def shortest(model: Any) -> int:
     return max(int(model.min_frames), SHORTEST_SAMPLES if model.feature_width == 1 else SHORTEST)
 
 
-def parts(model: Any, frames: int | None, key: str | None) -> Parts:
-    """A model's graph as ONNX, which bears the key.
+def to_keep(model: Any, frames: int | None, key: str) -> tuple[bytes, Arrays]:
+    """A model's graph as ONNX, which bears the key, and the arrays that it refers to by name.
 
     Raises:
         NoGraph: the model has none.
     """
-    from speech_zoo_export import ExportError
     from speech_zoo_export.onnx import to_onnx_parts
 
+    graph, arrays = _written(model, frames, partial(to_onnx_parts, metadata={KEY: key}))
+    return graph.SerializeToString(), arrays
+
+
+def in_place(model: Any, frames: int | None) -> tuple[bytes, Arrays, Arrays]:
+    """The same without a key, and the large weights, which it takes as inputs; errors as `to_keep`."""
+    from speech_zoo_export.onnx import to_onnx_and_weights
+
+    graph, arrays, weights = _written(model, frames, to_onnx_and_weights)
+    return graph.SerializeToString(), arrays, weights
+
+
+def _written(model: Any, frames: int | None, write: Callable[[Any], Any]) -> Any:
+    from speech_zoo_export import ExportError
+
     try:
-        graph, arrays = to_onnx_parts(traced(model, frames), metadata={KEY: key or ""})
+        return write(traced(model, frames))
     except ExportError as error:
         raise NoGraph(str(error)) from error
-    return graph.SerializeToString(), {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def kept(model: Any, frames: int | None) -> tuple[Path | None, str | None]:

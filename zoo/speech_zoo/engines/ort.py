@@ -4,8 +4,11 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +17,8 @@ from speech_zoo_core.errors import ConfigError, SpeechZooError
 
 from . import graphs
 from .weights import Weights
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 MOST_LENGTHS = 4  # whose graphs are held, where each length has its own
 LOG = logging.getLogger("speech_zoo")
@@ -33,7 +38,7 @@ class OnnxRuntime:
         self.threads, self.strict = threads, strict
         self._lock = threading.Lock()
         self._weights: Weights | None = None
-        self._sessions: OrderedDict[int | None, Any] = OrderedDict()
+        self._sessions: OrderedDict[int | None, Graph | None] = OrderedDict()
 
     def __reduce__(self) -> Any:
         return (OnnxRuntime, (self.threads, self.strict))
@@ -56,57 +61,67 @@ class OnnxRuntime:
             self._sessions.move_to_end(frames)
             if len(self._sessions) > MOST_LENGTHS:
                 self._sessions.popitem(last=False)
-            session = self._sessions[frames]
-        if session is None:
-            return None
-        (outputs,) = session.run(None, {"x0": np.array(x.astype(mx.float32))})
-        return mx.array(outputs)
+            graph = self._sessions[frames]
+        return None if graph is None else mx.array(graph(np.array(x.astype(mx.float32))))
 
-    def _started(self, model: Any, frames: int | None) -> Any:
-        """A session of ONNX Runtime; None where there is none, and MLX will do."""
+    def _started(self, model: Any, frames: int | None) -> "Graph | None":
+        """The graph in a session; None where there is none, and MLX will do."""
         start = time.perf_counter()
         try:
-            session = self._session(model, frames)
+            graph = self._graph(model, frames)
         except graphs.NoGraph as error:
             reason = str(error)
         except RuntimeError as error:  # as those of ONNX Runtime are
             reason = str(error).strip().partition("\n")[0]
         else:
             LOG.info("onnxruntime: graph and session %.2f s", time.perf_counter() - start)
-            return session
+            return graph
         if self.strict:
             raise ConfigError(f"onnxruntime cannot run this {model.config.model_type}, use --engine mlx: {reason}")
         LOG.warning("warning: MLX computes this %s, as onnxruntime cannot: %s", model.config.model_type, reason)
         return None
 
-    def _session(self, model: Any, frames: int | None) -> Any:
-        """From the user's cache, or with the graph traced anew."""
+    def _graph(self, model: Any, frames: int | None) -> "Graph":
+        """From the user's cache, or traced anew."""
         file, key = graphs.kept(model, frames)
-        if file is not None and file.is_file():
+        if file is None or key is None:
+            graph, arrays, weights = graphs.in_place(model, frames)
+            return Graph(started(graph, self.threads, arrays), weights)
+        if file.is_file():
             try:
-                session = started(str(file), {}, self.threads, optimised=True)
+                session = started(str(file), self.threads, optimised=True)
                 if session.get_modelmeta().custom_metadata_map.get(graphs.KEY) == key:
-                    return session
+                    return Graph(session)
             except Exception as error:  # whatever the file is, it is made anew
                 LOG.debug("%s: %s", file, error)
-        graph, arrays = graphs.parts(model, frames, key)
-        if file is None:
-            return started(graph, arrays, self.threads)
+        graph, arrays = graphs.to_keep(model, frames, key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(file) as beside:
-                session = started(graph, arrays, self.threads, keep=beside)
+                session = started(graph, self.threads, arrays, keep=beside)
             graphs.tidy(file)
         except (OSError, SpeechZooError, RuntimeError) as error:  # another process may do the same; or the disk is full
             LOG.info("the traced graph is not kept: %s", error)
-            return started(graph, arrays, self.threads)
-        return session
+            session = started(graph, self.threads, arrays)
+        return Graph(session)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A session, and the weights that it takes as inputs besides the features."""
+
+    session: Any
+    weights: "dict[str, Array]" = field(default_factory=dict)
+
+    def __call__(self, x: Array) -> Array:
+        outputs: list[Array] = self.session.run(None, {"x0": x, **self.weights})
+        return outputs[0]
 
 
 def started(
     graph: bytes | str,
-    arrays: "dict[str, np.ndarray[Any, Any]]",
     threads: int,
+    arrays: "Mapping[str, Array]" = MappingProxyType({}),
     *,
     keep: Path | None = None,
     optimised: bool = False,
@@ -115,7 +130,7 @@ def started(
 
     Args:
         graph: the model, or the path of its file.
-        arrays: what the model refers to by name.
+        arrays: what the model refers to by name; they must stay.
         keep: where to write the model as ONNX Runtime has optimised it, with the arrays inside.
         optimised: whether the model is one that was kept.
     """
@@ -130,6 +145,9 @@ def started(
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if arrays:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in arrays.values()]
         options.add_external_initializers(list(arrays), values)
-    return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+    if arrays:
+        session.values = values  # whose memory it may use
+    return session
