@@ -34,9 +34,14 @@ def silence(path: Path, seconds: float) -> Path:
 
 
 def test_who_speaks_when(cli: Run, talk: Path, tmp_path: Path) -> None:
-    hypothesis, picture = tmp_path / "talk.rttm", tmp_path / "talk.png"
-    said = cli("diarize", talk, "--format", "rttm", "--output", hypothesis, "--plot", picture).succeeded().out
+    hypothesis, picture, page = tmp_path / "talk.rttm", tmp_path / "talk.png", tmp_path / "talk.html"
+    saved = ("--format", "rttm", "--output", hypothesis, "--plot", picture, "--html", page)
+    said = cli("diarize", talk, *saved).succeeded().out
     assert said.startswith(f"{hypothesis}: ")
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert text.count('class="lane"') == 3
+    assert text.count('class="seg ') == len(hypothesis.read_text().splitlines())
     assert picture.read_bytes().startswith(b"\x89PNG")
     (row,) = cli("evaluate", talk.with_suffix(".rttm"), hypothesis, "--json").succeeded().json
     assert (row["name"], row["speakers"], row["found"]) == ("talk", 3, 3)
@@ -68,8 +73,9 @@ def test_subtitles(cli: Run, talk: Path) -> None:
 
 def test_nobody_speaks(cli: Run, tmp_path: Path) -> None:
     path = silence(tmp_path / "nobody.wav", 3)
-    result = cli("diarize", path)
+    result = cli("diarize", path, "--html", "r.html")
     assert (result.status, result.out, result.err) == (0, "", f"{path}: nobody speaks\n")
+    assert "Nobody speaks in this recording." in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -80,12 +86,22 @@ def test_nobody_speaks(cli: Run, tmp_path: Path) -> None:
         (["--speakers", "0"], "should be greater than or equal to 1", 2),
         (["--format", "xml"], "--format is table, rttm, csv, srt, vtt", 2),
         (["--format", "csv", "--json"], "does not go with --json", 2),
+        (["--html", "r.htm"], "r.htm, must end in .html", 2),
+        (["--html", "no/r.html"], "no/r.html cannot be written: there is no folder no", 1),
         (["--model", "pyannote-segmentation-3.0"], "is for speaker-segmentation, not for speaker-embedding", 1),
         (["--segmentation", "campplus-zh-en"], "is for speaker-embedding, not for speaker-segmentation", 1),
     ],
 )
 def test_wrong_usage(cli: Run, talk: Path, arguments: list[str], message: str, status: int) -> None:
     assert message in cli("diarize", talk, *arguments).failed(status)
+
+
+def test_a_page_shows_one_file(cli: Run, talk: Path, tmp_path: Path) -> None:
+    other = silence(tmp_path / "nobody.wav", 1)
+    assert "--html shows one file" in cli("diarize", talk, other, "--html", "r.html").failed(2)
+    other.write_bytes(b"RIFF nonsense")
+    assert str(other) in cli("diarize", other, "--html", "r.html").failed()
+    assert list(tmp_path.glob("*.html")) == []
 
 
 def test_names(cli: Run, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .recordings.diarization import diarize as diarize
     from .recordings.evaluation import Evaluation as Evaluation
     from .recordings.evaluation import evaluate as evaluate
+    from .recordings.report import report as report
     from .recordings.segment import Segment as Segment
     from .recordings.timeline import timeline as timeline
     from .settings import __version__ as __version__
@@ -74,6 +75,7 @@ _MODULES = {
     "export": ".publish.export",
     "load": ".models",
     "register": ".plugin.patches",
+    "report": ".recordings.report",
     "threshold_of": ".calibration.thresholds",
     "timeline": ".recordings.timeline",
     "upload": ".publish.upload",

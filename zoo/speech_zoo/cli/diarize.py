@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from speech_zoo_core.errors import InputError
 
 from ..settings import DEFAULT_MODEL, SEGMENTATION
 from .options import (
@@ -44,6 +45,7 @@ def diarize(
     style: Annotated[str | None, typer.Option("--format", help=f"{', '.join(WRITERS)}; default: table.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw who speaks when into this .png.")] = None,
+    html: Annotated[Path | None, typer.Option(help="A page to look at and listen to: this .html.")] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -52,9 +54,13 @@ def diarize(
 
     files = audio_files(given)
     check_format(files, style, as_json, [*WRITERS])
-    if plot is not None and len(files) > 1:
-        raise typer.BadParameter("--plot draws one file")
+    for option, picture in (("--plot draws", plot), ("--html shows", html)):
+        if picture is not None and len(files) > 1:
+            raise typer.BadParameter(f"{option} one file")
     check_plot(plot)
+    check_html(html)
+    from speech_zoo_core.audio.samples import describe
+
     from ..models import load
     from ..recordings import diarization
 
@@ -72,15 +78,31 @@ def diarize(
     def heard(file: Path) -> "list[Segment]":
         parts = diarization.diarize(file, **numbers, **models, channel=where, voices=known)
         if not parts:
-            typer.echo(f"{file}: nobody speaks", err=True)
+            typer.echo(f"{describe(file)}: nobody speaks", err=True)
         elif plot is not None:
             from ..plots.timeline import draw
 
             draw(file.name, parts, plot, "", "share of\nwindows (0 to 1)")
+        if html is not None:
+            from ..recordings.report import report
+
+            report(file, parts, html, channel="mean" if where in (None, "each") else where)
         return parts
 
     facts = {"model": model, "segmentation": segmentation} if as_json else None
     print_segments(files, results(files, "listening", heard), style, facts, output)
+
+
+def check_html(path: Path | None) -> None:
+    """Raises, before any work, if a page is wanted that cannot be written."""
+    if path is None:
+        return
+    from ..recordings.report import check_report
+
+    try:
+        check_report(path)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def evaluate(
