@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def tests(session: nox.Session) -> None:
         f"--ignore={path}"
         for path in (
             "tests/parity",
+            "tests/browser",
             "tests/e2e/test_docs.py",
             "tests/e2e/test_ray.py",
             "tests/e2e/test_upstream.py",
@@ -98,6 +100,17 @@ def ray(session: nox.Session) -> None:
     """`speech_zoo.Embedder` in Ray Data, on two local workers."""
     install(session, "parquet", *group("test"), *group("ray"))
     session.run("pytest", "tests/e2e/test_ray.py", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The page of `diarize --html` in Chromium, headless."""
+    if missing := [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]:
+        mac = "brew install --cask chromium chromedriver"
+        how = mac if sys.platform == "darwin" else "apt-get install chromium chromium-driver"
+        session.error(f"no {' and no '.join(missing)} here: {how}")
+    install(session, "onnx", *group("browser"))
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
