@@ -18,14 +18,28 @@ QUICK = ("--seconds", "3", "--repeats", "1", "--json")
 
 def test_contenders_side_by_side(cli: Callable[..., Any], tmp_path: Path) -> None:
     measured = cli(
-        *("bench", "fbank", "campplus", "--batch", "1,2", "--contenders", "torch,stock", "--plot", "chart.png", *QUICK)
+        *(
+            "bench",
+            "fbank",
+            "campplus",
+            "--batch",
+            "1,2",
+            "--contenders",
+            "torch,stock,mlx,coreml",
+            "--plot",
+            "chart.png",
+            *QUICK,
+        )
     )
     result = measured.succeeded().json
     assert result["machine"].keys() == {"os", "cpu", "cores", "python", "device"}
     assert result["versions"]["mlx"] is not None
     assert 27e6 < result["weights"]["campplus"] < 29e6
     cases = [(row["model"], row["batch"], row["contender"]) for row in result["rows"]]
-    contenders = {"fbank": ("ours", KALDI, "stock"), "campplus": ("ours", "torch", "stock")}
+    contenders = {
+        model: ("ours", original, "stock", "mlx", "coreml")
+        for model, original in (("fbank", KALDI), ("campplus", "torch"))
+    }
     on_cpu = result["machine"]["device"] == "CPU"
     if on_cpu:
         assert cases == [(model, n, name) for model in contenders for n in (1, 2) for name in contenders[model]]
@@ -47,6 +61,10 @@ def test_contenders_side_by_side(cli: Callable[..., Any], tmp_path: Path) -> Non
     for model, name, module in (("fbank", KALDI, "kaldi_native_fbank"), ("campplus", "torch", "torch")):
         if find_spec(module) is None:
             assert "pip install" in missing.pop((model, name))
+    for engine in ("mlx", "coreml"):
+        assert missing.pop(("fbank", engine)) == "there is no network to compute"
+    if sys.platform != "darwin":
+        assert "runs on a Mac only" in missing.pop(("campplus", "coreml"))
     assert not missing or not on_cpu
     loaded = {(each["model"], each["contender"]): each for each in result["contenders"]}
     for each in loaded.values():
@@ -67,6 +85,17 @@ def test_the_table(cli: Callable[..., Any]) -> None:
     assert rows[0][5:7] == ["1.00", "2"]
     assert rows[1][4:] == ["-"] * 6
     assert "- fbank, onnxruntime: there is no network" in out
+
+
+def test_a_shared_machine(cli: Callable[..., Any]) -> None:
+    (result,) = cli("bench", "--shared", "--repeats", "1", "--json").succeeded().json
+    assert (result["model"], [*result["beside"]]) == ("campplus-zh-en", ["0", "1", "4"])
+    assert min(*result["beside"].values(), result["in_turn"], result["at_once"]) > 0
+    lines = cli("bench", "campplus-zh-en", "--shared", "--repeats", "1").succeeded().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines[1:]] == [
+        *("beside 0 busy processes", "beside 1 busy process", "beside 4 busy processes"),
+        *("4 requests in turn", "4 requests at once"),
+    ]
 
 
 def test_long_clips(cli: Callable[..., Any]) -> None:

@@ -19,6 +19,7 @@ from speech_zoo_core.oracle import KALDI, ONNXRUNTIME, NoOracle, Oracle, Package
 from ..publish.originals import Converted, Reference
 from .contender import Array, Contender
 
+OPENVINO = Package("openvino", "openvino")
 EXPORTER = (Package("onnx", "onnx"), Package("onnxscript", "onnxscript"))
 
 
@@ -161,6 +162,23 @@ def onnx(ref: str, path: Path) -> Contender:
     # It starts one thread fewer than it computes with and does not tell how many.
     threads = None if before is None or after is None else after - before + 1
     return Contender(run, str(ONNXRUNTIME), "CPU", threads)
+
+
+def openvino(ref: str, path: Path) -> Contender:
+    """OpenVINO on what `export` wrote, in float32, with its own default of threads; torch is not in this process."""
+    require(OPENVINO)
+    import openvino as ov
+
+    oracle = oracle_of(ref)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    model = ov.compile_model(str(path), "CPU", settings)
+    names = [entry.any_name for entry in model.inputs]
+
+    def run(clips: Array) -> Array:
+        assert oracle.inputs is not None
+        return np.asarray(model(dict(zip(names, oracle.inputs(clips), strict=True)))[0])
+
+    return Contender(run, str(OPENVINO), "CPU", model.get_property("INFERENCE_NUM_THREADS"))
 
 
 def _threads() -> int | None:

@@ -24,6 +24,8 @@ PACKAGES = (
     "wespeaker-unofficial",
     "speakerlab",
     "onnxruntime",
+    "openvino",
+    "coremltools",
     "kaldi-native-fbank",
 )
 PLAIN_WIDTH = 100  # columns where there is no terminal

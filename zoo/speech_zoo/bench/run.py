@@ -28,8 +28,10 @@ from .contender import FBANK, RATE, Array
 from .memory import memory
 from .process import KALDI, Worker
 from .subjects import Subject, examples, subject
+from .worker import onnx_file
 
-CONTENDERS = ("ours", "stock", "torch", "onnxruntime")
+CONTENDERS = ("ours", "mlx", "coreml", "stock", "torch", "onnxruntime", "openvino")
+OURS, EXPORTED = ("ours", "mlx", "coreml"), ("onnxruntime", "openvino")  # our model; the original's own export
 FIGURES = ("seconds", "ratio", "runs", "peak_bytes", "agreement")
 LONG = (10.0, 600.0)  # seconds of audio
 LARGE = 100e6  # bytes of weights, from which the memory of converting is measured, too
@@ -70,7 +72,7 @@ class Plan:
         """Why a contender does not run a case of (seconds, clips); None if it does."""
         if runs_once(contender, model) and case != (self.seconds[0], 1):
             return "so slow that it runs the first length only, one clip"
-        if case[0] > model.single_pass and not contender.startswith("ours"):
+        if case[0] > model.single_pass and not contender.startswith(OURS):
             return f"ours cuts clips above {model.single_pass:g} s into windows, the others do not"
         return None
 
@@ -81,8 +83,8 @@ def names() -> tuple[str, ...]:
 
 
 def runs_once(contender: str, model: Subject) -> bool:
-    """With a network, stock MLX takes up to a minute for a clip on a CPU."""
-    return contender == "stock" and model.task != FBANK and on_cpu()
+    """With a network, MLX takes up to a minute for a clip on a CPU."""
+    return contender in ("stock", "mlx") and model.task != FBANK and on_cpu()
 
 
 def speech(seconds: float, batch: int, rate: int = RATE) -> Array:
@@ -105,7 +107,7 @@ def agreement(model: Subject, contender: str, ours: Array, theirs: Array) -> dic
         SpeechZooError: they are further than the limit.
     """
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    half = "float16" in contender
+    half = "float16" in contender or contender == "coreml"
     if ours.shape != theirs.shape:
         what = f"the output of {contender} has shape {theirs.shape}, ours {ours.shape}"
         raise SpeechZooError(f"bench: {model.name}: {what}")
@@ -199,11 +201,11 @@ def started(contender: str, model: Subject, scratch: Path) -> Worker:
     Raises:
         NoOracle: the contender cannot run here; says why.
     """
-    if contender == "onnxruntime" and model.task == FBANK:
+    if contender in EXPORTED and model.task == FBANK:
         raise NoOracle("there is no network to export")
-    if model.alone is not None and not contender.startswith(("ours", "stock")):
+    if model.alone is not None and not contender.startswith((*OURS, "stock")):
         raise NoOracle(model.alone)
-    if contender == "onnxruntime":  # whose process must not hold torch
+    if contender in EXPORTED and not onnx_file(scratch).exists():  # by a process apart, as theirs must not hold torch
         Worker("export", model.name, model.ref, scratch).close()
     return Worker(contender, model.name, model.ref, scratch)
 

@@ -13,21 +13,24 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.errors import ConfigError, SpeechZooError
 from speech_zoo_core.oracle import NoOracle
 
-from .contender import Contender, ours
+from .contender import FBANK, Contender, ours
 from .memory import peak_bytes
+
+if TYPE_CHECKING:
+    from ..engines.choice import Name
 
 
 def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Contender]:
     """What makes a contender; the harness's own imports, which are not part of a load, come with it.
 
     Args:
-        job: "ours", "stock", "torch", "onnxruntime" or "kaldi-native-fbank", and " float16…" after it.
+        job: one of `run.CONTENDERS` or "kaldi-native-fbank", and " float16…" after it.
         model: what `load` takes, or `FBANK`.
         gpu: whether MLX computes on one, so that torch may, too.
         scratch: a folder of this model, with the exported file.
@@ -35,6 +38,8 @@ def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Con
     half = "float16" in job
     if job.startswith("ours"):
         return partial(ours, model, half)
+    if job in ("mlx", "coreml"):
+        return partial(engine, model, job)
     if job == "stock":
         from .stock import stock
 
@@ -43,12 +48,27 @@ def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Con
 
     if job.startswith("torch"):
         return partial(originals.original, model, gpu, half)
-    return partial(originals.onnx, model, onnx_file(scratch)) if job == "onnxruntime" else originals.kaldi
+    exported = {"onnxruntime": originals.onnx, "openvino": originals.openvino}
+    return partial(exported[job], model, onnx_file(Path(scratch))) if job in exported else originals.kaldi
 
 
-def onnx_file(scratch: str) -> Path:
+def engine(model: str, name: "Name") -> Contender:
+    """Our model by an engine that is not the default here.
+
+    Raises:
+        NoOracle: the engine is not for this machine.
+    """
+    if model == FBANK:
+        raise NoOracle("there is no network to compute")
+    try:
+        return ours(model, engine=name)
+    except ConfigError as error:
+        raise NoOracle(str(error)) from error
+
+
+def onnx_file(scratch: Path) -> Path:
     """The original as ONNX."""
-    return Path(scratch, "original.onnx")
+    return scratch / "original.onnx"
 
 
 def example(model: str, scratch: str, layers: int, **_: Any) -> dict[str, Any]:
@@ -62,7 +82,7 @@ def export(model: str, scratch: str, **_: Any) -> dict[str, Any]:
     """Write the original as ONNX."""
     from . import originals
 
-    originals.export(model, onnx_file(scratch))
+    originals.export(model, onnx_file(Path(scratch)))
     return {}
 
 

@@ -1,10 +1,13 @@
 """`speech-zoo bench`: its options, checked before anything is imported that takes time."""
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..settings import DEFAULT_MODEL
 
 
 def bench(
@@ -19,8 +22,12 @@ def bench(
     batch: Annotated[str, typer.Option(help="Clips at a time, as in 1,16.")] = "1",
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each contender; the median counts.")] = 7,
     contenders: Annotated[
-        str, typer.Option(help="Whom to compare with; ours always runs.")
-    ] = "ours,stock,torch,onnxruntime",
+        str | None,
+        typer.Option(
+            help="Whom to compare with; ours always runs, mlx and coreml are our model by that engine. Default: "
+            "ours,stock,torch,onnxruntime, and openvino where it is installed."
+        ),
+    ] = None,
     layers: Annotated[int, typer.Option(min=1, max=48, help="Transformer layers of an example; MMS-LID has 48.")] = 4,
     long: Annotated[bool, typer.Option("--long", help="Ours alone: 600 s of audio next to 10 s.")] = False,
     profile: Annotated[
@@ -31,6 +38,9 @@ def bench(
     ] = False,
     audio: Annotated[
         bool, typer.Option("--audio", help="Measure an hour of MP3 to samples, and the speech check instead.")
+    ] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Ours alone: beside busy processes, and several requests at once.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a bar chart into this .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -55,6 +65,13 @@ def bench(
 
         run_profile(_models(models, names()[1:]), _numbers(seconds, 0.1, "--seconds")[0], layers, repeats, as_json)
         return
+    if shared:
+        from ..bench.shared import run as run_shared
+
+        run_shared(tuple(models or (DEFAULT_MODEL,)), repeats, as_json)
+        return
+    if contenders is None:
+        contenders = ",".join(("ours,stock,torch,onnxruntime", *(["openvino"] if find_spec("openvino") else [])))
     plan = Plan(
         _models(models, names()),
         _chosen(contenders.split(","), CONTENDERS, "--contenders"),
