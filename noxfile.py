@@ -35,7 +35,7 @@ def group(name: str) -> tuple[str, ...]:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Compare nine real voices with the bundled checkpoint."""
+    """Compare nine real voices, and tell who speaks when in a conversation of three."""
     install(session, "plot")
     # With the PATH of the caller, which nox extends: what is suggested is spelled as the caller can run it.
     path = f"PATH={os.environ['PATH']}"

@@ -410,14 +410,30 @@ def read_png(content: bytes) -> dict[bytes, bytes]:
     return chunks
 
 
+def test_the_demo_tells_who_speaks_when(demo: Demo) -> None:
+    rows = dict(re.findall(r"^ *(speaker \d|voice \d)  ([ █▒]+)$", "\n".join(demo.lines), re.MULTILINE))
+    assert rows.keys() == {f"{who} {number}" for who in ("speaker", "voice") for number in (1, 2, 3)}
+    for number in (1, 2, 3):  # found by the same number, as it happens
+        found, true = (rows[f"{who} {number}"].ljust(60) for who in ("speaker", "voice"))
+        assert sum((a == "█") == (b == "▒") for a, b in zip(found, true, strict=True)) >= 54
+    if importlib.util.find_spec("pyannote.metrics") is not None:
+        (line,) = (line for line in demo.lines if line.startswith("Diarization error rate "))
+        assert line.endswith("%; 3 of 3 speakers.")
+
+
 def test_the_commands_that_the_demo_suggests_work(demo: Demo, run_process: Run) -> None:
-    """As they stand, where the demo ran."""
-    assert demo.lines[-4] == "Try next:"
-    lines = [line.strip() for line in demo.lines[-3:]]
-    assert [line.split()[:2] for line in lines] == [["speech-zoo", name] for name in ("verify", "embed", "info")]
-    results = [run_process(["sh", "-c", line], demo.folder, ON_PATH).succeeded() for line in lines]
+    """As they stand, where the demo ran; but the conversation is a short one."""
+    assert demo.lines[-5] == "Try next:"
+    lines = [line.strip() for line in demo.lines[-4:]]
+    names = ("verify", "embed", "conversation", "diarize")
+    assert [line.split()[:2] for line in lines] == [["speech-zoo", name] for name in names]
+    shorter = [line.replace("--seconds 60", "--seconds 9") for line in lines]
+    results = [run_process(["sh", "-c", line], demo.folder, ON_PATH).succeeded() for line in shorter]
     assert results[0].out.endswith("different speakers\n")
     assert results[1].out == "vectors.safetensors: 9 vectors of 192 values\n"
+    assert results[2].out == "talk.wav, talk.rttm: 3 speakers, 9 s\n"
+    assert " speaker 1\n" in results[3].out
+    assert (demo.folder / "report.html").read_bytes().startswith(b"<!doctype html>")
 
 
 # The progress bar

@@ -1,8 +1,10 @@
-"""`speech-zoo demo`: nine real voices, each in two halves, compared with the bundled checkpoint."""
+"""`speech-zoo demo`: nine real voices, compared with the bundled checkpoint; then three of them in a conversation."""
 
 import shlex
 import shutil
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,14 @@ from speech_zoo_core.audio import load_audio
 
 from .models import load
 from .plots.demo import heat_map
-from .settings import DEFAULT_MODEL, VOICES
+from .recordings.conversation import conversation, wav
+from .recordings.diarization import diarize
+from .recordings.evaluation import evaluate
+from .recordings.segment import Segment
+from .settings import DEFAULT_MODEL, SEGMENTATION, VOICES
+
+SPEAKERS, SECONDS = 3, 30.0  # of the conversation
+CELLS = 60  # of a row that shows it
 
 
 def halves(path: Path, rate: int) -> list[tuple[Any, int]]:
@@ -29,7 +38,7 @@ def similarity(model: Any, files: list[Path]) -> "np.ndarray[Any, Any]":
 
 
 def run(output: Path) -> None:
-    """Print the matrix, write the heat map to `output`, and say what passes the threshold."""
+    """Print the matrix, write the heat map to `output`, say what passes the threshold; and who speaks when."""
     from rich.console import Console
     from rich.table import Table
 
@@ -57,14 +66,47 @@ def run(output: Path) -> None:
         f"(highest {different.max():.3f})."
     )
     console.print(heat_map(scores, names, threshold, output), soft_wrap=True)
+    _converse(console, model)
     command = "speech-zoo" if shutil.which("speech-zoo") else _shown(Path(sys.argv[0]))
     console.print("\nTry next:", style="bold")
     for line in (
         f"{command} verify {_shown(files[0])} {_shown(files[1])}",
         f"{command} embed {_shown(files[0].parent)} --output vectors.safetensors",
-        f"{command} info {DEFAULT_MODEL}",
+        f"{command} conversation talk.wav --speakers 3 --seconds 60",
+        f"{command} diarize talk.wav --html report.html",
     ):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _converse(console: Any, model: Any) -> None:
+    """Make up a conversation, find out who speaks when, and print that below the truth."""
+    samples, truth = conversation(SPEAKERS, SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "talk.wav")
+        path.write_bytes(wav(samples))
+        found = diarize(path, model=model)
+    console.print(
+        f"\nWho speaks when in {SECONDS:g} seconds that {SPEAKERS} of them talk, as {SEGMENTATION} and "
+        f"{DEFAULT_MODEL} hear it ([bold]█[/bold]), above what is true:\n"
+    )
+    for label, bar in _rows(found).items():
+        console.print(f"{label:>10}  [bold]{bar}[/bold]", no_wrap=True)
+    for label, bar in _rows(truth).items():
+        console.print(f"[dim]{label:>10}  {bar.replace('█', '▒')}[/dim]", no_wrap=True)
+    console.print(f"{'':12}0 s{f'{SECONDS:g} s':>{CELLS - 3}}", style="dim")
+    if find_spec("pyannote") is not None and find_spec("pyannote.metrics") is not None:
+        figures = evaluate({"talk": truth}, {"talk": found})["talk"]
+        console.print(f"\nDiarization error rate {figures.der:.1%}; {figures.found} of {figures.speakers} speakers.")
+
+
+def _rows(segments: list[Segment]) -> dict[str, str]:
+    """A row of `CELLS` characters for each label: a block where it is heard in the middle of the cell."""
+    rows = {}
+    for label in sorted({segment.label for segment in segments}):
+        mine = [segment for segment in segments if segment.label == label]
+        times = [(cell + 0.5) / CELLS * SECONDS for cell in range(CELLS)]
+        rows[label] = "".join("█" if any(s.start <= time < s.end for s in mine) else " " for time in times)
+    return rows
 
 
 def _shown(path: Path) -> str:

@@ -135,23 +135,17 @@ def conversation(
     seed: Annotated[int, typer.Option(min=0, help="Another one gives another conversation.")] = 0,
 ) -> None:
     """Make up a conversation of the bundled voices, to try diarize and evaluate on."""
-    import wave
-
-    import numpy as np
     from speech_zoo_core.atomic import written_beside
 
-    from ..recordings.conversation import RATE
     from ..recordings.conversation import conversation as make
+    from ..recordings.conversation import wav
     from ..recordings.formats import to_rttm
 
     if output.suffix.lower() != ".wav":
         raise typer.BadParameter("the file's name must end in .wav")
     samples, segments = make(speakers, seconds, seed)
-    with written_beside(output) as beside, wave.open(str(beside), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    with written_beside(output) as beside:
+        beside.write_bytes(wav(samples))
     rttm = output.with_suffix(".rttm")
     with written_beside(rttm) as beside:
         beside.write_text(to_rttm({output: segments}), encoding="utf-8")

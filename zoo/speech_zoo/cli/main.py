@@ -82,7 +82,7 @@ app.command()(bench)
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="The heat map.")] = Path("speech-zoo-demo.png"),
 ) -> None:
-    """Compare nine real voices with the bundled checkpoint; needs no network."""
+    """Compare nine real voices, and tell who speaks when in a conversation of three; needs no network."""
     from ..demo import run
 
     run(output)

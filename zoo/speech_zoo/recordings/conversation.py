@@ -4,6 +4,8 @@ Speakers take turns, an excerpt of their clip each; some turns begin before the 
 pause. Every speaker is a little louder or softer than the others, and the room hums.
 """
 
+import io
+import wave
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -67,6 +69,17 @@ def conversation(speakers: int = 3, seconds: float = 180.0, seed: int = 0) -> tu
         end, last = max(end, start + length), who
     segments = [segment for who in range(speakers) for segment in _segments(heard[who], f"voice {who + 1}")]
     return mixed.astype(np.float32), sorted(segments, key=lambda segment: (segment.start, segment.end))
+
+
+def wav(samples: Array) -> bytes:
+    """A waveform (N,) at `RATE` as a WAV file of 16 bits."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return out.getvalue()
 
 
 def _speech(clip: Array) -> Array:
