@@ -77,6 +77,8 @@ def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
         "ecapa-lid": (8, SpeechBrain(SMALL["ecapa-lid"], 8), SOME),
         "eres2net": (10, eres2net("ERes2Net", 10, num_blocks=[1, 2, 1, 2], m_channels=8, embedding_size=64), SOME),
         "eres2netv2": (11, eres2net("ERes2NetV2", 11, num_blocks=[1, 1, 2, 1], m_channels=8, embedding_size=64), SOME),
+        "xvector": (13, SpeechBrain(SMALL["xvector"], 13), SOME),
+        "se-resnet": (14, SpeechBrain(SMALL["se-resnet"], 14), SOME),
         "speaker-proxy": (9, Proxy(9, **SMALL_PROXY), ("50 frames", "12 frames", "5 frames")),
     }
 

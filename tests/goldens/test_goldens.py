@@ -128,9 +128,10 @@ def speechbrain_folder(case: str, folder: Path, labels: Sequence[str]) -> Path:
     return write_folder(folder, SMALL[case], seeded(case), lambda path, x: save_zip(path, state_dict(x)), labels)
 
 
-def test_speechbrain_speaker(tmp_path: Path) -> None:
-    folder = speechbrain_folder("ecapa-speechbrain", tmp_path / "sb", [f"id{i}" for i in range(8)])
-    check(speech_zoo.load(folder), "ecapa-speechbrain", "float32")
+@pytest.mark.parametrize("case", ["ecapa-speechbrain", "xvector", "se-resnet"])
+def test_speechbrain_speaker(case: str, tmp_path: Path) -> None:
+    folder = speechbrain_folder(case, tmp_path / "sb", [f"id{i}" for i in range(8)])
+    check(speech_zoo.load(folder), case, "float32")
 
 
 def test_speechbrain_languages(tmp_path: Path) -> None:

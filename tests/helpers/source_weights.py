@@ -1,7 +1,8 @@
 """Seeded random weights in the form that the originals have, and their ECAPA-TDNN under WeSpeaker's names.
 
 Names and shapes are those of WeSpeaker's ResNet, of CAM++ (3D-Speaker and WeSpeaker agree on them), of SpeechBrain's
-ECAPA-TDNN and of 3D-Speaker's ERes2Net; BatchNorm statistics are random too. Written without PyTorch.
+ECAPA-TDNN, x-vector and ResNet and of 3D-Speaker's ERes2Net; BatchNorm statistics are random too. Written without
+PyTorch.
 """
 
 import re
@@ -56,11 +57,18 @@ def source_weights(config: Any, seed: int = 0, projection: bool = False) -> dict
     """The state dict of the original module that `config` (a package's ModelConfig) describes.
 
     Args:
-        config: of `resnet34`, `campplus`, `ecapa_tdnn` or `eres2net`.
+        config: of one of the families below.
         seed: of every number.
         projection: add the layer of the training loss, as WeSpeaker's `avg_model.pt` does.
     """
-    families = {"resnet34": _resnet34, "campplus": _campplus, "ecapa_tdnn": _ecapa, "eres2net": _eres2net}
+    families = {
+        "resnet34": _resnet34,
+        "campplus": _campplus,
+        "ecapa_tdnn": _ecapa,
+        "eres2net": _eres2net,
+        "xvector": _xvector,
+        "se_resnet": _se_resnet,
+    }
     weights = families[config.model_type](config, _Weights(seed))
     if projection:
         weights.layer("projection", 100, config.embed_dim)
@@ -215,6 +223,46 @@ def _fusion(weights: _Weights, name: str, channels: int) -> None:
     name = f"{name}.local_att"
     _pointwise(weights, f"{name}.0", f"{name}.1", channels // 4, 2 * channels, bias=True)
     _pointwise(weights, f"{name}.3", f"{name}.4", channels, channels // 4, bias=True)
+
+
+def _xvector(config: Any, weights: _Weights) -> _Weights:
+    """Under SpeechBrain's names: convolution, activation and BatchNorm of a layer are numbered one by one."""
+    inner, i = config.feat_dim, 0
+    for out, kernel in zip(config.channels, config.kernel_sizes, strict=True):
+        weights.layer(f"blocks.{i}.conv", out, inner, kernel, bias=True)
+        weights.norm(f"blocks.{i + 2}.norm", out)
+        inner, i = out, i + 3
+    weights.layer(f"blocks.{i + 1}.w", config.embed_dim, 2 * inner, bias=True)
+    return weights
+
+
+def _se_resnet(config: Any, weights: _Weights) -> _Weights:
+    inner = config.channels[0]
+    weights.layer("conv1", inner, 1, 3, 3)
+    weights.norm("bn1", inner)
+    for stage, (out, count) in enumerate(zip(config.channels, config.block_sizes, strict=True)):
+        for i in range(count):
+            name, stride = f"layer{stage + 1}.{i}", 1 if i else config.strides[stage]
+            weights.norm(f"{name}.bn1", inner)
+            weights.layer(f"{name}.conv1", out, inner, 3, 3)
+            weights.norm(f"{name}.bn2", out)
+            weights.layer(f"{name}.conv2", out, out, 3, 3)
+            weights.norm(f"{name}.bn3", out)
+            weights.layer(f"{name}.conv3", out, out, 1, 1)
+            if stage < 2:
+                weights.layer(f"{name}.se.fc.0", out, out, bias=True)
+                weights.layer(f"{name}.se.fc.2", out, out, bias=True)
+            if stride != 1 or inner != out:
+                _pointwise(weights, f"{name}.downsample.0", f"{name}.downsample.1", out, inner)
+            inner = out
+    pooled = inner * config.rows
+    weights.layer("attention.0", 128, pooled, 1, bias=True)
+    weights.norm("attention.2", 128)
+    weights.layer("attention.3", pooled, 128, 1, bias=True)
+    weights.norm("norm_stats", 2 * pooled)
+    weights.layer("fc_embed", config.embed_dim, 2 * pooled, bias=True)
+    weights.norm("norm_embed", config.embed_dim)
+    return weights
 
 
 def wespeaker_ecapa(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

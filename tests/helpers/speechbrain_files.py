@@ -91,9 +91,48 @@ def language_hyperparams(
     )
 
 
+FEATURES = """compute_features: !new:speechbrain.lobes.features.Fbank
+    n_mels: {n_mels}
+
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+    norm_type: sentence
+    std_norm: False
+
+embedding_model: !new:speechbrain.lobes.models.{model}
+"""
+
+
+def xvector_hyperparams(embed_dim: int = 512, channels: Sequence[int] = (512, 512, 512, 512, 1500)) -> str:
+    """As for speechbrain/spkrec-xvect-voxceleb, without its classifier."""
+    text = FEATURES.format(n_mels=24, model="Xvector.Xvector")
+    return f"""{text}    in_channels: 24
+    activation: !name:torch.nn.LeakyReLU
+    tdnn_blocks: 5
+    tdnn_channels: {list(channels)}
+    tdnn_kernel_sizes: [5, 3, 3, 1, 1]
+    tdnn_dilations: [1, 2, 3, 1, 1]
+    lin_neurons: {embed_dim}
+"""
+
+
+def resnet_hyperparams(
+    embed_dim: int = 256, channels: Sequence[int] = (128, 128, 256, 256), block_sizes: Sequence[int] = (3, 4, 6, 3)
+) -> str:
+    """As for speechbrain/spkrec-resnet-voxceleb, without its classifier."""
+    text = FEATURES.format(n_mels=80, model="ResNet.ResNet")
+    return f"""{text}    input_size: 80
+    channels: {list(channels)}
+    strides: [1, 2, 2, 2]
+    block_sizes: {list(block_sizes)}
+    lin_neurons: {embed_dim}
+"""
+
+
 NARROW = [64, 64, 64, 64, 192]
 SMALL = {  # the folders of the golden tests
     "ecapa-speechbrain": speaker_hyperparams(embed_dim=48, channels=NARROW, speakers=8),
+    "xvector": xvector_hyperparams(embed_dim=48, channels=NARROW),
+    "se-resnet": resnet_hyperparams(embed_dim=48, channels=[8, 8, 16, 16], block_sizes=[1, 2, 2, 1]),
     "ecapa-lid": language_hyperparams(embed_dim=48, channels=NARROW, neurons=32),
 }
 SMALL_PROXY = {"input_dim": 64, "embed_dim": 24, "channels": 32, "num_blocks": 3}
@@ -114,7 +153,8 @@ def write_folder(
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
     for part in ("embedding_model", "classifier"):
         inner = {name.removeprefix(f"{part}."): x for name, x in tensors.items() if name.startswith(f"{part}.")}
-        save(folder / f"{part}.ckpt", inner)
+        if inner:
+            save(folder / f"{part}.ckpt", inner)
     (folder / "label_encoder.txt").write_text(label_encoder(labels), encoding="utf-8")
     return folder
 

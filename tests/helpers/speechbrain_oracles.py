@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from parity_oracles import Oracle, seeded, state_dict
 from signals import raw_bits, rvq_sums, waveforms
-from speech_zoo_ecapa_tdnn.oracle import speechbrain_features as product_features
-from speech_zoo_ecapa_tdnn.oracle import torchaudio_at_hand
+from speech_zoo_core.oracle_speechbrain import speechbrain_features as product_features
+from speech_zoo_core.oracle_speechbrain import torchaudio_at_hand
 from speechbrain_files import LANGUAGES, language_hyperparams, speaker_hyperparams, write_folder
 from torch import nn
 
@@ -34,13 +34,13 @@ class SpeechBrain(Oracle):
     def __init__(self, text: str, seed: int) -> None:
         with torchaudio_at_hand():
             parts = load_hyperpyyaml(text)
-        modules = nn.ModuleDict({name: parts[name] for name in ("embedding_model", "classifier")})
+        modules = nn.ModuleDict({name: parts[name] for name in ("embedding_model", "classifier") if name in parts})
         super().__init__(seeded(modules, seed), SPEECHBRAIN, {})
         self.text, self.fbank, self.normalise = text, parts["compute_features"], parts["mean_var_norm"]
         self._both: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def batch(self, clips: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Clips (B, N) and their lengths relative to N to embeddings (B, D) and the classifier's output (B, L).
+        """Clips (B, N) and their lengths relative to N to embeddings (B, D) and the classifier's output (B, L), if any.
 
         The steps of `EncoderClassifier.classify_batch`.
         """
@@ -48,7 +48,10 @@ class SpeechBrain(Oracle):
             relative = torch.from_numpy(lengths)
             features = self.normalise(self.fbank(torch.from_numpy(clips)), relative)
             embeddings = self.module["embedding_model"](features, relative)
-            return embeddings[:, 0].numpy(), self.module["classifier"](embeddings).squeeze(1).numpy()
+            rows = embeddings.reshape(len(clips), -1).numpy()
+            if "classifier" not in self.module:
+                return rows, rows
+            return rows, self.module["classifier"](embeddings).squeeze(1).numpy()
 
     def both(self, signal: str) -> tuple[np.ndarray, np.ndarray]:
         """Embedding and classifier's output of a test signal."""
@@ -77,11 +80,11 @@ def speechbrain_languages(seed: int) -> SpeechBrain:
 
 def save_speechbrain(folder: Path, oracle: SpeechBrain) -> Path:
     """SpeechBrain's form; a speaker checkpoint has the mean of its training embeddings too, which nothing uses."""
-    speaker = "Xvector" not in oracle.text
+    speaker = "Xvector.Classifier" not in oracle.text
     labels = [f"id{i:05}" for i in range(99)] if speaker else LANGUAGES
     tensors = state_dict(oracle)
     write_folder(folder, oracle.text, tensors, lambda path, content: torch.save(content, path), labels)
-    if speaker:
+    if "embedding_model.fc.conv.bias" in tensors and speaker:
         mean = torch.from_numpy(raw_bits(8, len(tensors["embedding_model.fc.conv.bias"]), 24).astype(np.float32))
         torch.save({"count": 1000, "glob_mean": mean, "glob_std": torch.ones(1)}, folder / "mean_var_norm_emb.ckpt")
     return folder

@@ -19,6 +19,8 @@ from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
 from speech_zoo_ecapa_tdnn import proxy_config
 from speech_zoo_eres2net import ModelConfig as ERes2NetConfig
 from speech_zoo_resnet34 import ModelConfig as ResNetConfig
+from speech_zoo_se_resnet import ModelConfig as SEResNetConfig
+from speech_zoo_xvector import ModelConfig as XVectorConfig
 from speechbrain_files import write_folder
 from torch_files import save_zip, state_dict
 
@@ -85,6 +87,23 @@ ERES2NET = ERes2NetConfig(
     feat_dim=16,
     threshold=0.365,
 )
+XVECTOR = XVectorConfig(
+    model_type="xvector",
+    embed_dim=8,
+    front_end=replace(SPEECHBRAIN, n_mels=16),
+    feat_dim=16,
+    channels=[32, 32, 32, 32, 48],
+    threshold=0.25,
+)
+SE_RESNET = SEResNetConfig(
+    model_type="se_resnet",
+    embed_dim=8,
+    front_end=replace(SPEECHBRAIN, n_mels=16),
+    feat_dim=16,
+    channels=[4, 4, 8, 8],
+    block_sizes=[1, 2, 1, 1],
+    threshold=0.25,
+)
 PROXY = proxy_config(input_dim=24, embed_dim=8, channels=16)
 CONFIGS: dict[str, Any] = {
     "basic": replace(RESNET, num_blocks=[1, 2, 1, 1]),
@@ -103,6 +122,8 @@ CONFIGS: dict[str, Any] = {
     "eres2net": ERES2NET,
     "eres2net_two_emb_layer": replace(ERES2NET, scale=3, expansion=4, two_emb_layer=True),
     "eres2netv2": replace(ERES2NET, variant="ERes2NetV2", m_channels=8, base_width=26),
+    "xvector": XVECTOR,
+    "se_resnet": SE_RESNET,
     "speaker_proxy": PROXY,
 }
 AUDIO = [name for name, config in CONFIGS.items() if config.front_end is not None]
@@ -261,8 +282,40 @@ classifier: !new:speechbrain.lobes.models.Xvector.Classifier
 """
 
 
+FEATURES = """\
+compute_features: !new:speechbrain.lobes.features.Fbank
+    n_mels: {feat_dim}
+
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization
+    norm_type: sentence
+    std_norm: False
+"""
+SPEECHBRAIN_MODELS = {
+    "xvector": f"""{FEATURES}
+embedding_model: !new:speechbrain.lobes.models.Xvector.Xvector
+    in_channels: {{feat_dim}}
+    activation: !name:torch.nn.LeakyReLU
+    tdnn_blocks: 5
+    tdnn_channels: {{channels}}
+    tdnn_kernel_sizes: {{kernel_sizes}}
+    tdnn_dilations: {{dilations}}
+    lin_neurons: {{embed_dim}}
+""",
+    "se_resnet": f"""{FEATURES}
+embedding_model: !new:speechbrain.lobes.models.ResNet.ResNet
+    input_size: {{feat_dim}}
+    channels: {{channels}}
+    strides: {{strides}}
+    block_sizes: {{block_sizes}}
+    lin_neurons: {{embed_dim}}
+""",
+}
+
+
 def hyperparams(config: Any) -> str:
     """The `hyperparams.yaml` that SpeechBrain publishes."""
+    if config.model_type != "ecapa_tdnn":
+        return SPEECHBRAIN_MODELS[config.model_type].format_map(vars(config))
     lid = config.id2label is not None
     return HYPERPARAMS.format(
         mels=config.feat_dim,
@@ -278,9 +331,10 @@ def speechbrain_folder(folder: Path, config: Any, weights: dict[str, np.ndarray]
     """What SpeechBrain publishes: two `.ckpt`, `hyperparams.yaml`, `label_encoder.txt` and a `config.json`."""
     weights = source_weights(config) if weights is None else weights
     names = {name: name if name.startswith("classifier.") else f"embedding_model.{name}" for name in weights}
-    tensors = {"classifier.weight": np.ones((20, config.embed_dim), np.float32)} if not config.id2label else {}
+    classes = getattr(config, "id2label", None)
+    tensors = {"classifier.weight": np.ones((20, config.embed_dim), np.float32)} if not classes else {}
     tensors |= {names[name]: x for name, x in weights.items()}
-    labels = list(config.id2label.values()) if config.id2label else [f"id{i:05}" for i in range(20)]
+    labels = list(classes.values()) if classes else [f"id{i:05}" for i in range(20)]
     write_folder(folder, hyperparams(config), tensors, lambda path, part: save_zip(path, state_dict(part)), labels)
     (folder / "config.json").write_text('{"speechbrain_interface": "EncoderClassifier"}', encoding="utf-8")
     return folder

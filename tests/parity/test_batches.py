@@ -22,7 +22,8 @@ from parity_oracles import (
 )
 from signals import COSINE, RATE, cosine, raw_bits, waveforms
 from speech_zoo_core.tasks import audio_model
-from speechbrain_oracles import save_speechbrain, speechbrain_speaker
+from speechbrain_files import SMALL
+from speechbrain_oracles import SpeechBrain, save_speechbrain, speechbrain_speaker
 
 
 @cache
@@ -43,6 +44,8 @@ def sources() -> dict[str, Callable[[Path], Any]]:
         "ERes2Net": lambda d: save_state(d, eres2net("ERes2Net", 7, m_channels=8)),
         "ERes2NetV2": lambda d: save_state(d, eres2net("ERes2NetV2", 8, m_channels=8)),
         "ECAPA SpeechBrain": lambda d: save_speechbrain(d, speechbrain_speaker(1)),
+        "x-vector": lambda d: save_speechbrain(d, SpeechBrain(SMALL["xvector"], 7)),
+        "SE-ResNet": lambda d: save_speechbrain(d, SpeechBrain(SMALL["se-resnet"], 8)),
         "ECAPA WeSpeaker GLOB": lambda d: save_wespeaker(
             d, wespeaker_ecapa("GLOB_c512", 4), "ECAPA_TDNN_GLOB_c512", embed_dim=192, pooling_func="ASTP"
         ),

@@ -118,6 +118,8 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["ecapa-lid"], 8)),
         "speechbrain",
     ),
+    "xvector: SpeechBrain": (lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["xvector"], 9)), "speechbrain"),
+    "se_resnet: SpeechBrain": (lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["se-resnet"], 9)), "speechbrain"),
     "eres2net: 3D-Speaker": (lambda d: save_state(d / "a.ckpt", eres2net("ERes2NetV2", 3, m_channels=8)), "speakerlab"),
     "eres2net: WeSpeaker": (
         lambda d: save_wespeaker(d / "ws", wespeaker_eres2net(5, 64), "ERes2Net34_Base", embed_dim=64),

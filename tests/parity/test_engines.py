@@ -13,7 +13,8 @@ from parity_oracles import REAL_CAMPPLUS, eres2net, real_campplus, resnet, save_
 from signals import COSINE, RATE, VOICES, cosine, waveforms
 from speech_zoo_export import trace
 from speech_zoo_export.coreml import to_coreml
-from speechbrain_oracles import save_speechbrain, speechbrain_speaker
+from speechbrain_files import SMALL, xvector_hyperparams
+from speechbrain_oracles import SpeechBrain, save_speechbrain, speechbrain_speaker
 from transformers_oracles import MMS, Classifier
 
 SIGNALS = {"onnxruntime": ("voice 01", "voice 02", "voice 03", "1 s", "0.5 s", "noise"), "mlx": ("1 s", "0.5 s")}
@@ -34,6 +35,8 @@ SPEAKERS: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], Any]]] = {
         lambda folder, oracle: save_wespeaker(folder, oracle, "ResNet34", embed_dim=256, two_emb_layer=False),
     ),
     "ECAPA-TDNN, SpeechBrain": (lambda: speechbrain_speaker(seed=1), save_speechbrain),
+    "x-vector, SpeechBrain": (lambda: SpeechBrain(xvector_hyperparams(), 1), save_speechbrain),
+    "SE-ResNet, SpeechBrain": (lambda: SpeechBrain(SMALL["se-resnet"], 2), save_speechbrain),
     "ERes2Net-base": (
         lambda: eres2net("ERes2Net", 5, m_channels=32, embedding_size=512),
         save_state,

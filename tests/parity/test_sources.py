@@ -12,7 +12,7 @@ from signals import waveforms
 from speech_zoo import convert, load
 from speech_zoo_core import registry
 from speech_zoo_core.checkpoint.source import Source
-from speech_zoo_ecapa_tdnn.oracle import speechbrain_module
+from speech_zoo_core.oracle_speechbrain import speechbrain_module
 from speechbrain_files import SPEAKERS, speaker_hyperparams, write_folder
 from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 from transformers_oracles import LAYER, TINY, Classifier

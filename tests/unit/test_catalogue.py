@@ -13,12 +13,12 @@ from speech_zoo.publish.originals import GOLDENS
 from speech_zoo_campplus.source import THREE_D_SPEAKER
 from speech_zoo_core import registry
 from speech_zoo_core.checkpoint.source import needed_names
+from speech_zoo_core.checkpoint.speechbrain import THRESHOLD as SPEECHBRAIN_THRESHOLD
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD
 from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.tasks.methods import TASKS
-from speech_zoo_ecapa_tdnn.source import SPEECHBRAIN_THRESHOLD
 
 CAMPPLUS_SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
 every_entry = pytest.mark.parametrize(("name", "entry"), entries().items())

@@ -15,8 +15,20 @@ from tiny_models import AUDIO, CONFIGS, RATE, SPEAKERS, model_of, noise, tiny_mo
 
 each_model = pytest.mark.parametrize("name", CONFIGS)
 each_family = pytest.mark.parametrize(
-    "name", ["basic", "bottleneck", "campplus", "ecapa_speechbrain", "ecapa_wespeaker", "eres2net", "eres2netv2"]
+    "name",
+    [
+        "basic",
+        "bottleneck",
+        "campplus",
+        "ecapa_speechbrain",
+        "ecapa_wespeaker",
+        "eres2net",
+        "eres2netv2",
+        "xvector",
+        "se_resnet",
+    ],
 )
+CHECKED = ("ecapa_tdnn", "xvector", "se_resnet")  # that refuse a shape by themselves
 each_with_audio = pytest.mark.parametrize("name", AUDIO)
 each_speaker_model = pytest.mark.parametrize("name", SPEAKERS)
 
@@ -245,7 +257,7 @@ def test_the_least_number_of_frames_is_enough(name: str) -> None:
     assert bool(mx.isfinite(model(features(model, model.min_frames)[None])).all())
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].model_type != "ecapa_tdnn"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].model_type not in CHECKED])
 def test_one_frame_less_has_no_variance(name: str) -> None:
     """So `min_frames` asks for no more than is needed."""
     model = tiny_model(name)
@@ -304,6 +316,8 @@ def test_a_silent_clip_is_refused(name: str, signal: np.ndarray) -> None:
         "eres2net",
         "eres2net_two_emb_layer",
         "eres2netv2",
+        "xvector",
+        "se_resnet",
         "speaker_proxy",
     ],
 )

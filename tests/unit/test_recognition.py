@@ -23,7 +23,9 @@ from tiny_models import (
     LID,
     PROXY,
     RESNET,
+    SE_RESNET,
     TINY,
+    XVECTOR,
     proxy_file,
     speechbrain_folder,
     tiny_source,
@@ -36,7 +38,7 @@ from wav2vec2_files import hf_folder, source_tensors
 PARTS = ["", "0", "1", "7", "999", "bn", "bn1", "conv", "conv1", "norm", "weight", "é"]
 ENDS = ["running_var", "running_mean", "weight", "bias", "weight_g", "num_batches_tracked"]
 WRAPPERS = ["module.", "model.", "_orig_mod.", "embedding_model.", "net.", "module.model.", "model._orig_mod.", "a"]
-FAMILIES = [*TINY, "eres2net", "eres2netv2", "speechbrain", "lid", "proxy", "wav2vec2"]
+FAMILIES = [*TINY, "eres2net", "eres2netv2", "speechbrain", "lid", "xvector", "se_resnet", "proxy", "wav2vec2"]
 
 
 def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] = ()) -> Path:
@@ -52,10 +54,11 @@ def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] =
         return tf.save_zip(path, tf.state_dict(named(tiny_source(family))))
     if family == "proxy":
         return proxy_file(path, named(source_weights(PROXY)))
-    if family in ("speechbrain", "lid"):
-        folder = speechbrain_folder(path, {"speechbrain": ECAPA, "lid": LID}[family])
+    speechbrain = {"speechbrain": ECAPA, "lid": LID, "xvector": XVECTOR, "se_resnet": SE_RESNET}
+    if family in speechbrain:
+        folder = speechbrain_folder(path, speechbrain[family])
         for file in ("embedding_model.ckpt", "classifier.ckpt"):
-            weights = source_weights({"speechbrain": ECAPA, "lid": LID}[family])
+            weights = source_weights(speechbrain[family])
             head = {name.removeprefix("classifier."): x for name, x in weights.items() if "classifier." in name}
             body = {name: x for name, x in weights.items() if "classifier." not in name}
             if part := head if file == "classifier.ckpt" else body:

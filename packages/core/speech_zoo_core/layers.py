@@ -117,3 +117,17 @@ def quantize(model: nn.Module, bits: int, group_size: int = GROUP_SIZE) -> None:
 def time_mask(lengths: mx.array, size: int, dtype: mx.Dtype) -> mx.array:
     """1 where a frame belongs to its clip, 0 where it is padding: lengths (B,) to (B, size)."""
     return (mx.arange(size)[None] < lengths[:, None]).astype(dtype)
+
+
+def reflected(x: mx.array, size: int, lengths: mx.array | None = None) -> mx.array:
+    """`size` more frames at both ends of each clip, mirrored: (B, T, C) to (B, T + 2*size, C).
+
+    `lengths` (B,) says where clips end that are followed by padding; all must be longer than `size`.
+    """
+    if lengths is None:
+        ends = x[:, 1 : size + 1][:, ::-1], x[:, -size - 1 : -1][:, ::-1]
+        return mx.concatenate([ends[0], x, ends[1]], axis=1)
+    last = lengths[:, None] - 1
+    at = mx.abs(mx.arange(-size, x.shape[1] + size)[None])
+    at = mx.clip(mx.where(at > last, 2 * last - at, at), 0, x.shape[1] - 1)
+    return mx.take_along_axis(x, at[..., None], axis=1)

@@ -14,7 +14,7 @@ import mlx.nn as nn
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError
-from speech_zoo_core.layers import ScaleShift, leaky_relu, relu
+from speech_zoo_core.layers import ScaleShift, leaky_relu, reflected, relu
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tasks.speaker import SpeakerConfig
@@ -118,13 +118,7 @@ class Frames:
         """`size` more frames at both ends of each clip: (B, T, C) to (B, T + 2*size, C)."""
         if self.padding == "zeros":
             return mx.pad(x if self.mask is None else x * self.mask.astype(x.dtype), [(0, 0), (size, size), (0, 0)])
-        if self.lengths is None:
-            ends = x[:, 1 : size + 1][:, ::-1], x[:, -size - 1 : -1][:, ::-1]
-            return mx.concatenate([ends[0], x, ends[1]], axis=1)
-        last = self.lengths[:, None] - 1
-        at = mx.abs(mx.arange(-size, x.shape[1] + size)[None])
-        at = mx.clip(mx.where(at > last, 2 * last - at, at), 0, x.shape[1] - 1)
-        return mx.take_along_axis(x, at[..., None], axis=1)
+        return reflected(x, size, self.lengths)
 
     def mean(self, x: mx.array) -> mx.array:
         """Mean over time in float32: (B, T, C) to (B, 1, C)."""

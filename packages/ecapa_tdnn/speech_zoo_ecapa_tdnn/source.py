@@ -4,9 +4,19 @@ import re
 from typing import Any
 
 import mlx.core as mx
-from speech_zoo_core.audio.front_end import SPEECHBRAIN, WESPEAKER, FrontEnd
+from speech_zoo_core.audio.front_end import WESPEAKER, FrontEnd
 from speech_zoo_core.checkpoint import Checkpoint
 from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape_of, without_prefix
+from speech_zoo_core.checkpoint.speechbrain import (
+    LABEL_FILES,
+    arguments,
+    check_activation,
+    class_of,
+    hyperparams,
+    read_labels,
+    speechbrain_front_end,
+)
+from speech_zoo_core.checkpoint.speechbrain import THRESHOLD as SPEECHBRAIN_THRESHOLD
 from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError, shown
@@ -14,14 +24,12 @@ from speech_zoo_core.tasks.iso639 import all_languages, are_names
 
 from .graph import from_graph
 from .proxy import PROXY_CONFIG_KEYS, proxy_config
-from .speechbrain import LABEL_FILES, arguments, check_activation, class_of, hyperparams, read_labels
 
 ECAPA = "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN"
 # Cosines to the training speakers, which are dropped, or to languages, accents, emotions.
 COSINE_HEAD = "speechbrain.lobes.models.ECAPA_TDNN.Classifier"
 CLASSES = re.compile("lang|accent|dialect|emotion")  # in the names of settings
 LANGUAGE_HEAD = "speechbrain.lobes.models.Xvector.Classifier"
-SPEECHBRAIN_THRESHOLD = 0.25  # of SpeakerRecognition.verify_batch in speechbrain/inference/speaker.py
 WESPEAKER_DIALECT = {"padding": "zeros", "res2net_skip": "last", "aggregation_norm": False, "moments": "raw"}
 WESPEAKER_NAMES = {f"ECAPA_TDNN_{glob}c{width}": (width, bool(glob)) for glob in ("", "GLOB_") for width in (512, 1024)}
 # WeSpeaker's names to SpeechBrain's, by their beginnings; `Model.sanitize` knows the rest.
@@ -156,10 +164,12 @@ def _speechbrain(source: Source, weights: dict[str, mx.array]) -> Recognised | N
             "features and its task"
         )
     if (described := class_of(settings, "embedding_model")) != ECAPA:
+        if not ecapa:  # of another family
+            return None
         raise ConfigError(f"{source.folder / 'hyperparams.yaml'} describes {described}, not {ECAPA}")
     if not ecapa:
         raise CheckpointError(f"{source.main_file} does not hold the ECAPA-TDNN of its hyperparams.yaml")
-    config, front_end = _architecture(settings), _front_end(settings)
+    config, front_end = _architecture(settings), speechbrain_front_end(settings)
     widths = _widths(weights, ".conv")
     for key, value in widths.items():
         if config.get(key, value) != value:
@@ -244,44 +254,6 @@ def _architecture(settings: dict[str, Any]) -> dict[str, Any]:
         "lin_neurons": given.get("lin_neurons", 192),
         **{key: given[key] for key in (*sizes, "global_context") if key in given},
     }
-
-
-def _front_end(settings: dict[str, Any]) -> FrontEnd:
-    """The features that `hyperparams.yaml` describes."""
-    for key, wanted in (
-        ("compute_features", "speechbrain.lobes.features.Fbank"),
-        ("mean_var_norm", "speechbrain.processing.features.InputNormalization"),
-    ):
-        if (described := class_of(settings, key)) != wanted:
-            raise ConfigError(f"hyperparams.yaml: {key} must be a {wanted}, not {described}")
-    supported: dict[str, tuple[Any, ...]] = {
-        "deltas": (False,),
-        "context": (False,),
-        "f_min": (0,),
-        "f_max": (8000, None),
-        "n_fft": (400,),
-        "sample_rate": (SPEECHBRAIN.sample_rate,),
-        "filter_shape": ("triangular",),
-        "win_length": (25,),
-        "hop_length": (10,),
-    }
-    if settings.get("sample_rate", SPEECHBRAIN.sample_rate) != SPEECHBRAIN.sample_rate:
-        raise ConfigError(f"hyperparams.yaml: sample_rate must be 16000, not {shown(settings['sample_rate'])}")
-    training = {"requires_grad", "param_change_factor", "param_rand_factor", "left_frames", "right_frames"}
-    given = arguments(settings, "compute_features", supported, {"n_mels", *training})
-    n_mels = given.get("n_mels", 40)
-    arguments(
-        settings,
-        "mean_var_norm",
-        {"norm_type": ("sentence",), "std_norm": (False,), "mean_norm": (True,)},
-        {"update_until_epoch", "avoid_padding_norm"},
-    )
-    normalisation = settings["mean_var_norm"]
-    if "norm_type" not in normalisation or "std_norm" not in normalisation:
-        raise ConfigError("hyperparams.yaml: mean_var_norm must set norm_type to sentence and std_norm to False")
-    if isinstance(n_mels, bool) or not isinstance(n_mels, int) or n_mels < 1:
-        raise ConfigError(f"hyperparams.yaml: n_mels must be a positive number, not {shown(n_mels)}")
-    return FrontEnd("speechbrain_fbank", scale=1.0, n_mels=n_mels)
 
 
 def _classifier(source: Source, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, mx.array]]:

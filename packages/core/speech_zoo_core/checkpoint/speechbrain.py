@@ -5,9 +5,12 @@ import re
 from typing import Any
 
 import yaml
-from speech_zoo_core.checkpoint.source import Source
-from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 
+from ..audio.front_end import SPEECHBRAIN, FrontEnd
+from ..errors import CheckpointError, ConfigError, shown
+from .source import Source
+
+THRESHOLD = 0.25  # of SpeakerRecognition.verify_batch in speechbrain/inference/speaker.py
 REF = re.compile(r"<(\w+)>")
 LABEL_FILES = ("label_encoder.txt", "label_encoder.ckpt")  # the second is what SpeechBrain's own cache calls it
 
@@ -147,3 +150,45 @@ def read_labels(source: Source) -> list[str]:
     if sorted(labels) != list(range(len(labels))) or not labels:
         raise ConfigError(f"{name}: the numbers of its {len(labels)} labels do not run from 0 without gaps")
     return [labels[i] for i in range(len(labels))]
+
+
+def speechbrain_front_end(settings: dict[str, Any]) -> FrontEnd:
+    """The features that `hyperparams.yaml` describes.
+
+    Raises:
+        ConfigError: it asks for features that are not supported.
+    """
+    for key, wanted in (
+        ("compute_features", "speechbrain.lobes.features.Fbank"),
+        ("mean_var_norm", "speechbrain.processing.features.InputNormalization"),
+    ):
+        if (described := class_of(settings, key)) != wanted:
+            raise ConfigError(f"hyperparams.yaml: {key} must be a {wanted}, not {described}")
+    supported: dict[str, tuple[Any, ...]] = {
+        "deltas": (False,),
+        "context": (False,),
+        "f_min": (0,),
+        "f_max": (8000, None),
+        "n_fft": (400,),
+        "sample_rate": (SPEECHBRAIN.sample_rate,),
+        "filter_shape": ("triangular",),
+        "win_length": (25,),
+        "hop_length": (10,),
+    }
+    if settings.get("sample_rate", SPEECHBRAIN.sample_rate) != SPEECHBRAIN.sample_rate:
+        raise ConfigError(f"hyperparams.yaml: sample_rate must be 16000, not {shown(settings['sample_rate'])}")
+    training = {"requires_grad", "param_change_factor", "param_rand_factor", "left_frames", "right_frames"}
+    given = arguments(settings, "compute_features", supported, {"n_mels", *training})
+    n_mels = given.get("n_mels", 40)
+    arguments(
+        settings,
+        "mean_var_norm",
+        {"norm_type": ("sentence",), "std_norm": (False,), "mean_norm": (True,)},
+        {"update_until_epoch", "avoid_padding_norm"},
+    )
+    normalisation = settings["mean_var_norm"]
+    if "norm_type" not in normalisation or "std_norm" not in normalisation:
+        raise ConfigError("hyperparams.yaml: mean_var_norm must set norm_type to sentence and std_norm to False")
+    if isinstance(n_mels, bool) or not isinstance(n_mels, int) or n_mels < 1:
+        raise ConfigError(f"hyperparams.yaml: n_mels must be a positive number, not {shown(n_mels)}")
+    return FrontEnd("speechbrain_fbank", scale=1.0, n_mels=n_mels)
