@@ -103,6 +103,30 @@ def played(turns: list[tuple[int, float, float]], seconds: float) -> np.ndarray:
     return samples
 
 
+class Check:
+    """Probabilities of speech in steps of 32 ms: one half, but none in `silence`, seconds from when to when."""
+
+    silence = (0.0, 0.0)
+
+    def __init__(self, sample_rate: int, probabilities: bool) -> None:
+        assert (sample_rate, probabilities) == (RATE, True)
+        self.size = 0
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        self.size += samples.size
+        return np.zeros(0, np.float32)
+
+    def finish(self) -> np.ndarray:
+        times = np.arange(-(-self.size // 512)) * 0.032
+        return np.where((times >= self.silence[0]) & (times < self.silence[1]), 0.0, 0.5)
+
+
+@pytest.fixture(autouse=True)
+def _check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The speech check knows no tones."""
+    monkeypatch.setattr(diarization, "SpeechDetector", Check)
+
+
 TURNS = [(0, 1.0, 7.0), (1, 7.5, 12.0), (0, 12.4, 15.0), (2, 14.0, 21.0), (1, 22.0, 29.0), (2, 30.0, 34.0)]
 
 
@@ -132,6 +156,18 @@ def test_files_of_every_length(tmp_path: Path, seconds: float) -> None:
 
 def test_nobody(tmp_path: Path) -> None:
     assert diarize(write(tmp_path / "a.wav", played([], 12.0)), model=Embedder(), segmentation=Segmenter()) == []
+
+
+def test_where_the_speech_check_is_sure_of_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.wav", played([(1, 0.0, 12.0)], 12.0))
+    monkeypatch.setattr(Check, "silence", (6.0, 6.15))  # no longer than between words
+    assert len(diarize(file, model=Embedder(), segmentation=Segmenter())) == 1
+    monkeypatch.setattr(Check, "silence", (6.0, 7.0))
+    first, second = diarize(file, model=Embedder(), segmentation=Segmenter())
+    assert (first.end, second.start) == (pytest.approx(6, abs=0.05), pytest.approx(7, abs=0.05))
+    assert first.label == second.label
+    monkeypatch.setattr(Check, "silence", (0.0, 12.0))
+    assert diarize(file, model=Embedder(), segmentation=Segmenter()) == []
 
 
 def test_numbers_of_speakers(file: Path, caplog: pytest.LogCaptureFixture) -> None:

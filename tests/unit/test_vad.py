@@ -74,6 +74,15 @@ def test_short_clips_of_a_voice(seconds: float) -> None:
     check_speech(speech(voice(round(seconds * RATE)), RATE), "it")
 
 
+def test_probabilities() -> None:
+    detector = SpeechDetector(RATE, probabilities=True)
+    probabilities = np.concatenate([detector.feed(VOICE), detector.finish()])
+    speaks = speech(VOICE, RATE)
+    assert probabilities.shape == speaks.shape
+    assert 0 <= probabilities.min() < 0.05 and 0.95 < probabilities.max() <= 1
+    assert speaks[probabilities >= 0.5].all() and not speaks[probabilities < 0.35].any()
+
+
 def test_one_step_of_speech_is_too_little_for_a_clip_that_has_more() -> None:
     speaks = np.zeros(50, bool)
     speaks[20:22] = True

@@ -3,7 +3,8 @@
 A window of ten seconds slides over the file. The segmentation model tells who of its few speakers speaks in which of
 its frames. Where one speaks alone, every few seconds give an embedding; a stretch that the window before had as well is
 not embedded again. The embeddings are clustered over the whole file, and where windows overlap, they vote: first on how
-many speak in a frame, then on who.
+many speak in a frame, then on who. Where the speech check is sure that nobody speaks, nobody does: the segmentation
+alone takes a tenth of a second beside each turn for speech.
 
 Bredin takes one embedding for each window and speaker. Stretches tell more: voices that the segmentation takes for one,
 as it must where more than three take part in ten seconds, are told apart all the same.
@@ -27,6 +28,7 @@ import mlx.core as mx
 import numpy as np
 from speech_zoo_core.audio.samples import Channel
 from speech_zoo_core.audio.stream import Stream
+from speech_zoo_core.audio.vad import SECONDS, SpeechDetector
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.progress import progress
 
@@ -42,7 +44,8 @@ Run: TypeAlias = "tuple[int, int, int, float]"  # frames from and to before, the
 
 STEP = 1.0  # seconds between windows, about: whole frames; as pyannote.audio
 BATCH = 32  # windows at a time
-PAUSE = 0.2  # seconds: within a stretch at most
+PAUSE = 0.2  # seconds: within a stretch at most, and within what the speech check finds silent at least
+SILENT = 0.05  # probability of speech below which the check is sure
 LEAST, MOST = 0.4, 4.0  # seconds of a stretch that gives an embedding; longer ones are cut, into parts that are sure
 SURE = 2.0  # seconds of speech from which on an embedding takes part in the clustering
 RECENT = 100  # stretches among which those of the window before are
@@ -73,7 +76,7 @@ class Heard:
 
     Attributes:
         stretches: of all windows, in order.
-        speaking: (F,) how many speak in each frame of the file, on average over the windows.
+        speaking: (F,) how many speak in each frame of the file, on average over the windows; 0 where it is silent.
         windows: (F,) how many cover each frame.
         vectors: (N, D) embeddings of unit length.
         seconds: (N,) of speech behind each.
@@ -201,8 +204,9 @@ def listen(stream: Stream, segmenter: Any, embedder: Any) -> Heard:
     vectors: list[Array] = []
     seconds: list[float] = []
     counts: list[Array] = []
+    checked: list[Array] = []
     total = 0
-    windows = _windows(stream, size, hop * step)
+    windows = _windows(_checked(stream, checked), size, hop * step)
     with progress(total=stream.seconds, desc="listening", bar_format=BAR if stream.seconds else None, unit="s") as bar:
         while batch := list(itertools.islice(windows, BATCH)):
             active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, _ in batch]))))
@@ -227,14 +231,37 @@ def listen(stream: Stream, segmenter: Any, embedder: Any) -> Heard:
         speaking[window * hop : window * hop + frames] += count
         covering[window * hop : window * hop + frames] += 1
     covering = np.maximum(covering[:length], 1)
+    times = segmenter.frame_time(0) + np.arange(length) * step / rate
+    speaking = np.where(_silent(np.concatenate(checked), times), 0, speaking[:length] / covering)
     rows = np.stack(vectors) if vectors else np.zeros((0, embedder.config.embed_dim), np.float32)
-    return Heard(stretches, speaking[:length] / covering, covering, rows, np.array(seconds))
+    return Heard(stretches, speaking, covering, rows, np.array(seconds))
 
 
-def _windows(stream: Stream, size: int, hop: int) -> Iterator[tuple[Array, int]]:
+def _checked(stream: Stream, checked: list[Array]) -> Iterator[Array]:
+    """The blocks of a file; the probabilities of speech in its steps are added to the list as they come."""
+    detector = SpeechDetector(stream.sample_rate, probabilities=True)
+    for block in stream.blocks():
+        checked.append(detector.feed(block))
+        yield block
+    checked.append(detector.finish())
+
+
+def _silent(probabilities: Array, times: Array) -> Array:
+    """Whether the check is sure, for `PAUSE` at least, that nobody speaks: at times in seconds, one a frame, (F,).
+
+    A step's probability, of (T,), stands at its beginning: the check, which hears nothing of the future, comes late.
+    """
+    silent: Array = np.interp(times, np.arange(probabilities.size) * SECONDS, probabilities) < SILENT
+    for begin, end in np.flatnonzero(np.diff(np.pad(silent, 1).astype(np.int8))).reshape(-1, 2):
+        if (end - begin) * (times[-1] - times[0]) < PAUSE * (times.size - 1):
+            silent[begin:end] = False
+    return silent
+
+
+def _windows(blocks: Iterator[Array], size: int, hop: int) -> Iterator[tuple[Array, int]]:
     """Windows (size,) of a file every `hop` samples, and how many samples of each are the file's; zeros follow."""
     rest, covered = np.zeros(0, np.float32), 0
-    for block in stream.blocks():
+    for block in blocks:
         rest = np.concatenate([rest, block])
         while rest.size >= size:
             yield rest[:size], size

@@ -138,7 +138,9 @@ class SpeechDetector:
     speech below about -50 dB.
     """
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, probabilities: bool = False) -> None:
+        """`probabilities` says that they are returned, (K,) float32, in place of what they mean."""
+        self._soft = probabilities
         self._resampler = None if sample_rate == RATE else Soxr(sample_rate, RATE)
         self._waiting: list[Array] = []
         self._size, self._loudest, self._speaks = 0, 0.0, False
@@ -174,6 +176,8 @@ class SpeechDetector:
         self._context = steps[-1, -CONTEXT:]
         seen = np.concatenate([before, steps], axis=1) * np.float32(gain)
         probabilities, self._state = silero()(seen, self._state)
+        if self._soft:
+            return probabilities
         speaks = np.empty(len(steps), bool)
         for i, probability in enumerate(probabilities):
             self._speaks = bool(probability >= (SILENCE if self._speaks else SPEECH))
