@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -149,4 +150,6 @@ def test_errors(cli: Run, folder: Path, original: Path, tmp_path: Path) -> None:
     assert "is a source: convert it first" in cli("check", "mms-lid-256").failed()
     assert "is a source (WeSpeaker ResNet34): convert it first" in cli("check", original).failed()
     assert "was converted from: it lacks" in cli("check", folder, "--reference", tmp_path).failed()
+    if sys.platform != "darwin":
+        assert "runs on a Mac only" in cli("check", folder, "--engine", "coreml").failed()
     assert not (folder / "parity.json").exists()

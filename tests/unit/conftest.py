@@ -1,10 +1,14 @@
 """What several unit tests share."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlprogram import MLProgram
 from speech_zoo_core import device
 from speech_zoo_core.tasks import audio_model
 
@@ -23,3 +27,24 @@ def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mx.disable_compile()
     yield
     mx.enable_compile()
+
+
+@pytest.fixture
+def core_ml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Core ML, with an interpreter of the saved program in the place of Apple's."""
+    from speech_zoo.engines import core_ml
+
+    made: list[Any] = []
+
+    class Interpreted:
+        def __init__(self, path: str) -> None:
+            self.program = MLProgram(shutil.copytree(path, tmp_path / f"{len(made)}.mlpackage"))
+            made.append(self)
+
+        def predict(self, given: dict[str, Any]) -> dict[str, Any]:
+            (x,) = given.values()
+            (y,) = self.program(x)
+            return {"y0": y}
+
+    monkeypatch.setattr(core_ml, "loaded", Interpreted)
+    return core_ml.CoreML()

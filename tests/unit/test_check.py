@@ -17,7 +17,7 @@ from speech_zoo.catalogue import entries as catalogue
 from speech_zoo.engines import graphs
 from speech_zoo.publish import check as comparison
 from speech_zoo.publish import originals
-from speech_zoo.publish.parity import FILE, Clip, Parity, limits_of, read, show
+from speech_zoo.publish.parity import FILE, Clip, Parity, limits_of, read, read_report, show
 from speech_zoo_core import oracle as oracles
 from speech_zoo_core import registry
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError, SpeechZooError
@@ -130,6 +130,22 @@ def test_engines_are_compared(
     assert {clip.how for clip in parity.clips} == {"float32", "float32, onnxruntime"}
     assert parity.passed is True and "onnxruntime" in parity.machine["packages"]
     assert read(folder) == parity
+
+
+def test_one_engine_alone(with_oracle: Any, core_ml_here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is written unless somebody says where; Core ML computes in float16, and is held to that."""
+    source = wespeaker_folder(tmp_path / "source", ECAPA_WESPEAKER)
+    folder = speech_zoo.convert(source, tmp_path / "zoo")
+    with_oracle()
+    parity = speech_zoo.check(folder, source, engine="mlx")
+    assert {clip.engine for clip in parity.clips} == {"mlx"} and not (folder / "parity.json").exists()
+    monkeypatch.setattr("speech_zoo.engines.choice._coreml", lambda: core_ml_here)
+    parity = speech_zoo.check(folder, source, engine="coreml", output=tmp_path / "coreml.json")
+    assert [(clip.clip, clip.how, clip.passed) for clip in parity.clips] == [(n, "float16, coreml", True) for n in FEW]
+    assert (parity.precision, parity.limits["cosine"]) == ("float16", 0.9999)
+    assert read_report(tmp_path / "coreml.json") == parity and not (folder / "parity.json").exists()
+    with pytest.raises(ConfigError, match="unknown engine"):
+        speech_zoo.check(folder, source, engine="tensorrt")  # type: ignore[arg-type]
 
 
 def test_an_engine_that_cannot_is_told(

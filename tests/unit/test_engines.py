@@ -3,7 +3,6 @@
 import copy
 import logging
 import pickle
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import small_models
 import speech_zoo
-from mlprogram import MLProgram
 from pyannet_files import lightning
 from speech_zoo.engines import choice, graphs
 from speech_zoo.engines.ort import OnnxRuntime
@@ -325,27 +323,6 @@ def test_on_a_gpu_the_engine_takes_clips_of_one_length(monkeypatch: pytest.Monke
 
 
 # Core ML
-
-
-@pytest.fixture
-def core_ml_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Core ML, with an interpreter of the saved program in the place of Apple's."""
-    from speech_zoo.engines import core_ml
-
-    made: list[Any] = []
-
-    class Interpreted:
-        def __init__(self, path: str) -> None:
-            self.program = MLProgram(shutil.copytree(path, tmp_path / f"{len(made)}.mlpackage"))
-            made.append(self)
-
-        def predict(self, given: dict[str, Any]) -> dict[str, Any]:
-            (x,) = given.values()
-            (y,) = self.program(x)
-            return {"y0": y}
-
-    monkeypatch.setattr(core_ml, "loaded", Interpreted)
-    return core_ml.CoreML()
 
 
 def test_core_ml(core_ml_here: Any) -> None:

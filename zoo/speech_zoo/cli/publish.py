@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from speech_zoo_core.errors import SpeechZooError
 
+from ..engines.choice import Name
 from .options import JsonOption, print_json
 
 
@@ -70,13 +71,16 @@ def check(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result here, not to parity.json in the folder.")
     ] = None,
+    engine: Annotated[
+        Name, typer.Option(help="Compare this engine alone, as coreml, and write the result only to --output.")
+    ] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Compare a converted checkpoint with its original and write parity.json."""
     from ..publish.check import check as check_parity
     from ..publish.parity import show
 
-    parity = check_parity(checkpoint, reference, output=output)
+    parity = check_parity(checkpoint, reference, output=output, engine=engine)
     if as_json:
         typer.echo(parity.to_json(), nl=False)
     else:

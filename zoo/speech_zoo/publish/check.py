@@ -17,7 +17,7 @@ from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import AudioError, ConfigError
 from speech_zoo_core.progress import progress
 
-from ..engines.choice import Name
+from ..engines.choice import Name, chosen
 from ..models import load
 from .originals import Converted, Original, Reference, live, recorded
 from .parity import FILE, Clip, Parity, hashes, limits_of
@@ -36,6 +36,7 @@ def check(
     reference: str | os.PathLike[str] | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
+    engine: Name = "auto",
 ) -> Parity:
     """Compare a converted checkpoint with its original, from the waveform to the output, and write `parity.json`.
 
@@ -47,6 +48,8 @@ def check(
         reference: the original: a folder, a file, a Hub repo (org/name, or org/name@revision) or a catalogue name.
             Default: where the checkpoint's config says that it came from.
         output: where to write the result instead.
+        engine: this one alone, where the result is written only to `output`; Core ML has the limits of float16, in
+            which it computes. "auto": all that are here, but for Core ML.
 
     Returns:
         What was found; `passed` is False where a limit is missed, None where nothing was compared.
@@ -55,33 +58,37 @@ def check(
         SpeechZooError: the checkpoint or the reference cannot be read, the reference is not what the checkpoint was
             converted from, or the result cannot be written.
     """
-    parity, folder = compare(checkpoint, reference)
-    target = Path(output) if output is not None else None if folder is None else folder / FILE
+    chosen(engine)
+    parity, folder = compare(checkpoint, reference, engine)
+    target = Path(output) if output is not None else None if folder is None or engine != "auto" else folder / FILE
     if target is not None:
         with written_beside(target) as beside:
             beside.write_text(parity.to_json(), encoding="utf-8")
     return parity
 
 
-def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str] | None) -> tuple[Parity, Path | None]:
+def compare(
+    checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str] | None, engine: Name = "auto"
+) -> tuple[Parity, Path | None]:
     """The result of `check`, and the local folder that it may write into; arguments and errors as `check`."""
     converted = Converted(checkpoint)
     original = Reference(converted, reference)
     clips = signals()
     notes: list[str] = []
     expected = live(converted, original, clips, notes) or recorded(converted, notes)
-    limits = limits_of(converted.config.task, converted.precision)
+    precision = "float16" if engine == "coreml" and converted.precision == "float32" else converted.precision
+    limits = limits_of(converted.config.task, precision)
     rows: list[Clip] = []
     if expected is not None:
-        rows = list(_rows(converted, [clip for clip in clips if clip.name in expected.results], expected, notes))
+        rows = list(
+            _rows(converted, [clip for clip in clips if clip.name in expected.results], expected, limits, engine, notes)
+        )
         if converted.config.task == "speaker-embedding" and "cosine" not in limits:
-            notes.append(
-                f"embeddings with a limit: in {converted.precision} they have none, their cosines are measured only"
-            )
+            notes.append(f"embeddings with a limit: in {precision} they have none, their cosines are measured only")
     verdicts = [row.passed for row in rows if row.passed is not None]
     parity = Parity(
         checkpoint=hashes(converted.source.folder),
-        precision=converted.precision,
+        precision=precision,
         task=converted.config.task,
         oracle=None if expected is None else expected.facts,
         reference={} if expected is None else original.facts(),
@@ -95,28 +102,35 @@ def compare(checkpoint: str | os.PathLike[str], reference: str | os.PathLike[str
     return parity, converted.source.folder if converted.local else None
 
 
-def _rows(converted: Converted, clips: list[Signal], expected: Original, notes: list[str]) -> Iterator[Clip]:
+def _rows(
+    converted: Converted,
+    clips: list[Signal],
+    expected: Original,
+    limits: dict[str, float],
+    engine: Name,
+    notes: list[str],
+) -> Iterator[Clip]:
     """Every clip in float32, by the engine that this machine takes and some by the other; where the weights are stored
-    in half precision, clips in that too.
+    in half precision, clips in that too. By one engine alone, every clip.
     """
-    limits = limits_of(converted.config.task, converted.precision)
     few = [clip for clip in clips if clip.name in FEW] or clips[:1]
-    engines = _engines(converted, notes)
+    engines = _engines(converted, notes) if engine == "auto" else [engine]
     runs: list[tuple[str, Name, list[Signal]]] = [("float32", engines[0], clips)]
-    runs += [("float32", engine, few) for engine in engines[1:]]
-    if converted.half is not None:
+    runs += [("float32", other, few) for other in engines[1:]]
+    if converted.half is not None and engine in ("auto", "mlx"):
         runs.append((converted.half, "mlx", few if on_cpu() else clips))
-    for computed, engine, chosen in runs:
-        model = load(converted.source.folder, dtype=computed, engine=engine)
+    for dtype, by, some in runs:
+        model = load(converted.source.folder, dtype=dtype, engine=by)
+        computed = "float16" if by == "coreml" and model.half_precision else dtype
         front_end = model.config.front_end
         labels = None if model.config.task in NO_LABELS else model.labels
-        for clip in progress(chosen, desc=f"this checkpoint, {computed}, {engine}", unit="clip"):
+        for clip in progress(some, desc=f"this checkpoint, {computed}, {by}", unit="clip"):
             waveform = mx.array(clip.at(front_end.sample_rate, front_end.resampler))
             if front_end.num_frames(waveform.size) < model.min_frames:
                 notes.append(f"{clip.name}: it is too short for this checkpoint")
                 continue
             features, output = np.array(front_end(waveform)), _output(model, clip, waveform)
-            yield _row(clip, (computed, engine), features, output, expected, limits, labels)
+            yield _row(clip, (computed, by), features, output, expected, limits, labels)
         del model
 
 
@@ -236,7 +250,7 @@ def _same_order(converted: Array, original: Array, count: int) -> bool:
 def _machine(live: bool) -> dict[str, Any]:
     packages = ["mlx", "mlx-audio", "mlx-speech-zoo-core", "numpy"]
     packages += [name for name in ("torch",) if live and name in sys.modules]
-    packages += [name for name in ("onnxruntime",) if name in sys.modules]
+    packages += [name for name in ("onnxruntime", "coremltools") if name in sys.modules]
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "device": mx.default_device().type.name,

@@ -27,7 +27,7 @@ class Clip:
         clip: its name.
         seconds: its length.
         computed: "float32", "float16" or "bfloat16".
-        engine: what computed it, "mlx" or "onnxruntime".
+        engine: what computed it, "mlx", "onnxruntime" or "coreml".
         features: largest difference.
         cosine: of the embeddings.
         logits: largest difference of logits or log-probabilities, relative to the original's largest.
