@@ -154,11 +154,14 @@ def test_names_are_edited_and_saved(page: Any, talk: tuple[Path, list[Segment]],
     assert saved.suffix == ".rttm"
     field = found(page, ".who input")[0]
     old = field.get_attribute("value")
+    press(page, Keys.ARROW_DOWN)
+    assert found(page, "#now")[0].text == old
     field.clear()
     field.send_keys("  Ann \u00a0Lee ", Keys.SPACE)
     assert paused(page)  # the space belongs to the name
     assert "Ann \u00a0Lee" in {name.get_property("textContent") for name in found(page, "#turns .name")}
     assert found(page, ".lane")[0].get_attribute("aria-label").split()[0] == "Ann"
+    assert " ".join(found(page, "#now")[0].text.split()) == "Ann Lee"
     assert found(page, "#saved")[0].text == "Names not saved"
     assert save() == to_rttm({path: [replace(s, label="Ann Lee") if s.label == old else s for s in segments]})
     assert found(page, "#saved")[0].text == "Saved"
@@ -228,7 +231,10 @@ def test_zoom(page: Any) -> None:
     assert head == pytest.approx(scroller.rect["x"] + scroller.rect["width"], abs=4)
     press(page, Keys.HOME)
     wait(lambda: scroller.get_property("scrollLeft") == 0)
-    press(page, "0")
+    page.execute_script("arguments[0].scrollLeft = 100", scroller)
+    found(page, ".who input")[0].send_keys("x")  # which leaves the place that one looks at
+    assert scroller.get_property("scrollLeft") == 100
+    found(page, "#wave")[0].send_keys("0")
     assert wave.rect["width"] == width
     assert not found(page, "#fit")[0].is_enabled()
 

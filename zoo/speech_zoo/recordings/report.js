@@ -135,7 +135,8 @@ inputs.forEach((input, who) => {
     $("count").textContent = new Set(names).size;
     $("saved").textContent = "Names not saved";
     window.onbeforeunload = (event) => event.preventDefault();
-    show(true);
+    active = []; // so that its name is shown anew
+    show(false);
   };
   input.onkeydown = (event) => { if (event.key === "Enter") input.blur(); };
 });
