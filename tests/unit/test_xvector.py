@@ -12,7 +12,6 @@ from speech_zoo_core.loader import load
 from tiny_models import CONFIGS, SE_RESNET, XVECTOR, hyperparams, speechbrain_folder, tiny_source
 from torch_files import save_zip, state_dict
 
-pytestmark = pytest.mark.usefixtures("types_found_once")
 EACH = pytest.mark.parametrize("name", ["xvector", "se_resnet"])
 
 
