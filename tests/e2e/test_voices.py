@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from speech_zoo.voices.database import Checkpoint, StoreFile
-from speech_zoo.voices.rows import Clip, Recording, add_clip, put_recording
+from speech_zoo.voices.rows import Clip, Recording, add_clip, put_recording, times
 from wavs import read_wav, write_wav
 
 Run = Callable[..., Any]
@@ -149,6 +149,38 @@ def test_search_in_a_folder_and_in_an_index(voices_cli: Run, halves: dict[str, P
     assert {Path(row["file"]).name for row in both} == {"talk.wav", "other.wav"}
     none = voices_cli("search", halves["a1"], "--in", "own.sqlite", "--threshold", "1").succeeded().out
     assert none == "not found: no passage reaches the threshold\n"
+
+
+def test_windows_hold_one_person_and_find_his_turns(
+    cli: Run, voices_cli: Run, voices: list[Path], tmp_path: Path
+) -> None:
+    """No window reaches more than 0.3 s into what two say at once; a voice is found where it speaks, nowhere else."""
+    from speech_zoo.recordings.formats import read_rttm
+
+    cli("conversation", "talk.wav", "--speakers", 3, "--seconds", 60, "--seed", 7).succeeded()
+    [turns] = read_rttm(tmp_path / "talk.rttm").values()
+    labels = sorted({turn.label for turn in turns})
+    heard = np.zeros((len(labels), 6000), bool)
+    for turn in turns:
+        heard[labels.index(turn.label), round(100 * turn.start) : round(100 * turn.end)] = True
+    voices_cli("index", ".", "-o", "talk.sqlite").succeeded()
+    with StoreFile(tmp_path / "talk.sqlite").reading() as db:
+        [(_, spans)] = times(StoreFile(tmp_path / "talk.sqlite"), db)
+    covered = np.zeros(6000, bool)
+    for start, end in np.round(100 * np.frombuffer(spans, "<f8").reshape(-1, 2)).astype(int):
+        assert not covered[start + 1 : end].any()
+        covered[start:end] = True
+        assert not (heard[:, start + 30 : end - 30].sum(axis=0) > 1).any(), (start, end)
+    alone = heard.sum(axis=0) == 1
+    assert (covered & alone).sum() > 0.9 * alone.sum()
+    taken = np.random.default_rng(7).permutation(len(voices))[:3]  # as `conversation` chooses them
+    for k, number in enumerate(taken):
+        rows = voices_cli("search", voices[number], "--in", "talk.sqlite", "--json").succeeded().json
+        found = np.zeros(6000, bool)
+        for row in rows:
+            found[round(100 * row["from"]) : round(100 * row["to"])] = True
+        assert (found & heard[k] & alone).sum() > 0.75 * (heard[k] & alone).sum(), labels[k]
+        assert (found & ~heard[k] & heard.any(axis=0)).sum() < 0.05 * found.sum(), labels[k]
 
 
 def sparse_wav(path: Path, data: int, said: int) -> None:

@@ -282,6 +282,6 @@ def test_a_corrupt_store_and_a_newer_one(voices_cli: Run, clip: Path, home: Path
     newer = bytearray(sound)
     newer[60:64] = struct.pack(">I", 99)  # user_version
     store.write_bytes(newer)
-    assert "was written by a newer speech-zoo (store version 99, this one reads 1)" in voices_cli("list").failed()
+    assert "was written by a newer speech-zoo (store version 99, this one reads 2)" in voices_cli("list").failed()
     store.write_bytes(sound)
     assert voices_cli("list", "--json").succeeded().json == [{"name": "Ann", "clips": 40}]

@@ -290,7 +290,7 @@ def test_a_store_of_a_newer_version(store: Any) -> None:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()
     message = refusal(speech_zoo.VoiceStore(store.path, Echo()))
-    assert "was written by a newer speech-zoo (store version 2, this one reads 1): update mlx-speech-zoo" in message
+    assert "was written by a newer speech-zoo (store version 3, this one reads 2): update mlx-speech-zoo" in message
 
 
 def test_a_file_of_another_program(store: Any) -> None:

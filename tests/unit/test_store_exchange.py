@@ -146,7 +146,7 @@ def test_without_pyarrow(file: StoreFile, tmp_path: Path, monkeypatch: pytest.Mo
         (lambda tensors, metadata: metadata.update(clips="[]"), "damaged"),
         (lambda tensors, metadata: metadata.update(clips=metadata["clips"].replace("Ann", "A\\u0000nn")), r"U\+0000"),
         (lambda tensors, metadata: metadata.update(clips=metadata["clips"].replace('"/x/0.wav"', "7")), "is missing"),
-        (lambda tensors, metadata: metadata.update(files=metadata["files"].replace(", 14,", ", -1,")), "no number"),
+        (lambda tensors, metadata: metadata.update(files=metadata["files"].replace(", 14,", ", -2,")), "no number"),
         (lambda tensors, metadata: metadata.update(files=metadata["files"].replace(" 1.wav", " 0.wav")), "together"),
         (lambda tensors, metadata: metadata.update(files="{"), "damaged"),
     ],

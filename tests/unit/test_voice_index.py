@@ -1,16 +1,20 @@
 """An index follows a folder: new, changed, removed and unusable files."""
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from speech_zoo.voices import exchange
 from speech_zoo.voices.database import Checkpoint, StoreFile
 from speech_zoo.voices.index import IndexReport, Skipped, update
 from speech_zoo.voices.rows import recordings
+from speech_zoo.voices.search import windows_of
 from speech_zoo_core.errors import SpeechZooError
 
 CHECKPOINT = Checkpoint("a" * 64, "m", 1)
@@ -160,3 +164,66 @@ def test_no_folder(folder: Folder) -> None:
         with pytest.raises(SpeechZooError, match="is no folder"):
             folder.update(path)
     assert not folder.file.path.exists()
+
+
+# Windows of old, which may hold two people
+
+
+def test_an_older_index_is_made_anew(folder: Folder, tmp_path: Path) -> None:
+    """File by file: what was done when a run ends early need not be done again."""
+    for name in ("a.wav", "b.wav", "c.wav"):
+        folder.write(name, "1")
+    folder.update()
+    make_old(folder.file)
+    assert folder.held == {"a.wav": 1, "b.wav": 1, "c.wav": 1}
+    with pytest.raises(SpeechZooError, match=r"two people: .* index FOLDER --output .*index.sqlite does"):
+        windows_of(folder.file, CHECKPOINT)
+    folder.write("b.wav", "x")
+    with pytest.raises(ValueError, match="x"):
+        folder.update()
+    with pytest.raises(SpeechZooError, match="two people"):
+        windows_of(folder.file, CHECKPOINT)
+    folder.write("b.wav", "2")
+    assert folder.update() == IndexReport(2, 1, 0, [], 3, 3)
+    assert windows_of(folder.file, CHECKPOINT).first.tolist() == [0, 1, 2, 3]
+    assert folder.update() == IndexReport(0, 3, 0, [], 3, 3)
+
+
+def test_older_rows_of_an_unreadable_folder_go(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("a.wav", "1")
+    folder.update()
+    make_old(folder.file)
+
+    def scandir(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert folder.update().removed == 1
+    windows_of(folder.file, CHECKPOINT)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+def test_older_rows_come_back_as_such(folder: Folder, tmp_path: Path, suffix: str, monkeypatch: Any) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    folder.write("a.wav", "1")
+    folder.update()
+    fresh = StoreFile(tmp_path / "fresh.sqlite")
+    exchange.export(folder.file, tmp_path / f"new{suffix}")
+    exchange.load(fresh, tmp_path / f"new{suffix}")
+    windows_of(fresh, CHECKPOINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange, "FORM", {})  # as exports were
+        exchange.export(folder.file, tmp_path / f"old{suffix}")
+    make_old(folder.file)
+    exchange.export(folder.file, tmp_path / f"marked{suffix}")
+    for name in ("old", "marked"):
+        store = StoreFile(tmp_path / f"{name}.sqlite")
+        assert exchange.load(store, tmp_path / f"{name}{suffix}").windows == 1
+        with pytest.raises(SpeechZooError, match="two people"):
+            windows_of(store, CHECKPOINT)
+
+
+def make_old(file: StoreFile) -> None:
+    with closing(sqlite3.connect(file.path)) as db:
+        db.execute("PRAGMA user_version = 1")

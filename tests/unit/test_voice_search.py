@@ -96,7 +96,7 @@ def reference(files: dict[str, Recording], voice: np.ndarray, threshold: float) 
             score = float(vector @ voice)
             if score < threshold:
                 current = None
-            elif current is None or start > current.end:
+            elif current is None or start > current.end + voice_search.PAUSE:
                 current = Passage(path, start, end, score)
                 passages.append(current)
             else:
@@ -112,7 +112,7 @@ def windows_in_memory(files: dict[str, Recording]) -> Windows:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 12), st.sampled_from([1.5, 3.0, 4.0])), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1, 12), st.sampled_from([1.5, 3.0, 4.0, 4.5])), min_size=1, max_size=5),
     st.floats(-1, 1),
     st.integers(0, 100),
 )

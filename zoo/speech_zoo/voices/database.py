@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from speech_zoo_core.errors import InputError, SpeechZooError
 
-APPLICATION, VERSION = int.from_bytes(b"SPZV", "big"), 1  # PRAGMA application_id and user_version
+APPLICATION, VERSION = int.from_bytes(b"SPZV", "big"), 2  # PRAGMA application_id and user_version
+STALE = -1  # in place of a file's size: it is indexed anew. Before version 2 a window could hold two people
 BUSY_SECONDS = 60.0  # how long to wait for another process's transaction
 CHANGES = ("INSERT", "UPDATE", "DELETE")
 SCHEMA = f"""
@@ -104,6 +105,9 @@ class StoreFile:
         """
         with self._clear_errors(), closing(self._open(create)) as db:
             db.execute("BEGIN IMMEDIATE")
+            if _version(db) < 2:
+                db.execute(f"UPDATE file SET size = {STALE}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
             if checkpoint is not None:
                 if not db.execute("SELECT EXISTS (SELECT 1 FROM clip) OR EXISTS (SELECT 1 FROM file)").fetchone()[0]:
                     values = (checkpoint.identity, checkpoint.name, checkpoint.dim)
@@ -134,6 +138,15 @@ class StoreFile:
         """Whose vectors these are; None in a store that never had any."""
         row = db.execute("SELECT identity, name, dim FROM checkpoint").fetchone()
         return Checkpoint(*row) if row else None
+
+    def check_current(self, db: sqlite3.Connection) -> None:
+        """Raises SpeechZooError for an index whose windows may hold two people, as they did before version 2."""
+        stale = db.execute("SELECT EXISTS (SELECT 1 FROM file WHERE size = ? OR ? < 2)", (STALE, _version(db)))
+        if stale.fetchone()[0]:
+            raise SpeechZooError(
+                f"{self.path} was indexed in windows that may hold two people: speech-zoo voices index FOLDER "
+                f"--output {self.path} does it anew"
+            )
 
     def damaged(self, reason: str) -> SpeechZooError:
         """The error for a store whose content is not what was written."""
@@ -198,7 +211,7 @@ class StoreFile:
     def _check_version(self, db: sqlite3.Connection) -> None:
         """Raises SpeechZooError for a file that is not ours or that we cannot read."""
         application = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(db)
         if application != APPLICATION:
             kind = "another program's SQLite file" if self.path.stat().st_size else "an empty file"
             raise SpeechZooError(f"{self.path} is {kind}, no store of voices: remove it or name another one")
@@ -245,3 +258,7 @@ class StoreFile:
             raise self.damaged("its schema is overwritten") from error
         except OSError as error:
             raise SpeechZooError(f"{self.path} cannot be used: {error.strerror or error}") from error
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])

@@ -2,7 +2,7 @@
 
 Parquet has a row for each vector: one of a clip has a `name`, one of a window a `start` and an `end`. In safetensors
 the vectors are the tensors `clips` and `windows`, with the times in `spans`, and the metadata says what the rows are.
-Both tell the checkpoint's identity.
+Both tell the checkpoint's identity, and whose windows hold one person each: what lacks that is indexed anew.
 """
 
 import json
@@ -21,12 +21,13 @@ from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import InputError, SpeechZooError
 from speech_zoo_core.extras import how_to_install
 
-from .database import Checkpoint, StoreFile, check_name
+from .database import STALE, Checkpoint, StoreFile, check_name
 from .rows import Clip, Recording, add_clip, clips, put_recording, recordings
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 ROWS = 16384  # of Parquet at a time
+FORM = {"windows": "of one person each"}  # metadata; what lacks it is from before, and such files are indexed anew
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _check(checkpoint: Checkpoint, rows: Iterator[Clip | Recording]) -> None:
         size, time = (0, 0) if isinstance(row, Clip) else (row.size, row.mtime_ns)
         if not all(isinstance(text, str) and text for text in texts):
             raise ValueError("a name, a digest or a file is missing")
-        if not (isinstance(size, int) and isinstance(time, int) and 0 <= size < 2**63 and -(2**63) <= time < 2**63):
+        if not (isinstance(size, int) and isinstance(time, int) and STALE <= size < 2**63 and -(2**63) <= time < 2**63):
             raise ValueError(f"the size or time of {texts[0]} is no number")
         vectors = np.frombuffer(row.vector if isinstance(row, Clip) else row.vectors, "<f4").reshape(-1, checkpoint.dim)
         if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
@@ -135,6 +136,7 @@ def _write_safetensors(
         "model": checkpoint.name,
         "clips": json.dumps([[clip.name, clip.digest, clip.source] for clip in known]),
         "files": json.dumps([[file.path, file.size, file.mtime_ns, len(file.spans) // 16] for file in files]),
+        **FORM,
     }
     out.write_bytes(save(tensors, metadata))
     return Exchanged(len(known), len(files), len(tensors["spans"]))
@@ -155,6 +157,7 @@ def _read_safetensors(source: Path) -> tuple[Checkpoint, Iterator[Clip | Recordi
                 raise ValueError("its files do not have as many windows as it holds")
             for path, size, mtime_ns, count in files:
                 part = slice(start, start + count)
+                size = size if metadata.items() >= FORM.items() else STALE  # noqa: PLW2901
                 yield Recording(path, size, mtime_ns, spans[part].tobytes(), windows[part].tobytes())
                 start += count
 
@@ -173,7 +176,7 @@ def _write_parquet(
     vector = pa.list_(pa.float32(), checkpoint.dim)
     whole, real, text = pa.int64(), pa.float64(), pa.string()
     columns = {"name": text, "digest": text, "file": text, "size": whole, "mtime_ns": whole, "start": real, "end": real}
-    metadata = {"identity": checkpoint.identity, "model": checkpoint.name}
+    metadata = {"identity": checkpoint.identity, "model": checkpoint.name, **FORM}
     schema = pa.schema([*columns.items(), ("vector", vector)], metadata)
     counts: Counter[str] = Counter()
 
@@ -223,6 +226,7 @@ def _read_parquet(source: Path) -> tuple[Checkpoint, Iterator[Clip | Recording]]
                 continue
             held = list(group)
             spans = np.array([row[5:7] for row, _ in held], "<f8")
+            size = size if metadata.items() >= FORM.items() else STALE  # noqa: PLW2901
             yield Recording(path, size, mtime_ns, spans.tobytes(), np.stack([vector for _, vector in held]).tobytes())
 
     return Checkpoint(metadata["identity"], metadata["model"], dim), rows()

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,10 +14,10 @@ from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.progress import progress
 
 from ..recordings.files import SUFFIXES
-from .database import Checkpoint, StoreFile, printable
+from ..settings import SEGMENTATION
+from .database import STALE, Checkpoint, StoreFile, printable
 from .rows import Recording, drop_recording, put_recording
 
-WINDOW, HOP = 3.0, 1.5  # seconds
 OLDEST, NEWEST = -(2**63), 2**63 - 1  # ns since 1970 that SQLite holds: 1677 to 2262
 
 Found: TypeAlias = tuple[bytes, bytes]  # `spans` and `vectors` of a Recording
@@ -39,7 +40,7 @@ class IndexReport:
     Attributes:
         indexed, unchanged, removed: how many files.
         skipped: the files that cannot be used; they are tried again the next time.
-        files, windows: how many are now in the index, of this folder.
+        files, windows: how many are now in the index, of this folder; a window is a stretch in which one person speaks.
     """
 
     indexed: int
@@ -70,7 +71,9 @@ def update(file: StoreFile, checkpoint: Checkpoint, folder: Path, embed: Embed) 
     with file.writing(checkpoint) as db:
         held = {path: (size, time) for path, size, time in db.execute("SELECT path, size, mtime_ns FROM file")}
         removed = [
-            path for path in held.keys() - there.keys() if path.startswith(below) and not path.startswith(closed)
+            path
+            for path in held.keys() - there.keys()
+            if path.startswith(below) and (held[path][0] == STALE or not path.startswith(closed))
         ]
         for path in removed:
             drop_recording(db, path)
@@ -103,18 +106,33 @@ def in_this_process(model: Any, how: dict[str, Any], paths: list[str]) -> Result
         yield path, windows_of_file(model, path, **how)
 
 
-def windows_of_file(model: Any, path: str, **how: Any) -> "Found | str":
-    """The windows of a file that hold speech, or why there are none; `how` goes to `window_embeddings`."""
-    from ..recordings.windows import window_embeddings
+def windows_of_file(model: Any, path: str, by: dict[str, Any], **how: Any) -> "Found | str":
+    """The windows of a file in which one person speaks, or why there are none.
 
+    Args:
+        model: of speaker embeddings.
+        path: of the file.
+        by: `engine` and `threads` of `speech_zoo.load`, for the model of speaker segmentation.
+        how: `channel` and `vad` of `solo_embeddings`.
+    """
+    from ..recordings.solos import solo_embeddings
+
+    segmenter = _segmenter(**by)
     spans, rows = [], []
     try:
-        for windows, vectors in window_embeddings(model, path, WINDOW, HOP, **how):
+        for windows, vectors in solo_embeddings(model, segmenter, path, **how):
             spans += [(window.start, window.end) for window in windows]
             rows.append(vectors)
     except SpeechZooError as error:
         return str(error).removeprefix(f"{path} ")
     return np.array(spans, "<f8").tobytes(), np.concatenate(rows).astype("<f4").tobytes()
+
+
+@cache
+def _segmenter(engine: Any, threads: int | None) -> Any:
+    from ..models import load
+
+    return load(SEGMENTATION, engine=engine, threads=threads)
 
 
 def _walk(root: str) -> tuple[dict[str, tuple[int, int]], list[Skipped], tuple[str, ...]]:

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .database import StoreFile
+from .database import STALE, StoreFile
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Recording:
 
     Attributes:
         path: absolute.
-        size: in bytes.
+        size: in bytes; `STALE` where the file must be indexed anew.
         mtime_ns: time of its last change.
-        spans: start and end of each window in seconds, (N, 2) float64, little-endian.
+        spans: start and end of each window in seconds, in order, (N, 2) float64, little-endian.
         vectors: (N, D) float32, little-endian.
     """
 
@@ -75,7 +75,8 @@ def drop_recording(db: sqlite3.Connection, path: str) -> None:
 
 def recordings(file: StoreFile, db: sqlite3.Connection) -> Iterator[Recording]:
     """All recordings in the order they came; raises SpeechZooError where one is not what was written."""
-    sql = "SELECT path, size, mtime_ns, count, crc, spans, vectors_crc, vectors FROM file ORDER BY id"
+    size = f"CASE WHEN (SELECT user_version FROM pragma_user_version) < 2 THEN {STALE} ELSE size END"
+    sql = f"SELECT path, {size}, mtime_ns, count, crc, spans, vectors_crc, vectors FROM file ORDER BY id"
     for path, size, mtime_ns, count, crc, spans, vectors_crc, vectors in db.execute(sql):
         if _crc(path, spans) != crc or len(spans) != 16 * count or _crc(vectors) != vectors_crc:
             raise file.damaged("a recording is not what was written")

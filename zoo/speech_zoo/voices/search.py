@@ -15,6 +15,7 @@ from .rows import recordings, times
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
+PAUSE = 1.0  # seconds between windows of one passage at most
 BLOCK_BYTES = 64 << 20  # of the mapped matrix at a time; no more than this of it is resident
 
 
@@ -57,9 +58,10 @@ def windows_of(file: StoreFile, checkpoint: Checkpoint, known: Windows | None = 
     """The windows of an index as it is now; `known` if it still is the same. Writes the matrix anew where it is old.
 
     Raises:
-        SpeechZooError: as `StoreFile.reading` and `StoreFile.writing`; or the index is damaged.
+        SpeechZooError: as `StoreFile.reading` and `StoreFile.writing`; or the index is damaged or must be made anew.
     """
     with file.reading(checkpoint) as db:
+        file.check_current(db)
         generation = _generation(db)
         if known is not None and known.generation == generation:
             return known
@@ -84,7 +86,7 @@ def windows_of(file: StoreFile, checkpoint: Checkpoint, known: Windows | None = 
 def best(windows: Windows, voice: Array, threshold: float, top_k: int) -> list[Passage]:
     """The passages that score `threshold` or more, the best first, at most `top_k`.
 
-    Windows that overlap or touch are one passage.
+    Windows with no other one and no long pause between them are one passage.
 
     Args:
         voice: (D,) float32, unit length.
@@ -96,7 +98,8 @@ def best(windows: Windows, voice: Array, threshold: float, top_k: int) -> list[P
     if hits.size == 0:
         return []
     files = np.searchsorted(windows.first, hits, side="right") - 1
-    apart = (np.diff(hits) > 1) | (np.diff(files) > 0) | (windows.spans[hits[1:], 0] > windows.spans[hits[:-1], 1])
+    gaps = windows.spans[hits[1:], 0] - windows.spans[hits[:-1], 1]
+    apart = (np.diff(hits) > 1) | (np.diff(files) > 0) | (gaps > PAUSE)
     begins = np.concatenate([[0], np.flatnonzero(apart) + 1])
     ends = np.concatenate([begins[1:], [hits.size]]) - 1
     top = np.maximum.reduceat(scores[hits], begins)

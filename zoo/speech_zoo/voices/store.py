@@ -46,7 +46,7 @@ class VoiceStore:
         path: of the file; the first call that writes makes it.
         model: of speaker embeddings: what `speech_zoo.load` takes, loaded when it is first needed; or a loaded model.
         channel: of audio that has several, its number from 0 on, or "mean"; default: what the front end says.
-        vad: whether clips must hold speech, and windows without are left out.
+        vad: whether clips must hold speech, and stretches without are left out.
         engine, threads: as for `speech_zoo.load`, of a model that is given by its name.
     """
 
@@ -256,7 +256,7 @@ class VoiceStore:
         return [clip.name for clip in enrolled], rows.reshape(len(enrolled), rows.size // max(1, len(enrolled)))
 
     def index(self, folder: str | os.PathLike[str], jobs: int = 1) -> "IndexReport":
-        """Index the audio files below a folder: the vectors of their windows of 3 s every 1.5 s that hold speech.
+        """Index the audio files below a folder: the vectors of the stretches in which one person speaks alone.
 
         Incremental: a file of the same size and time of change is left alone, one that is gone is taken out. Each file
         is a transaction of its own, so what was done when a run is interrupted need not be done again.
@@ -274,16 +274,17 @@ class VoiceStore:
                 checkpoint, or a process died.
         """
         from .index import in_this_process, update, windows_of_file
-        from .workers import in_processes
+        from .workers import in_processes, shared
 
         if jobs < 1:
             raise InputError(f"jobs is at least 1, not {jobs}")
         if jobs > 1 and not isinstance(self._model, (str, os.PathLike)):
             raise InputError("jobs above 1 need a model by its name: every process loads its own")
         if jobs > 1:
-            embed = partial(in_processes, self._model, jobs, by=self._by, work=partial(windows_of_file, **self._how))
+            by = shared(self._by, jobs)
+            embed = partial(in_processes, self._model, jobs, by=by, work=partial(windows_of_file, by=by, **self._how))
         else:
-            embed = partial(in_this_process, self.model, self._how)
+            embed = partial(in_this_process, self.model, {"by": self._by, **self._how})
         return update(self._file, self.checkpoint, Path(folder), embed)
 
     def search(
@@ -297,7 +298,8 @@ class VoiceStore:
     ) -> list[Passage]:
         """Where in the indexed recordings the voice of a clip occurs, the best passages first.
 
-        The cosine of every window is computed. Windows at or above the threshold that overlap or touch are one passage.
+        The cosine of every stretch is computed. Those at or above the threshold are one passage where nobody else's
+        lies between them and no long pause.
         The first search after a change of the index writes the vectors as one matrix beside the store, which later
         ones map into memory.
 

@@ -27,7 +27,7 @@ def in_processes(
         jobs: processes, 1 or more.
         paths: of the files.
         work: a function of a module, which a fresh process can import.
-        by: `engine` and `threads` of `speech_zoo.load`; by default the processes share the threads.
+        by: `engine` and `threads` of `speech_zoo.load`.
 
     Yields:
         Pairs of a path and its result.
@@ -36,7 +36,6 @@ def in_processes(
         SpeechZooError: the model cannot be loaded, or a process died.
     """
     context = multiprocessing.get_context("spawn")
-    shared = by if by["threads"] or by["engine"] in ("mlx", "coreml") else {**by, "threads": max(1, cores() // jobs)}
     left = iter(paths)
     processes: list[Any] = []
     busy: dict[Connection, str] = {}
@@ -44,7 +43,7 @@ def in_processes(
         for _, path in zip(range(jobs), left, strict=False):
             pipe, worker_end = context.Pipe()
             try:
-                process = context.Process(target=_serve, args=(worker_end, ref, shared, work), daemon=True)
+                process = context.Process(target=_serve, args=(worker_end, ref, by, work), daemon=True)
                 process.start()
             except OSError as error:
                 raise SpeechZooError(f"processes cannot be started: {error}; run it again with fewer jobs") from error
@@ -69,6 +68,11 @@ def in_processes(
         for process in processes:
             process.terminate()
             process.join()
+
+
+def shared(by: dict[str, Any], jobs: int) -> dict[str, Any]:
+    """`engine` and `threads` for each of some processes: where no number is given, they share the cores."""
+    return by if by["threads"] or by["engine"] in ("mlx", "coreml") else {**by, "threads": max(1, cores() // jobs)}
 
 
 def _send(pipe: Connection, path: str) -> None:
