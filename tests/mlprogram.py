@@ -216,6 +216,7 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "exp": of_one(np.exp),
     "expand_dims": lambda given: np.expand_dims(given["x"], tuple(np.reshape(given["axes"], -1).tolist())),
     "floor_div": of_two(np.floor_divide),
+    "gather_along_axis": lambda given: np.take_along_axis(given["x"], given["indices"], int(given["axis"])),
     "gather": lambda given: np.take(given["x"], given["indices"], axis=int(given["axis"])),
     "gelu": gelu,
     "greater": of_two(np.greater),

@@ -28,11 +28,16 @@ def taken(program: MLProgram) -> list[list[int]]:
     return [list(shape.shape) for shape in kind.enumeratedShapes.shapes] or [list(kind.shape)]
 
 
-def compare(model: Any, program: MLProgram, lengths: tuple[int, ...], from_: str, limit: float) -> None:
-    for length in lengths:
+def compare(model: Any, program: MLProgram, lengths: dict[int, int], from_: str, limit: float) -> None:
+    """Clips of so many samples, and how many are given: zeros fill them up."""
+    for length, filled in lengths.items():
         samples = noise(length)
         x = samples if from_ == "waveform" else np.array(model.config.front_end(mx.array(samples)))
-        assert cosine(program(x[None])[0], raw(model, samples)) >= limit
+        size = filled if from_ == "waveform" else model.config.front_end.num_frames(filled)
+        given = [np.pad(x, [(0, size - len(x)), *[(0, 0)] * (x.ndim - 1)])[None]]
+        if "length" in program.inputs:
+            given.append(np.array([len(x)], np.int32))
+        assert cosine(program(*given)[0], raw(model, samples)) >= limit
 
 
 @pytest.mark.parametrize("name", ["basic", "ecapa_speechbrain"])
@@ -40,15 +45,17 @@ def test_from_samples_of_several_lengths(name: str, tmp_path: Path) -> None:
     model, path = tiny_model(name), tmp_path / "model.mlpackage"
     program = MLProgram(speech_zoo.export(model, path, from_="waveform", seconds=[2, 1, 1.4]))
     assert taken(program) == [[1, 16000], [1, 22400], [1, 32000]]
+    assert program.inputs == ["waveform", "length"]
     assert [output.name for output in program.spec.description.output] == ["embedding"]
-    compare(model, program, (16000, 22400, 32000), "waveform", COSINE["float16"])
+    lengths = {16000: 16000, 22400: 22400, 32000: 32000, 12345: 16000, 22401: 32000}
+    compare(model, program, lengths, "waveform", COSINE["float16"])
 
 
 def test_from_features_of_several_lengths(tmp_path: Path) -> None:
     model, path = tiny_model("basic"), tmp_path / "model.mlpackage"
     program = MLProgram(speech_zoo.export(model, path, seconds=[1, 1.5], dtype="float32"))
     assert taken(program) == [[1, 98, 16], [1, 148, 16]]
-    compare(model, program, (16000, 24000), "features", COSINE["float32"])
+    compare(model, program, {16000: 16000, 24000: 24000, 9999: 16000}, "features", COSINE["float32"])
 
 
 def test_of_one_length(tmp_path: Path) -> None:
@@ -56,7 +63,8 @@ def test_of_one_length(tmp_path: Path) -> None:
     path = speech_zoo.export(model, tmp_path / "model.mlpackage", from_="waveform", seconds=[1], dtype="float32")
     program = MLProgram(path)
     assert taken(program) == [[1, 16000]]
-    compare(model, program, (16000,), "waveform", COSINE["float32"])
+    assert program.inputs == ["waveform", "length"]
+    compare(model, program, {16000: 16000, 9000: 16000}, "waveform", COSINE["float32"])
     facts = program.spec.description.metadata.userDefined
     assert json.loads(facts["seconds"]) == [1]
     assert json.loads(facts["labels"]) == ["eng", "fra", "cmn"]

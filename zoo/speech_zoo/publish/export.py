@@ -47,7 +47,9 @@ def export(
         model: what `load` gives.
         path: ends in `.onnx` or in `.mlpackage`; appears whole or not at all.
         from_: what the file takes: "features" (B, T, F) of the front end, or "waveform": samples (1, N) in [-1, 1] at
-            the front end's rate. It gives what the model gives when it is called, in float32.
+            the front end's rate. It gives what the model gives when it is called, in float32. A Core ML program takes
+            besides `length` (1,), int32: how many frames or samples are the clip's, before zeros that fill it up; not
+            where the model cannot leave these out.
         dtype: "float32" or "float16" to compute in; the front end stays in float32. Default: float32 for ONNX, float16
             for Core ML, but for models that compute in float32 whatever their weights are.
         seconds: lengths of the clips that a Core ML program takes, no others; an ONNX file takes every length.
@@ -101,13 +103,14 @@ def _coreml(model: Any, path: Path, from_: str, precision: str, seconds: Sequenc
         from speech_zoo_export import ExportError
         from speech_zoo_export.coreml import to_coreml
 
-        varies = len(sizes) > 1
+        varies, masked = len(sizes) > 1, model.masks_padding
         try:
-            graphs = [_network(_as(model, "float32"), frames[0], {1: _frames(model)} if varies else {})]
+            graphs = [_network(_as(model, "float32"), frames[0], {1: _frames(model)} if varies else {}, masked)]
             if from_ == "waveform":
-                graphs.insert(0, _front_end(model, sizes[0], {1: _samples(model)} if varies else {}))
+                graphs.insert(0, _front_end(model, sizes[0], {1: _samples(model)} if varies else {}, masked))
             taken = (sizes if from_ == "waveform" else frames) if varies else ()
-            program = to_coreml(graphs, [from_], [_output(model)], facts, precision, taken)  # type: ignore[arg-type]
+            names = [from_, "length"] if masked else [from_]
+            program = to_coreml(graphs, names, [_output(model)], facts, precision, taken)  # type: ignore[arg-type]
             program.save(str(path))
         except ExportError as error:
             raise ConfigError(f"this {model.config.model_type} cannot be written for Core ML: {error}") from error
@@ -142,23 +145,35 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _network(model: Any, frames: int, axes: dict[int, Any]) -> "Graph":
-    """The graph of the model itself, from features (B, T, F) on, in float32 at both ends."""
+def _network(model: Any, frames: int, axes: dict[int, Any], masked: bool = False) -> "Graph":
+    """The graph of the model itself, from features (B, T, F) on, in float32 at both ends; `masked` as `_front_end`."""
     import mlx.core as mx
     from speech_zoo_core.device import while_tracing
     from speech_zoo_export import trace, whole
 
     mx.eval(model.parameters())
+    given = [mx.zeros((1, frames, model.feature_width)), *([mx.array([frames], mx.int32)] if masked else [])]
     with while_tracing(whole):
-        return trace(lambda x: model(x).astype(mx.float32), mx.zeros((1, frames, model.feature_width)), axes=[axes])
+        return trace(lambda x, *lengths: model(x, *lengths).astype(mx.float32), *given, axes=[axes])
 
 
-def _front_end(model: Any, samples: int, axes: dict[int, Any]) -> "Graph":
-    """The graph of the front end, from samples (1, N) to features (1, T, F)."""
+def _front_end(model: Any, samples: int, axes: dict[int, Any], masked: bool = False) -> "Graph":
+    """The graph of the front end, from samples (1, N) to features (1, T, F).
+
+    With `masked` it also takes how many samples are the clip's, (1,), before zeros, and gives how many frames are.
+    """
     import mlx.core as mx
     from speech_zoo_export import trace
 
     front_end = model._front_end()
+    first, second = (round(front_end.seconds(n) * front_end.sample_rate) for n in (1, 2))
+
+    def features(x: mx.array, length: mx.array) -> tuple[mx.array, mx.array]:
+        frames = (length - first) // (second - first) + 1  # as `num_frames`
+        return front_end(x.reshape(-1), frames)[None], frames
+
+    if masked:
+        return trace(features, mx.zeros((1, samples)), mx.array([samples], mx.int32), axes=[axes])
     return trace(lambda x: front_end(x.reshape(-1))[None], mx.zeros((1, samples)), axes=[axes])
 
 

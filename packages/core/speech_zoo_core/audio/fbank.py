@@ -140,10 +140,16 @@ def speechbrain_fbank(
     return mx.maximum(features, mx.max(features) - TOP_DB)
 
 
-def cmn(features: mx.array, n_frames: int | None = None) -> mx.array:
+def cmn(features: mx.array, n_frames: int | mx.array | None = None) -> mx.array:
     """Cepstral mean normalisation: subtract each feature's mean over time. (T, F) to (T, F).
 
-    `n_frames` takes the mean over the first frames only, where padding follows them.
+    `n_frames` takes the mean over the first frames only, where padding follows them; (1,) in a trace, whose numbers are
+    not known.
     """
-    features = features - mx.mean(features[:n_frames], axis=0, keepdims=True)
-    return features - mx.mean(features[:n_frames], axis=0, keepdims=True)  # what the first sum rounded away
+    for _ in range(2):  # the second time what the first sum rounded away
+        if isinstance(n_frames, mx.array):
+            within = mx.arange(len(features))[:, None] < n_frames
+            features = features - mx.sum(mx.where(within, features, 0), axis=0, keepdims=True) / n_frames
+        else:
+            features = features - mx.mean(features[:n_frames], axis=0, keepdims=True)
+    return features

@@ -76,10 +76,11 @@ class FrontEnd:
         first = 0 if self.kind == "speechbrain_fbank" else self._frame
         return (first + (n_frames - 1) * self._shift) / self.sample_rate
 
-    def __call__(self, waveform: mx.array, n_frames: int | None = None) -> mx.array:
+    def __call__(self, waveform: mx.array, n_frames: int | mx.array | None = None) -> mx.array:
         """Features of one waveform: (N,) float32 in [-1, 1] to (T, F) float32.
 
-        `n_frames` says how many frames the clip has without the zeros after it; CMN is taken over these.
+        `n_frames` says how many frames the clip has without the zeros after it; CMN is taken over these. In a trace
+        it is an array (1,).
         """
         fbank = {"kaldi_fbank": dsp.kaldi_fbank, "speechbrain_fbank": dsp.speechbrain_fbank}[self.kind]
         features = fbank(
@@ -113,12 +114,17 @@ class WaveformFrontEnd:
         """The duration of `n_frames` samples."""
         return n_frames / self.sample_rate
 
-    def __call__(self, waveform: mx.array, n_frames: int | None = None) -> mx.array:
+    def __call__(self, waveform: mx.array, n_frames: int | mx.array | None = None) -> mx.array:
         """(N,) float32 in [-1, 1] to (N, 1) float32.
 
-        `n_frames` says how many samples the clip has without the zeros after it; these stay zeros.
+        `n_frames` says how many samples the clip has without the zeros after it; these stay zeros. In a trace
+        it is an array (1,).
         """
-        if self.normalise:
+        if self.normalise and isinstance(n_frames, mx.array):
+            within, share = mx.arange(waveform.size) < n_frames, waveform.size / n_frames
+            waveform = mx.where(within, waveform - _mean(mx.where(within, waveform, 0)) * share, 0)
+            waveform = waveform * mx.rsqrt(_mean(mx.square(waveform)) * share + VARIANCE_EPS)
+        elif self.normalise:
             clip = waveform[:n_frames]
             clip = clip - _mean(clip)
             clip = clip * mx.rsqrt(_mean(mx.square(clip)) + VARIANCE_EPS)
