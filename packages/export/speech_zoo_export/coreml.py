@@ -82,7 +82,8 @@ def _shapes(value: Value, axes: Mapping[int, Axis], sizes: Sequence[int]) -> lis
     """The shapes that an input may have."""
     if len(axes) > 1 or (axes and not sizes):
         raise ExportError(f"a Core ML model has fixed sizes, not {value.shape}: trace without axes, or give the sizes")
-    return [tuple(size if i in axes else int(n) for i, n in enumerate(value.shape)) for size in (sizes if axes else [0])]  # type: ignore[arg-type]
+    taken = sizes if axes else [0]
+    return [tuple(size if i in axes else int(n) for i, n in enumerate(value.shape)) for size in taken]  # type: ignore[arg-type]
 
 
 class _Behind:
