@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from speech_zoo_core.errors import ConfigError, SpeechZooError
@@ -38,8 +38,8 @@ def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Con
     half = "float16" in job
     if job.startswith("ours"):
         return partial(ours, model, half)
-    if job == "mlx" or job == "coreml":  # noqa: PLR1714  (mypy takes its type from this)
-        return partial(engine, model, job)
+    if job in ("mlx", "coreml"):
+        return partial(engine, model, cast("Name", job))
     if job == "stock":
         from .stock import stock
 
