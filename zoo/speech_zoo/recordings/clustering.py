@@ -12,7 +12,7 @@ import numpy as np
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 BLOCK = 1000  # embeddings that are clustered at once
-SMALL, SHARE = 5.0, 0.1  # seconds, or share of the speech: a cluster with less is a part of the most similar one
+SMALL, SHARE = 3.0, 0.05  # seconds, or share of the speech: a cluster with less is a part of the most similar one
 
 
 def clustered(vectors: Array, weights: Array, threshold: float, least: int = 1, most: int | None = None) -> Array:

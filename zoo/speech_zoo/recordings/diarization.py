@@ -1,9 +1,9 @@
 """Who speaks when in a long file.
 
 A window of ten seconds slides over the file. The segmentation model tells who of its few speakers speaks in which of
-its frames. Where one speaks alone, every few seconds give an embedding; a stretch that the window before had as well is
-not embedded again. The embeddings are clustered over the whole file, and where windows overlap, they vote: first on how
-many speak in a frame, then on who. Where the speech check is sure that nobody speaks, nobody does: the segmentation
+its frames. Where one speaks alone, every few seconds give an embedding, once: windows before may have had the stretch.
+The embeddings are clustered over the whole file, and where windows overlap, they vote: first on how many speak in a
+frame, then on who. Where the speech check is sure that nobody speaks, nobody does: the segmentation
 alone takes a tenth of a second beside each turn for speech.
 
 Bredin takes one embedding for each window and speaker. Stretches tell more: voices that the segmentation takes for one,
@@ -46,9 +46,9 @@ STEP = 1.0  # seconds between windows, about: whole frames; as pyannote.audio
 BATCH = 32  # windows at a time
 PAUSE = 0.2  # seconds: within a stretch at most, and within what the speech check finds silent at least
 SILENT = 0.05  # probability of speech below which the check is sure
-LEAST, MOST = 0.4, 4.0  # seconds of a stretch that gives an embedding; longer ones are cut, into parts that are sure
-SURE = 2.0  # seconds of speech from which on an embedding takes part in the clustering
-RECENT = 100  # stretches among which those of the window before are
+LEAST, CUT, SHORTEST = 0.4, 2.0, 1.0  # seconds: of a stretch that gives an embedding, between cuts, of a part
+SURE = 1.7  # seconds of speech from which on an embedding takes part in the clustering: a part between two cuts does
+RECENT = 100  # stretches among which those of the windows before are
 SAME = 0.25  # seconds by which the edges of a stretch may differ from one window to the next, together
 
 
@@ -209,21 +209,22 @@ def listen(stream: Stream, segmenter: Any, embedder: Any) -> Heard:
     windows = _windows(_checked(stream, checked), size, hop * step)
     with progress(total=stream.seconds, desc="listening", bar_format=BAR if stream.seconds else None, unit="s") as bar:
         while batch := list(itertools.islice(windows, BATCH)):
-            active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, _ in batch]))))
-            for (wave, held), mine in zip(batch, active, strict=True):
-                window = len(counts)
-                recent = [old for old in stretches[-RECENT:] if old.window == window - 1 and old.vector >= 0]
-                for new in _stretches(mine, window, window * hop, step / rate):
-                    vector = next((old.vector for old in recent if _gap(old, new) <= SAME * rate / step), -1)
-                    if vector < 0 and new.alone and new.end - new.begin >= LEAST * rate / step:
-                        begin, end = ((at - window * hop) * step + offset for at in (new.begin, new.end))
+            active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, *_ in batch]))))
+            for (wave, held, last), mine in zip(batch, active, strict=True):
+                window, first = len(counts), len(counts) * hop
+                cut_off = (first if window else -1, -1 if last else first + len(mine))
+                for new in _stretches(mine, window, first, step / rate):
+                    vector = _known(stretches[-RECENT:], new, cut_off, SAME * rate / step)
+                    long = new.alone and new.end - new.begin >= LEAST * rate / step
+                    if vector < 0 and long and new.end != cut_off[1]:
+                        begin, end = ((at - first) * step + offset for at in (new.begin, new.end))
                         if (row := _embedding(embedder, wave[begin:end])) is not None:
                             vector = len(vectors)
                             vectors.append(row)
                             seconds.append((end - begin) / rate)
                     stretches.append(replace(new, vector=vector))
                 counts.append(mine.sum(axis=1).astype(np.uint8))
-                total = window * hop * step + held
+                total = first * step + held
             bar.update(total / rate - bar.n)
     length = max(1, segmenter.num_frames(total))
     speaking, covering = np.zeros((2, len(counts) * hop + frames))  # the last window may reach beyond the file
@@ -258,16 +259,19 @@ def _silent(probabilities: Array, times: Array) -> Array:
     return silent
 
 
-def _windows(blocks: Iterator[Array], size: int, hop: int) -> Iterator[tuple[Array, int]]:
-    """Windows (size,) of a file every `hop` samples, and how many samples of each are the file's; zeros follow."""
-    rest, covered = np.zeros(0, np.float32), 0
+def _windows(blocks: Iterator[Array], size: int, hop: int) -> Iterator[tuple[Array, int, bool]]:
+    """Windows (size,) of a file every `hop` samples, how many samples of each are the file's, and which is the last.
+
+    Zeros follow where the file ends.
+    """
+    rest = np.zeros(0, np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block])
-        while rest.size >= size:
-            yield rest[:size], size
-            rest, covered = rest[hop:], size - hop
-    if rest.size > covered:
-        yield np.pad(rest, (0, size - rest.size)), rest.size
+        while rest.size > size:
+            yield rest[:size], size, False
+            rest = rest[hop:]
+    if rest.size:
+        yield np.pad(rest, (0, size - rest.size)), rest.size, True
 
 
 def _stretches(active: Array, window: int, first: int, step: float) -> Iterator[Stretch]:
@@ -283,15 +287,33 @@ def _stretches(active: Array, window: int, first: int, step: float) -> Iterator[
                 else:
                     runs.append([begin, end])
             for begin, end in runs:
-                parts = max(1, math.ceil((end - begin) * step / MOST))
-                cuts = np.linspace(first + begin, first + end, parts + 1).round().astype(int).tolist()
-                for start, stop in itertools.pairwise(cuts):
+                for start, stop in itertools.pairwise(_cuts(first + begin, first + end, step)):
                     yield Stretch(window, speaker, start, stop, alone)
 
 
-def _gap(old: Stretch, new: Stretch) -> int:
-    """Frames by which the edges of two stretches differ, together."""
-    return abs(old.begin - new.begin) + abs(old.end - new.end)
+def _cuts(begin: int, end: int, step: float) -> list[int]:
+    """Where a stretch is cut, ends included: every `CUT` seconds of the file, so that every window has the same parts.
+
+    No part is shorter than `SHORTEST`, but for a stretch that is.
+    """
+    every, least = CUT / step, SHORTEST / step
+    places = np.arange(math.ceil((begin + least) / every), math.floor((end - least) / every) + 1) * every
+    return [begin, *places.round().astype(int).tolist(), end]
+
+
+def _known(recent: list[Stretch], new: Stretch, cut_off: tuple[int, int], same: float) -> int:
+    """The embedding that one of the recent stretches has for a new one; -1 for none.
+
+    Args:
+        cut_off: the frames at which a stretch is cut off by the window's beginning and end. What the beginning cuts off
+            is known from windows before; what the end cuts off is embedded when it is whole.
+        same: frames by which the edges may differ.
+    """
+    for old in reversed(recent):
+        begins = 0 if new.begin == cut_off[0] else abs(old.begin - new.begin)
+        if old.vector >= 0 and begins + abs(old.end - new.end) <= same:
+            return old.vector
+    return -1
 
 
 def _embedding(embedder: Any, clip: Array) -> "Array | None":
