@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from speech_zoo.bench import audio as audio_bench
+from speech_zoo.bench import diarization as diarization_bench
 from speech_zoo.bench.process import KALDI
 from speech_zoo.bench.run import names
 
@@ -158,3 +159,19 @@ def test_what_comes_before_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert 0 < measured["speech_check"]["share"] < 1
     audio_bench.run(1, False, seconds=1)
     assert "the speech check of 10 s" in capsys.readouterr().out
+
+
+def test_diarization(capsys: pytest.CaptureFixture[str]) -> None:
+    diarization_bench.run((12.0, 15.0), True)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["audio_seconds"] for row in rows] == [12, 15]
+    for row in rows:
+        assert list(row["stages"]) == list(diarization_bench.STAGES)
+        assert row["stages"]["segmentation"] > row["stages"]["decoding"] > 0
+        assert row["stages"]["embedding"] > 0
+        assert row["seconds"] == pytest.approx(sum(row["stages"].values()), rel=0.3)
+        assert row["peak_bytes"] is None or row["peak_bytes"] > 50e6
+    diarization_bench.run((12.0,), False)
+    out = capsys.readouterr().out
+    assert "times real time, peak" in out
+    assert all(f"ms  {stage}" in out for stage in diarization_bench.STAGES)

@@ -42,6 +42,9 @@ def bench(
     shared: Annotated[
         bool, typer.Option("--shared", help="Ours alone: beside busy processes, and several requests at once.")
     ] = False,
+    diarize: Annotated[
+        bool, typer.Option("--diarize", help="Measure who speaks when, 1 and 10 minutes; with --long an hour, too.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw a bar chart into this .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -50,6 +53,12 @@ def bench(
         from ..bench import audio as audio_bench
 
         audio_bench.run(repeats, as_json)
+        return
+    if diarize:
+        from ..bench import diarization as diarization_bench
+
+        lengths = diarization_bench.LENGTHS + ((diarization_bench.LONG,) if long else ())
+        diarization_bench.run(lengths, as_json)
         return
     if start:
         from ..bench import startup as start_bench
