@@ -32,6 +32,7 @@ from parity_oracles import (
     HAMMING,
     POVEY,
     REAL_CAMPPLUS,
+    TINY_REDIMNET,
     Oracle,
     custom_ecapa,
     custom_resnet,
@@ -40,6 +41,7 @@ from parity_oracles import (
     kaldi_features,
     minus_mean,
     real_campplus,
+    redimnet,
     resnet,
     save_pyannote,
     state_dict,
@@ -79,6 +81,7 @@ def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
         "eres2netv2": (11, eres2net("ERes2NetV2", 11, num_blocks=[1, 1, 2, 1], m_channels=8, embedding_size=64), SOME),
         "xvector": (13, SpeechBrain(SMALL["xvector"], 13), SOME),
         "se-resnet": (14, SpeechBrain(SMALL["se-resnet"], 14), SOME),
+        "redimnet": (15, redimnet("", 15, **TINY_REDIMNET), SOME),
         "speaker-proxy": (9, Proxy(9, **SMALL_PROXY), ("50 frames", "12 frames", "5 frames")),
     }
 

@@ -112,6 +112,23 @@ def wespeaker_eres2net(seed: int, embed_dim: int = 192) -> Oracle:
     return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
 
 
+def redimnet(size: str, seed: int, **sizes: Any) -> Oracle:
+    """WeSpeaker's ReDimNet of a size, "B0" to "B6", or "" for its class, with seeded weights."""
+    module = getattr(wespeaker("redimnet"), f"ReDimNet{size}")(**sizes)
+    front_end = HAMMING | {"n_mels": module.backbone.F}
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", front_end)
+
+
+TINY_REDIMNET = {
+    "feat_dim": 24,
+    "C": 4,
+    "block_2d_type": "basic_resnet_fwse",
+    "stages_setup": [(1, 1, 2, [(3, 3)], 12), (2, 2, 1, [(3, 3)], None), (3, 1, 1, [(3, 3)], 8)],
+    "group_divisor": 2,
+    "embed_dim": 48,
+}
+
+
 @cache
 def real_campplus() -> Oracle:
     """3D-Speaker's CAM++ with the published weights."""

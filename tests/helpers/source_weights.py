@@ -68,6 +68,7 @@ def source_weights(config: Any, seed: int = 0, projection: bool = False) -> dict
         "eres2net": _eres2net,
         "xvector": _xvector,
         "se_resnet": _se_resnet,
+        "redimnet": _redimnet,
     }
     weights = families[config.model_type](config, _Weights(seed))
     if projection:
@@ -263,6 +264,83 @@ def _se_resnet(config: Any, weights: _Weights) -> _Weights:
     weights.layer("fc_embed", config.embed_dim, 2 * pooled, bias=True)
     weights.norm("norm_embed", config.embed_dim)
     return weights
+
+
+def _redimnet(config: Any, weights: _Weights) -> _Weights:
+    """Under IDRnD's names."""
+    width, channels = config.width, config.C
+    weights.layer("backbone.stem.0", channels, 1, 3, 3, bias=True)
+    _layer_norm(weights, "backbone.stem.1", channels)
+    weights["backbone.stage0.0.w"] = np.ones((1, 1, 1, 1), np.float32)
+    for i, stage in enumerate(config.stages_setup):
+        name, inner, k = f"backbone.stage{i}", channels * stage.stride, 3
+        wide = inner * stage.conv_exp
+        if i:
+            weights[f"{name}.0.w"] = weights.rng.standard_normal((1, i + 1, width, 1)).astype(np.float32)
+        weights.layer(f"{name}.2", wide, channels, stage.stride, 1, bias=True)
+        for _ in range(stage.num_blocks):
+            _redimnet_block(weights, f"{name}.{k}.conv_block", config, wide, config.rows(i))
+            k += 1
+        if stage.conv_exp != 1:
+            weights.layer(f"{name}.{k}.0", inner, wide // (inner // config.group_divisor), 3, 3, bias=True)
+            weights.norm(f"{name}.{k}.1", inner)
+            weights.layer(f"{name}.{k}.3", inner, inner, 1, 1, bias=True)
+            k += 1
+        if stage.att_block_red is not None:
+            _time_context(weights, f"{name}.{k + 1}", width, width // stage.att_block_red)
+        channels = inner
+    weights["backbone.fin_wght1d.w"] = weights.rng.standard_normal((1, i + 2, width, 1)).astype(np.float32)
+    out = width
+    if config.out_channels is not None:
+        out = config.out_channels
+        weights.layer("backbone.mfa.0", out, width, 1, bias=True)
+        weights.norm("backbone.mfa.1", out)
+    weights.layer("pool.linear1", 128, out * (3 if config.global_context_att else 1), 1, bias=True)
+    weights.layer("pool.linear2", out, 128, 1, bias=True)
+    weights.norm("bn", 2 * out)
+    weights.layer("linear", config.embed_dim, 2 * out, bias=True)
+    if config.two_emb_layer:
+        weights.norm("seg_bn_1", config.embed_dim, affine=False)
+        weights.layer("seg_2", config.embed_dim, config.embed_dim, bias=True)
+    return weights
+
+
+def _redimnet_block(weights: _Weights, name: str, config: Any, channels: int, rows: int) -> None:
+    inner = channels // (channels // config.group_divisor)
+    if config.block_2d_type == "convnext_like":
+        weights.layer(f"{name}.dwconvs.0", channels, inner, 3, 3, bias=True)
+        weights.norm(f"{name}.norm", channels)
+        weights.layer(f"{name}.pwconv1", channels, channels, 1, 1, bias=True)
+        return
+    for i in (1, 2):
+        weights.layer(f"{name}.conv{i}", channels, inner, 3, 3)
+        weights.layer(f"{name}.conv{i}pw", channels, channels, 1, 1, bias=True)
+        weights.norm(f"{name}.bn{i}", channels)
+    if config.block_2d_type.endswith("fwse"):
+        hidden = min(64, max(channels, 32))
+        weights.layer(f"{name}.se.squeeze", hidden, rows, bias=True)
+        weights.layer(f"{name}.se.exitation", rows, hidden, bias=True)
+
+
+def _time_context(weights: _Weights, name: str, channels: int, width: int) -> None:
+    weights.layer(f"{name}.red_dim_conv.0", width, channels, 1, bias=True)
+    _layer_norm(weights, f"{name}.red_dim_conv.1", width)
+    for i, kernel in enumerate((7, 19, 31, 59)):
+        weights.layer(f"{name}.tcm.{i}.dwconvs.0", width, 1, kernel, bias=True)
+        weights.norm(f"{name}.tcm.{i}.norm", width)
+        weights.layer(f"{name}.tcm.{i}.pwconv1", width, width, 1, bias=True)
+    for part in ("attention.k_proj", "attention.v_proj", "attention.q_proj", "attention.out_proj"):
+        weights.layer(f"{name}.tcm.4.{part}", width, width, bias=True)
+    _layer_norm(weights, f"{name}.tcm.4.layer_norm", width)
+    weights.layer(f"{name}.tcm.4.feed_forward.intermediate_dense", width, width, bias=True)
+    weights.layer(f"{name}.tcm.4.feed_forward.output_dense", width, width, bias=True)
+    _layer_norm(weights, f"{name}.tcm.4.final_layer_norm", width)
+    weights.layer(f"{name}.exp_dim_conv", channels, width, 1, bias=True)
+
+
+def _layer_norm(weights: _Weights, name: str, channels: int) -> None:
+    weights[f"{name}.weight"] = weights.rng.uniform(0.5, 1.5, channels).astype(np.float32)
+    weights[f"{name}.bias"] = (weights.rng.standard_normal(channels) * 0.1).astype(np.float32)
 
 
 def wespeaker_ecapa(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -18,6 +18,8 @@ from speech_zoo_core.loader import build
 from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
 from speech_zoo_ecapa_tdnn import proxy_config
 from speech_zoo_eres2net import ModelConfig as ERes2NetConfig
+from speech_zoo_redimnet import ModelConfig as ReDimNetConfig
+from speech_zoo_redimnet.model import Stage
 from speech_zoo_resnet34 import ModelConfig as ResNetConfig
 from speech_zoo_se_resnet import ModelConfig as SEResNetConfig
 from speech_zoo_xvector import ModelConfig as XVectorConfig
@@ -104,6 +106,21 @@ SE_RESNET = SEResNetConfig(
     block_sizes=[1, 2, 1, 1],
     threshold=0.25,
 )
+REDIMNET = ReDimNetConfig(
+    model_type="redimnet",
+    embed_dim=8,
+    front_end=replace(WESPEAKER, n_mels=16),
+    feat_dim=16,
+    C=4,
+    block_2d_type="convnext_like",
+    group_divisor=2,
+    stages_setup=[
+        Stage(stride=1, num_blocks=1, att_block_red=8),
+        Stage(stride=2, num_blocks=2, conv_exp=2),
+        Stage(stride=2, num_blocks=1, att_block_red=4),
+    ],
+    threshold=0.3,
+)
 PROXY = proxy_config(input_dim=24, embed_dim=8, channels=16)
 CONFIGS: dict[str, Any] = {
     "basic": replace(RESNET, num_blocks=[1, 2, 1, 1]),
@@ -124,6 +141,11 @@ CONFIGS: dict[str, Any] = {
     "eres2netv2": replace(ERES2NET, variant="ERes2NetV2", m_channels=8, base_width=26),
     "xvector": XVECTOR,
     "se_resnet": SE_RESNET,
+    "redimnet": REDIMNET,
+    "redimnet_resnet": replace(REDIMNET, block_2d_type="basic_resnet", group_divisor=1, two_emb_layer=True),
+    "redimnet_fwse": replace(
+        REDIMNET, block_2d_type="basic_resnet_fwse", out_channels=24, global_context_att=False, group_divisor=4
+    ),
     "speaker_proxy": PROXY,
 }
 AUDIO = [name for name, config in CONFIGS.items() if config.front_end is not None]

@@ -11,8 +11,10 @@ import pytest
 import speech_zoo
 import torch
 from parity_oracles import (
+    TINY_REDIMNET,
     custom_resnet,
     eres2net,
+    redimnet,
     resnet,
     save_state,
     save_wespeaker,
@@ -44,6 +46,7 @@ def sources() -> dict[str, Callable[[Path], Any]]:
         "ERes2Net": lambda d: save_state(d, eres2net("ERes2Net", 7, m_channels=8)),
         "ERes2NetV2": lambda d: save_state(d, eres2net("ERes2NetV2", 8, m_channels=8)),
         "ECAPA SpeechBrain": lambda d: save_speechbrain(d, speechbrain_speaker(1)),
+        "ReDimNet": lambda d: save_state(d, redimnet("", 9, **TINY_REDIMNET)),
         "x-vector": lambda d: save_speechbrain(d, SpeechBrain(SMALL["xvector"], 7)),
         "SE-ResNet": lambda d: save_speechbrain(d, SpeechBrain(SMALL["se-resnet"], 8)),
         "ECAPA WeSpeaker GLOB": lambda d: save_wespeaker(

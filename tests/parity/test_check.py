@@ -15,12 +15,14 @@ import speech_zoo
 import torch
 from parity_oracles import (
     REAL_CAMPPLUS,
+    TINY_REDIMNET,
     Oracle,
     custom_ecapa,
     custom_resnet,
     eres2net,
     export_onnx,
     minus_mean,
+    redimnet,
     save_pyannote,
     save_state,
     save_wespeaker,
@@ -29,6 +31,7 @@ from parity_oracles import (
     wespeaker_campplus,
     wespeaker_eres2net,
 )
+from redimnet_files import idrnd, save_idrnd
 from safetensors.numpy import load_file, save_file
 from speech_zoo.cli import main as cli
 from speech_zoo.publish import check as comparison
@@ -120,6 +123,14 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "xvector: SpeechBrain": (lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["xvector"], 9)), "speechbrain"),
     "se_resnet: SpeechBrain": (lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["se-resnet"], 9)), "speechbrain"),
+    "redimnet: WeSpeaker": (
+        lambda d: save_state(d / "avg_model.pt", redimnet("", 3, **TINY_REDIMNET)),
+        "wespeaker-unofficial",
+    ),
+    "redimnet: IDRnD": (
+        lambda d: save_idrnd(d / "b0-vox2-ft_lm.pt", idrnd("B0", 4, feat_dim=60)),
+        "wespeaker-unofficial",
+    ),
     "eres2net: 3D-Speaker": (lambda d: save_state(d / "a.ckpt", eres2net("ERes2NetV2", 3, m_channels=8)), "speakerlab"),
     "eres2net: WeSpeaker": (
         lambda d: save_wespeaker(d / "ws", wespeaker_eres2net(5, 64), "ERes2Net34_Base", embed_dim=64),

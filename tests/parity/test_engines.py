@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import speech_zoo
 from mlprogram import MLProgram
-from parity_oracles import REAL_CAMPPLUS, eres2net, real_campplus, resnet, save_state, save_wespeaker, wespeaker_ecapa
+from parity_oracles import (
+    REAL_CAMPPLUS,
+    eres2net,
+    real_campplus,
+    redimnet,
+    resnet,
+    save_state,
+    save_wespeaker,
+    wespeaker_ecapa,
+)
 from signals import COSINE, RATE, VOICES, cosine, waveforms
 from speech_zoo_export import trace
 from speech_zoo_export.coreml import to_coreml
@@ -35,6 +44,10 @@ SPEAKERS: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], Any]]] = {
         lambda folder, oracle: save_wespeaker(folder, oracle, "ResNet34", embed_dim=256, two_emb_layer=False),
     ),
     "ECAPA-TDNN, SpeechBrain": (lambda: speechbrain_speaker(seed=1), save_speechbrain),
+    "ReDimNet B0": (
+        lambda: redimnet("B0", 4),
+        save_state,
+    ),
     "x-vector, SpeechBrain": (lambda: SpeechBrain(xvector_hyperparams(), 1), save_speechbrain),
     "SE-ResNet, SpeechBrain": (lambda: SpeechBrain(SMALL["se-resnet"], 2), save_speechbrain),
     "ERes2Net-base": (

@@ -26,9 +26,11 @@ each_family = pytest.mark.parametrize(
         "eres2netv2",
         "xvector",
         "se_resnet",
+        "redimnet",
+        "redimnet_fwse",
     ],
 )
-CHECKED = ("ecapa_tdnn", "xvector", "se_resnet")  # that refuse a shape by themselves
+CHECKED = ("ecapa_tdnn", "xvector", "se_resnet", "redimnet")  # that refuse a shape by themselves
 each_with_audio = pytest.mark.parametrize("name", AUDIO)
 each_speaker_model = pytest.mark.parametrize("name", SPEAKERS)
 
@@ -318,6 +320,9 @@ def test_a_silent_clip_is_refused(name: str, signal: np.ndarray) -> None:
         "eres2netv2",
         "xvector",
         "se_resnet",
+        "redimnet",
+        "redimnet_resnet",
+        "redimnet_fwse",
         "speaker_proxy",
     ],
 )

@@ -38,7 +38,18 @@ from wav2vec2_files import hf_folder, source_tensors
 PARTS = ["", "0", "1", "7", "999", "bn", "bn1", "conv", "conv1", "norm", "weight", "é"]
 ENDS = ["running_var", "running_mean", "weight", "bias", "weight_g", "num_batches_tracked"]
 WRAPPERS = ["module.", "model.", "_orig_mod.", "embedding_model.", "net.", "module.model.", "model._orig_mod.", "a"]
-FAMILIES = [*TINY, "eres2net", "eres2netv2", "speechbrain", "lid", "xvector", "se_resnet", "proxy", "wav2vec2"]
+FAMILIES = [
+    *TINY,
+    "eres2net",
+    "eres2netv2",
+    "speechbrain",
+    "lid",
+    "xvector",
+    "se_resnet",
+    "redimnet",
+    "proxy",
+    "wav2vec2",
+]
 
 
 def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] = ()) -> Path:
@@ -52,6 +63,9 @@ def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] =
         return hf_folder(path, named(dict(source_tensors())))
     if family.startswith("eres2net"):
         return tf.save_zip(path, tf.state_dict(named(tiny_source(family))))
+    if family == "redimnet":  # of IDRnD, whose features tell what they are
+        constants = {"spec.torchfbank.2.mel_scale.fb": np.ones((257, 16), np.float32)}
+        return tf.save_zip(path, tf.state_dict(named(dict(tiny_source(family)) | constants)))
     if family == "proxy":
         return proxy_file(path, named(source_weights(PROXY)))
     speechbrain = {"speechbrain": ECAPA, "lid": LID, "xvector": XVECTOR, "se_resnet": SE_RESNET}

@@ -37,7 +37,8 @@ def test_families(name: str) -> None:
     model, width = tiny_model(name), CONFIGS[name].feat_dim
     graph = traced(model, width, FRAMES)
     compare(model, graph, width, [(1, 20), (1, 199), (1, 200), (2, 201), (3, 57), (1, 400), (1, 1001)])
-    assert ops(graph).count("Transpose") == 1  # the input's
+    if CONFIGS[name].model_type != "redimnet":  # whose maps turn into sequences and back, and which attends
+        assert ops(graph).count("Transpose") == 1  # the input's
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,4 +1,4 @@
-"""Features in MLX: the Kaldi fbank and the SpeechBrain fbank.
+"""Features in MLX: the Kaldi fbank, the SpeechBrain fbank, and torchaudio's mel spectrogram as ReDimNet takes it.
 
 Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011, compute-fbank-feats; Ravanelli et al.,
 "SpeechBrain: A General-Purpose Speech Toolkit", 2021, speechbrain/processing/features.py.
@@ -16,6 +16,8 @@ LOW_FREQ = 20.0  # Hz, lower edge of the first mel filter; the last one ends at 
 PREEMPHASIS = 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # smallest mel energy before the logarithm
 SPEECHBRAIN_FLOOR = 1e-10  # the same in SpeechBrain, before 10 * log10
+REDIMNET_FLOOR = 1e-6  # added to the mel energy before the logarithm
+REDIMNET_HIGH_FREQ = 7600.0  # Hz, upper edge of the last mel filter
 TOP_DB = 80.0  # what lies further below the loudest value of the clip is raised to it
 BLOCK_FRAMES = 6000  # frames per pass, to bound memory: one minute at a shift of 10 ms
 
@@ -138,6 +140,48 @@ def speechbrain_fbank(
         blocks.append(10 * mx.log10(mx.maximum(power @ banks, SPEECHBRAIN_FLOOR)))
     features = mx.concatenate(blocks)
     return mx.maximum(features, mx.max(features) - TOP_DB)
+
+
+@lru_cache(maxsize=16)
+def _htk_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
+    """Triangular filters on the HTK mel scale, linear in Hz, (n_fft // 2 + 1, n_mels), float32."""
+    low, high = (2595 * math.log10(1 + freq / 700) for freq in (LOW_FREQ, REDIMNET_HIGH_FREQ))
+    edges = 700 * (10 ** (np.linspace(low, high, n_mels + 2) / 2595) - 1)
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    return mx.array(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
+
+
+def redimnet_fbank(
+    waveform: mx.array, sample_rate: int, n_mels: int, window: str, frame_length: float, frame_shift: float
+) -> mx.array:
+    """Log-mel energies as ReDimNet's `MelBanks` computes them with torchaudio's MelSpectrogram.
+
+    Args:
+        waveform: (N,) float32 in [-1, 1], longer than half an FFT.
+        sample_rate: in Hz.
+        n_mels: number of mel filters, F.
+        window: a key of `WINDOWS`; its periodic form is taken.
+        frame_length: in ms; the FFT has the next power of two.
+        frame_shift: in ms.
+
+    Returns:
+        (T, F) float32, natural logarithm, T = 1 + N // shift: frames are centred, both ends mirrored.
+    """
+    frame, shift = round(sample_rate * frame_length / 1000), round(sample_rate * frame_shift / 1000)
+    n_fft = 1 << (frame - 1).bit_length()
+    half, left = n_fft // 2, (n_fft - frame) // 2
+    x = waveform - PREEMPHASIS * mx.concatenate([waveform[1:2], waveform[:-1]])
+    padded = mx.concatenate([x[1 : half + 1][::-1], x, x[-half - 1 : -1][::-1]])
+    frames = mx.as_strided(padded[left:], (num_frames(padded.size, n_fft, shift), frame), (shift, 1))
+    banks = _htk_banks(n_mels, n_fft, sample_rate)
+    blocks = []
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        windowed = frames[start : start + BLOCK_FRAMES] * _speechbrain_window(window, frame)
+        power = mx.square(mx.abs(mx.fft.rfft(windowed, n=n_fft, axis=1)))
+        blocks.append(mx.log(power @ banks + REDIMNET_FLOOR))
+    return mx.concatenate(blocks)
 
 
 def cmn(features: mx.array, n_frames: int | mx.array | None = None) -> mx.array:

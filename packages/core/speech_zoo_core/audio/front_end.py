@@ -8,7 +8,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from . import fbank as dsp
 from .resample import Resampler
 
@@ -29,7 +29,7 @@ class FrontEnd:
     first, as WeSpeaker; the mean for SpeechBrain's features; soxr's and the first for those of 3D-Speaker.
     """
 
-    kind: Literal["kaldi_fbank", "speechbrain_fbank"] = "kaldi_fbank"
+    kind: Literal["kaldi_fbank", "speechbrain_fbank", "redimnet_fbank"] = "kaldi_fbank"
     sample_rate: int = 16000
     n_mels: int = 80
     window: Literal["hamming", "hanning", "povey", "rectangular"] = "hamming"
@@ -65,16 +65,21 @@ class FrontEnd:
     def _shift(self) -> int:
         return round(self.sample_rate * self.frame_shift / 1000)
 
+    @property
+    def _least(self) -> int:
+        """Samples that a waveform must have: more than are mirrored at its ends."""
+        return (1 << (self._frame - 1).bit_length()) // 2 + 1 if self.kind == "redimnet_fbank" else 0
+
     def num_frames(self, n_samples: int) -> int:
         """Feature frames of a waveform of `n_samples`."""
-        if self.kind == "speechbrain_fbank":  # centred frames
-            return 1 + n_samples // self._shift
+        if self.kind != "kaldi_fbank":  # centred frames
+            return 1 + n_samples // self._shift if n_samples >= self._least else 0
         return dsp.num_frames(n_samples, self._frame, self._shift)
 
     def seconds(self, n_frames: int) -> float:
         """The shortest duration that gives `n_frames` feature frames."""
-        first = 0 if self.kind == "speechbrain_fbank" else self._frame
-        return (first + (n_frames - 1) * self._shift) / self.sample_rate
+        first = self._frame if self.kind == "kaldi_fbank" else 0
+        return max(self._least, first + (n_frames - 1) * self._shift) / self.sample_rate
 
     def __call__(self, waveform: mx.array, n_frames: int | mx.array | None = None) -> mx.array:
         """Features of one waveform: (N,) float32 in [-1, 1] to (T, F) float32.
@@ -82,7 +87,16 @@ class FrontEnd:
         `n_frames` says how many frames the clip has without the zeros after it; CMN is taken over these. In a trace
         it is an array (1,).
         """
-        fbank = {"kaldi_fbank": dsp.kaldi_fbank, "speechbrain_fbank": dsp.speechbrain_fbank}[self.kind]
+        whole = n_frames is None or (isinstance(n_frames, int) and n_frames == self.num_frames(waveform.size))
+        if self.kind == "redimnet_fbank" and not whole:
+            raise InputError(
+                "these features mirror the end of a clip: give clips without zeros after them, or features"
+            )
+        fbank = {
+            "kaldi_fbank": dsp.kaldi_fbank,
+            "speechbrain_fbank": dsp.speechbrain_fbank,
+            "redimnet_fbank": dsp.redimnet_fbank,
+        }[self.kind]
         features = fbank(
             waveform * self.scale, self.sample_rate, self.n_mels, self.window, self.frame_length, self.frame_shift
         )
@@ -147,5 +161,6 @@ def _mean(x: mx.array) -> mx.array:
 WESPEAKER = FrontEnd()  # wespeaker/cli/speaker.py, extract_embedding and compute_fbank
 # speechbrain/dataio/preprocess.py, AudioNormalizer; lobes/features.py, Fbank and InputNormalization
 SPEECHBRAIN = FrontEnd("speechbrain_fbank", scale=1.0)
+REDIMNET = FrontEnd("redimnet_fbank", n_mels=72, scale=1.0)  # redimnet/layers/features.py, MelBanks
 # speakerlab/bin/infer_sv.py, load_wav, whose SoX `rate` soxr agrees with; process/processor.py, FBank
 THREE_D_SPEAKER = FrontEnd(window="povey", scale=1.0)

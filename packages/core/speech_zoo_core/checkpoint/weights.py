@@ -28,12 +28,13 @@ def to_numpy(weights: Mapping[str, mx.array]) -> Arrays:
 
 
 def pop_batch_norm(
-    weights: Arrays, name: str, affine: bool = True
+    weights: Arrays, name: str, affine: bool = True, eps: float = BATCH_NORM_EPS
 ) -> tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]:
     """Take a BatchNorm out of `weights` as the float64 pair (scale, shift): y = x * scale + shift.
 
     Args:
         affine: whether it has a weight and a bias.
+        eps: added to its variance.
 
     Raises:
         CheckpointError: a part is missing or of another shape.
@@ -46,13 +47,13 @@ def pop_batch_norm(
         if parts[-1].ndim != 1 or parts[-1].shape != parts[0].shape:
             raise CheckpointError(f"{name}.{part} has shape {parts[-1].shape}, running_mean has {parts[0].shape}")
     mean, var, weight, bias = parts if affine else (*parts, 1.0, 0.0)
-    if not np.all(var + BATCH_NORM_EPS > 0):
+    if not np.all(var + eps > 0):
         raise CheckpointError(f"{name}.running_var holds negative variances, or NaN")
-    scale = weight / np.sqrt(var + BATCH_NORM_EPS)
+    scale = weight / np.sqrt(var + eps)
     return scale, bias - mean * scale
 
 
-def fold_batch_norm(weights: Arrays, layer: str, norm: str, affine: bool = True) -> None:
+def fold_batch_norm(weights: Arrays, layer: str, norm: str, affine: bool = True, eps: float = BATCH_NORM_EPS) -> None:
     """Fold the BatchNorm `norm` into the convolution or linear `layer` that precedes it, in place.
 
     Raises:
@@ -62,7 +63,7 @@ def fold_batch_norm(weights: Arrays, layer: str, norm: str, affine: bool = True)
         raise CheckpointError(f"the checkpoint has a BatchNorm {norm} that follows no layer")
     if f"{layer}.weight" not in weights:
         raise CheckpointError(f"the checkpoint lacks {layer}.weight")
-    scale, shift = pop_batch_norm(weights, norm, affine)
+    scale, shift = pop_batch_norm(weights, norm, affine, eps)
     weight = weights[f"{layer}.weight"].astype(np.float64)
     bias = weights.get(f"{layer}.bias", np.zeros(scale.shape))
     if weight.shape[:1] != scale.shape or bias.shape != scale.shape:
