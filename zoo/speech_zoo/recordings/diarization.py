@@ -43,7 +43,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 Run: TypeAlias = "tuple[int, int, int, float]"  # frames from and to before, the speaker, his share of the windows
 
 STEP = 1.0  # seconds between windows, about: whole frames; as pyannote.audio
-BATCH = 32  # windows at a time
+BATCH = 8  # windows at a time: more take memory and are no faster
 PAUSE = 0.2  # seconds: within a stretch at most, and within what the speech check finds silent at least
 SILENT = 0.05  # probability of speech below which the check is sure
 LEAST, CUT, SHORTEST = 0.4, 2.0, 1.0  # seconds: of a stretch that gives an embedding, between cuts, of a part
@@ -170,7 +170,7 @@ def _bounds(speakers: int | None, least: int | None, most: int | None) -> tuple[
 def _warn_of_few(path: str | os.PathLike[str], count: int, least: int) -> None:
     if count < least:
         logging.getLogger("speech_zoo").warning(
-            "warning: %s: %d speakers can be told apart, not %d", os.fspath(path), count, least
+            "warning: %s: of %d speakers no more than %d can be told apart", os.fspath(path), least, count
         )
 
 
