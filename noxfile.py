@@ -17,7 +17,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
 OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is tested with
 MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins them
-SLOW = tuple(f"tests/e2e/test_{name}.py" for name in ("bench", "family", "mlx_audio", "threads", "voices_faults"))
+SLOW = tuple(
+    f"tests/e2e/test_{name}.py"
+    for name in ("bench", "conversations", "family", "mlx_audio", "threads", "voices_faults")
+)
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
 TORCHAUDIO = "torchaudio==2.9.1"  # whose source says how WeSpeaker and SpeechBrain resample
