@@ -161,7 +161,8 @@ def test_an_example_without_its_original(name: str, tmp_path: Path, monkeypatch:
     """Where the original is not installed, our model gets seeded weights in the form that we convert to."""
     monkeypatch.setattr(oracle, "find_spec", lambda _: None)
     spec, example = examples()[name]
-    small = {"num_blocks": [1, 1, 1, 1], "channels": [64, 64, 64, 64, 96], "num_hidden_layers": 2, "hidden_size": 64}
+    channels = [64] * (len(getattr(example.config, "channels", "?")) - 1) + [96]
+    small = {"num_blocks": [1, 1, 1, 1], "channels": channels, "num_hidden_layers": 2, "hidden_size": 64}
     small |= {"conv_dim": [16] * 7, "intermediate_size": 64}
     config = replace(example.config, **{key: x for key, x in small.items() if hasattr(example.config, key)})
     monkeypatch.setattr(registry, "specs", lambda: iter([replace(spec, example=replace(example, config=config))]))
