@@ -68,7 +68,7 @@ def test_with_a_cohort(cli: Run, listed: Path, others: Path, converted: Path) ->
     pair = ["verify", "a1.wav", "b1.wav", *model]
     plain = cli(*pair, "--json").succeeded().json
     result = cli(*pair, "--cohort", others, "--threshold", "-50", "--top", "4", "--json").succeeded().json
-    assert (result["cosine"], result["same_speaker"], plain["cohort"]) == (plain["score"], True, None)
+    assert (result["cosine"], result["same_speaker"], "cohort" in plain) == (plain["score"], True, False)
     assert result["score"] != plain["score"]
     shown = cli(*pair, "--cohort", others, "--threshold", "50", "--top", "4").succeeded().out
     wanted = f"normalised score {result['score']:.4f} (cosine {plain['score']:.4f}) < threshold 50.0000: different"

@@ -1,6 +1,7 @@
 """Decoding: files of every kind to the samples that they hold, whole and streamed; what is damaged in one line."""
 
 import io
+import signal
 import struct
 import tracemalloc
 import wave
@@ -397,3 +398,21 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize("number", [2, 20])
+def test_an_interrupt_while_a_file_is_read_is_no_end_of_it(number: int, tmp_path: Path) -> None:
+    class Interrupted(io.FileIO):
+        reads = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.reads += 1
+            if self.reads == number:
+                signal.raise_signal(signal.SIGINT)
+            return super().read(size)
+
+    soundfile.write(tmp_path / "long.wav", np.sin(np.arange(120 * RATE)) * 0.3, RATE)
+    file = Interrupted(str(tmp_path / "long.wav"))
+    with pytest.raises(KeyboardInterrupt):
+        load_audio(file, RATE)
+    assert file.reads >= number and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -19,7 +19,7 @@ from .recordings.evaluation import evaluate
 from .recordings.segment import Segment
 from .settings import DEFAULT_MODEL, SEGMENTATION, VOICES
 
-SPEAKERS, SECONDS = 3, 30.0  # of the conversation
+SPEAKERS, SECONDS, SEED = 3, 30.0, 1  # of the conversation
 CELLS = 60  # of a row that shows it
 
 
@@ -80,7 +80,7 @@ def run(output: Path) -> None:
 
 def _converse(console: Any, model: Any) -> None:
     """Make up a conversation, find out who speaks when, and print that below the truth."""
-    samples, truth = conversation(SPEAKERS, SECONDS)
+    samples, truth = conversation(SPEAKERS, SECONDS, SEED)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "talk.wav")
         path.write_bytes(wav(samples))

@@ -100,7 +100,8 @@ def verify(
         draw_score(result, (str(a), str(b)), chosen, known, plot)
     if as_json:
         facts = {"threshold_source": chosen, "model": model, "files": [str(file) for file in (a, b, *(enrol or []))]}
-        print_json(vars(result) | facts | {"cohort": cohort and str(cohort)})
+        normalised = {} if cohort is None else {"cosine": result.cosine, "cohort": str(cohort)}
+        print_json({name: value for name, value in vars(result).items() if name != "cosine"} | facts | normalised)
         return
     typer.echo(_verdict(result, chosen))
 

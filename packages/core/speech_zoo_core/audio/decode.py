@@ -7,6 +7,8 @@ BSD-3-Clause and FFmpeg LGPL; the wheels on PyPI also carry x264 and x265 (GPL) 
 
 import io
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -110,7 +112,12 @@ class Decoder:
         """Frames that hold samples; packets that cannot be decoded are counted and passed over, as players do."""
         import av
 
-        for packet in self._container.demux(self._stream):
+        packets = self._container.demux(self._stream)
+        while True:
+            with _interrupts_after():
+                packet = next(packets, None)
+            if packet is None:
+                return
             try:
                 yield from (frame for frame in packet.decode() if frame.samples)
             except (av.error.InvalidDataError, av.error.EOFError):
@@ -190,8 +197,27 @@ def _container(file: Any) -> Iterator[Any]:
     import av
 
     options = {"protocol_whitelist": "none"}
-    with av.open(file, metadata_errors="replace", buffer_size=BUFFER, container_options=options) as container:
+    with _interrupts_after():
+        container = av.open(file, metadata_errors="replace", buffer_size=BUFFER, container_options=options)
+    with container:
         yield container
+
+
+@contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """Ctrl-C is raised at the end: while PyAV reads a Python file, it would be taken for the end of the file."""
+    handler, main = signal.default_int_handler, threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not handler:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _seconds(value: Any, base: Any) -> float | None:
