@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,6 +17,14 @@ COLUMNS = ("model", "form", "precision", "signals", "worst", "1 - worst", "centr
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
 HAS_TORCH = find_spec("torch") is not None
 collect_ignore_glob = [] if HAS_TORCH else ["test_*.py"]
+
+if HAS_TORCH and "LD_PRELOAD" in os.environ and hasattr(os, "RTLD_DEEPBIND"):
+    # With OpenBLAS preloaded for MLX, torch.bmm would call that one's sgemm_batch with MKL's arguments, and crash.
+    usual = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
+    import torch  # noqa: F401
+
+    sys.setdlopenflags(usual)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +44,7 @@ class Workers:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.rows += map(tuple, node.workeroutput.get("parity", []))
+        self.rows += map(tuple, getattr(node, "workeroutput", {}).get("parity", []))  # none of one that crashed
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
