@@ -55,12 +55,19 @@ def _languages(folder: Path) -> Callable[[Array], Array]:
 
 
 def _speaker(folder: Path, scratch: Path) -> Callable[[Array], Array]:
-    """SpeechBrain's tensors are first written in MLX's layout, under the names that mlx-audio reads."""
+    """SpeechBrain's tensors are first written in MLX's layout, under the names that mlx-audio reads.
+
+    Raises:
+        LookupError: they are not of an ECAPA-TDNN.
+    """
     import mlx.core as mx
     from mlx_audio.codec.models.ecapa_tdnn.speaker import EcapaSpeakerEmbeddingExtractor
 
     weights = {}
-    for name, value in mx.load(str(folder / SPEECHBRAIN)).items():  # type: ignore[union-attr]
+    tensors: dict[str, mx.array] = mx.load(str(folder / SPEECHBRAIN))  # type: ignore[assignment]
+    if not any(name.startswith("asp_bn.") for name in tensors):
+        raise LookupError
+    for name, value in tensors.items():
         new = re.sub(r"\b(conv\d?|norm|asp_bn|fc)\.(?:conv|norm)\.", r"\1.", re.sub(r"^blocks\.", "block", name))
         if not name.endswith("num_batches_tracked"):
             weights[new] = value.swapaxes(1, 2) if value.ndim == 3 else value
