@@ -1,12 +1,10 @@
 """The figures of docs/diarization.md: ten conversations of three minutes, two to six speakers, against what is true."""
 
-import wave
 from pathlib import Path
 
-import numpy as np
 import pytest
 import speech_zoo
-from speech_zoo.recordings.conversation import RATE, conversation
+from speech_zoo.recordings.conversation import conversation, wav
 
 pytest.importorskip("pyannote.metrics")
 
@@ -17,9 +15,7 @@ def test_ten_conversations(tmp_path: Path) -> None:
     for seed in range(10):
         samples, reference[str(seed)] = conversation(2 + seed % 5, 180, seed)
         path = tmp_path / "talk.wav"
-        with wave.open(str(path), "wb") as file:
-            file.setparams((1, 2, RATE, 0, "NONE", ""))
-            file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+        path.write_bytes(wav(samples))
         found[str(seed)] = speech_zoo.diarize(path, **models)
     figures = speech_zoo.evaluate(reference, found)
     assert figures["all"].der <= 0.08, figures

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.progress import progress
 
 from ..models import load
-from ..recordings.conversation import RATE, conversation
+from ..recordings.conversation import RATE, conversation, wav
 from ..recordings.diarization import diarize
 from ..recordings.windows import stream_for
 from ..settings import DEFAULT_MODEL, SEGMENTATION
@@ -48,11 +47,9 @@ class Timed:
 
 def write_recording(path: Path, seconds: float) -> None:
     """Conversations of the bundled voices, one after the other, as .wav."""
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
-        for seed in range(int(-(-seconds // PIECE))):
-            samples, _ = conversation(SPEAKERS, min(PIECE, seconds - seed * PIECE), seed)
-            file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    seeds = range(int(-(-seconds // PIECE)))
+    pieces = [conversation(SPEAKERS, min(PIECE, seconds - seed * PIECE), seed)[0] for seed in seeds]
+    path.write_bytes(wav(np.concatenate(pieces)))
 
 
 def measure(path: str) -> dict[str, Any]:

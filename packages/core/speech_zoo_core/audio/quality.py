@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from .samples import Array
-from .vad import STEP, speech
+from .vad import STEP
 
 LOG = logging.getLogger("speech_zoo")
 NOISY = 10.0  # dB of speech above the noise, below which a clip is noisy
@@ -38,10 +38,10 @@ def clipped(waveform: Array) -> float:
     return float((np.convolve(runs, np.ones(RUN)) > 0).mean())
 
 
-def warn_of_quality(name: str, waveform: Array, sample_rate: int) -> None:
-    """Warn of a clip (N,) that is noisy or distorted: its voice scores lower than the threshold supposes."""
+def warn_of_quality(name: str, waveform: Array, speaks: Array, sample_rate: int) -> None:
+    """Warn of a clip that is noisy or distorted, arguments as `snr`: its voice scores lower than usual."""
     if waveform.size >= LEAST * sample_rate:
-        decibels = snr(waveform, speech(waveform, sample_rate), sample_rate)
+        decibels = snr(waveform, speaks, sample_rate)
         if decibels < NOISY:
             LOG.warning(
                 "warning: %s is noisy, speech %.0f dB above the noise: one voice scores lower there", name, decibels

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..audio.front_end import FrontEnd
 from ..audio.quality import warn_of_quality
-from ..audio.samples import Audio, Channel, describe, is_clip
-from ..audio.vad import seconds_of_speech
+from ..audio.samples import Array, Audio, Channel, describe, is_clip
+from ..audio.vad import seconds_of_speech, speech
 from ..config import Quantization
 from ..errors import AudioError, ConfigError, shown
 from ..processes import evaluated
@@ -154,10 +154,16 @@ class SpeakerEmbedding(AudioModel):
         trim: bool = False,
     ) -> Voice:
         """`embed`, with the waveform that was embedded and the seconds of speech in it."""
+        return self._voice(audio, sample_rate, channel, vad, trim)[0]
+
+    def _voice(
+        self, audio: Audio, sample_rate: int | None, channel: Channel | None, vad: bool, trim: bool
+    ) -> "tuple[Voice, Array | None]":
+        """The voice, and the steps of its clip that hold speech; None without `vad`."""
         waveform, speaks = self._clip(audio, sample_rate, channel, vad, trim)
         seconds = waveform.size / self.sample_rate if speaks is None else seconds_of_speech(speaks)
         vector = evaluated(_unit(self._forward(self._front_end()(waveform))[None])[0])
-        return Voice(vector, seconds, waveform)
+        return Voice(vector, seconds, waveform), speaks
 
     def encode(self, audio: Audio, sample_rate: int | None = None) -> mx.array:
         """`embed`, under the name that mlx-audio's speaker models have for it."""
@@ -250,10 +256,14 @@ class SpeakerEmbedding(AudioModel):
     def _speaker(self, side: "Audio | Sequence[Audio]", sample_rate: int | None, **how: Any) -> Voice:
         """One side of a comparison: a clip, or the mean of several and the seconds of all."""
         clips = _clips(side)
-        voices = [self.voice(clip, sample_rate, **how) for clip in clips]
+        heard = [self._voice(clip, sample_rate, **how) for clip in clips]
+        voices = [voice for voice, _ in heard]
         if how["vad"]:
-            for clip, voice in zip(clips, voices, strict=True):
-                warn_of_quality(describe(clip), np.array(voice.waveform), self.sample_rate)
+            for clip, (voice, speaks) in zip(clips, heard, strict=True):
+                waveform = np.array(voice.waveform)
+                if speaks is None or how["trim"]:  # the steps are those of the whole clip
+                    speaks = speech(waveform, self.sample_rate)  # noqa: PLW2901
+                warn_of_quality(describe(clip), waveform, speaks, self.sample_rate)
         if len(voices) == 1:
             return voices[0]
         vectors = np.stack([np.array(voice.vector) for voice in voices])
