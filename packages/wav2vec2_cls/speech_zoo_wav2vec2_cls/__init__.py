@@ -2,7 +2,8 @@
 
 from speech_zoo_core.registry import ModelSpec
 
-from .model import Model, ModelConfig
+from .config import ModelConfig
+from .model import Model
 from .oracle import EXAMPLE, oracle
 from .source import recognise
 

@@ -13,7 +13,7 @@ from speech_zoo_core.errors import CheckpointError
 from speech_zoo_core.oracle import TORCH, NoOracle, Oracle, Package, require, seeded, torch_oracle
 from speech_zoo_core.registry import Example
 
-from .model import ModelConfig
+from .config import ModelConfig
 
 TRANSFORMERS = Package("transformers", "transformers>=5")
 UNUSED = {"wav2vec2.masked_spec_embed"}  # in inference

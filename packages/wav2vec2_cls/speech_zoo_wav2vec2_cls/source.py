@@ -10,7 +10,7 @@ from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 from speech_zoo_core.tasks.iso639 import all_languages
 from speech_zoo_core.tasks.language import check_labels
 
-from .model import ModelConfig
+from .config import ModelConfig
 
 ARCHITECTURE = "Wav2Vec2ForSequenceClassification"
 HEADLESS = "a classifier has projector.weight and classifier.weight"
