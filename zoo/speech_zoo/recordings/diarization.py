@@ -9,7 +9,8 @@ alone takes a tenth of a second beside each turn for speech.
 Bredin takes one embedding for each window and speaker. Stretches tell more: voices that the segmentation takes for one,
 as it must where more than three take part in ten seconds, are told apart all the same.
 
-A file is read once. What is kept of each window is a few kilobytes.
+A file is read once, and segmented in a thread of its own, a batch ahead of the embeddings. What is kept of each window
+is a few kilobytes.
 
 Reference: Bredin, "pyannote.audio 2.1 speaker diarization pipeline: principle, benchmark, and recipe", Interspeech
 2023; Plaquet and Bredin, "Powerset multi-class cross entropy loss for neural speaker diarization", Interspeech 2023.
@@ -37,9 +38,10 @@ from ..settings import DEFAULT_MODEL, SEGMENTATION
 from .clustering import clustered
 from .names import check_voices, known_speakers
 from .segment import Segment
-from .windows import BAR, stream_for
+from .windows import BAR, ahead, stream_for
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+Window: TypeAlias = "tuple[Array, int, bool]"  # samples (N,), how many of them are the file's, whether it is the last
 Run: TypeAlias = "tuple[int, int, int, float]"  # frames from and to before, the speaker, his share of the windows
 
 STEP = 1.0  # seconds between windows, about: whole frames; as pyannote.audio
@@ -206,11 +208,10 @@ def listen(stream: Stream, segmenter: Any, embedder: Any) -> Heard:
     counts: list[Array] = []
     checked: list[Array] = []
     total = 0
-    windows = _windows(_checked(stream, checked), size, hop * step)
+    segmented = ahead(_segmented(_windows(_checked(stream, checked), size, hop * step), segmenter))
     with progress(total=stream.seconds, desc="listening", bar_format=BAR if stream.seconds else None, unit="s") as bar:
-        while batch := list(itertools.islice(windows, BATCH)):
-            active = segmenter.speakers(segmenter(mx.array(np.stack([wave for wave, *_ in batch]))))
-            for (wave, held, last), mine in zip(batch, active, strict=True):
+        for batch in segmented:
+            for (wave, held, last), mine in batch:
                 window, first = len(counts), len(counts) * hop
                 cut_off = (first if window else -1, -1 if last else first + len(mine))
                 for new in _stretches(mine, window, first, step / rate):
@@ -259,11 +260,8 @@ def _silent(probabilities: Array, times: Array) -> Array:
     return silent
 
 
-def _windows(blocks: Iterator[Array], size: int, hop: int) -> Iterator[tuple[Array, int, bool]]:
-    """Windows (size,) of a file every `hop` samples, how many samples of each are the file's, and which is the last.
-
-    Zeros follow where the file ends.
-    """
+def _windows(blocks: Iterator[Array], size: int, hop: int) -> Iterator[Window]:
+    """Windows of a file every `hop` samples; zeros follow where the file ends."""
     rest = np.zeros(0, np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block])
@@ -272,6 +270,13 @@ def _windows(blocks: Iterator[Array], size: int, hop: int) -> Iterator[tuple[Arr
             rest = rest[hop:]
     if rest.size:
         yield np.pad(rest, (0, size - rest.size)), rest.size, True
+
+
+def _segmented(windows: Iterator[Window], segmenter: Any) -> Iterator[list[tuple[Window, Array]]]:
+    """Batches of windows, each with who of its speakers speaks in its frames, bool (T, S)."""
+    while batch := list(itertools.islice(windows, BATCH)):
+        waves = mx.array(np.stack([wave for wave, *_ in batch]))
+        yield list(zip(batch, segmenter.speakers(segmenter(waves)), strict=True))
 
 
 def _stretches(active: Array, window: int, first: int, step: float) -> Iterator[Stretch]:

@@ -10,8 +10,9 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -24,6 +25,7 @@ from speech_zoo_core.progress import progress
 from speech_zoo_core.tasks.audio_model import BATCH_SECONDS
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+Item = TypeVar("Item")
 
 SPEECH_SHARE = 0.2  # of a window's steps that must hold speech
 ROUNDING = 1e-9  # of steps: a window that ends with a step holds it
@@ -138,6 +140,15 @@ def cut(stream: Stream, window: float, hop: float, vad: bool, doing: str) -> Ite
             start += step
         if start - step + size < heard.end:  # what is left
             yield heard.clip(heard.end - size, size)
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items of an iterator, which makes the next one in a thread of its own meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 class _Heard:
