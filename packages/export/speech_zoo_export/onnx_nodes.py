@@ -26,6 +26,16 @@ def _plain(writer: "Writer", node: Node) -> None:
     writer.node(node.op, [writer.name(value) for value in node.inputs], writer.name(node.output))
 
 
+def _elementwise(writer: "Writer", node: Node) -> None:
+    """With a number as an array of the output's rank: else ONNX Runtime is slow where the last axis has one element."""
+    one = (1,) * node.output.rank
+    names = [
+        writer.small(value.data.reshape(one)) if value.data is not None and value.data.size == 1 else writer.name(value)
+        for value in node.inputs
+    ]
+    writer.node(node.op, names, writer.name(node.output))
+
+
 def _matmul(writer: "Writer", node: Node) -> None:
     x, y = node.inputs
     name = None if y.data is None or y.rank != 2 or y.dtype != np.float32 else writer.weight(y.data.T)
@@ -189,6 +199,7 @@ EMIT: dict[str, Callable[["Writer", Node], None]] = {
     **dict.fromkeys(("ArgSort", "Sort"), _sort),
     **dict.fromkeys(("Concat", "Gather", "GatherElements", "Softmax"), _with("axis")),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
+    **dict.fromkeys("Add Sub Mul Div Pow Max Min".split(), _elementwise),
     "Cast": _cast,
     "CumSum": _cumsum,
     "Expand": _expand,
