@@ -29,7 +29,9 @@ BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Meta
 
 def install(session: nox.Session, extras: str, *more: str) -> None:
     """Install the workspace as wheels, as a user would get it."""
-    session.install(*PACKAGES, f"./zoo[{BACKEND}{extras}]", *more)
+    session.install("hatchling>=1.27")  # once, and not anew for each wheel, which takes a minute
+    session.install("--no-deps", "--no-build-isolation", *PACKAGES, "./zoo")
+    session.install(f"mlx-speech-zoo[{BACKEND}{extras}]", *more)
 
 
 def group(name: str) -> tuple[str, ...]:
