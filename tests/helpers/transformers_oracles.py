@@ -1,4 +1,4 @@
-"""transformers' Wav2Vec2 classifiers with seeded weights, and the folders that they are published in. Needs PyTorch."""
+"""transformers' Wav2Vec2 and its kin with seeded weights, and the folders that they are published in. Needs PyTorch."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 from signals import RATE, seeded_weights, waveforms
-from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification, Wav2Vec2Model
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -26,6 +26,7 @@ TINY = {
     "num_conv_pos_embedding_groups": 8,
     "classifier_proj_size": 48,
 }
+TINY_X_VECTOR = {"tdnn_dim": [64, 64, 64, 64, 96], "xvector_output_dim": 48}
 LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}  # of MMS and other large ones
 MMS = {
     **LAYER,
@@ -37,24 +38,22 @@ MMS = {
 }
 
 
-class Classifier:
+class Original:
     """An original behind the original's feature extractor; `masked` tells whether batches come with a mask."""
 
-    def __init__(self, masked: bool, labels: Sequence[str] = LANGUAGES, seed: int = 0, **config: Any) -> None:
-        names = dict(enumerate(labels))
-        self.config = Wav2Vec2Config(**config, id2label=names, label2id={label: i for i, label in names.items()})
-        self.module = _seeded(Wav2Vec2ForSequenceClassification(self.config), seed)
+    head = ""
+
+    def __init__(self, masked: bool, seed: int = 0, kind: str = "Wav2Vec2", **config: Any) -> None:
+        self.config = getattr(transformers, f"{kind}Config")(**config)
+        self.module = _seeded(getattr(transformers, f"{kind}{self.head}")(self.config), seed)
         self.extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked)
         self.name = NAME
 
-    def logits(self, signal: str) -> np.ndarray:
-        return self.batch([waveforms()[signal]])[0]
-
-    def batch(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Logits of clips that are padded to the longest, (B, L)."""
+    def output(self, clips: Sequence[np.ndarray]) -> Any:
+        """Of clips that are padded to the longest."""
         inputs = self.extractor(list(clips), sampling_rate=RATE, return_tensors="pt", padding=True)
         with torch.no_grad():
-            return self.module(**inputs).logits.numpy()
+            return self.module(**inputs)
 
     def save(self, folder: Path, **options: Any) -> Path:
         """As transformers writes it."""
@@ -76,6 +75,33 @@ class Classifier:
         return folder
 
 
+class Classifier(Original):
+    """A classifier; its labels are languages unless others are given."""
+
+    head = "ForSequenceClassification"
+
+    def __init__(self, masked: bool, labels: Sequence[str] = LANGUAGES, **config: Any) -> None:
+        names = dict(enumerate(labels))
+        super().__init__(masked, id2label=names, label2id={label: i for i, label in names.items()}, **config)
+
+    def logits(self, signal: str) -> np.ndarray:
+        return self.batch([waveforms()[signal]])[0]
+
+    def batch(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits of clips that are padded to the longest, (B, L)."""
+        return self.output(clips).logits.numpy()
+
+
+class XVector(Original):
+    """An x-vector."""
+
+    head = "ForXVector"
+
+    def embed(self, signal: str) -> np.ndarray:
+        """(D,)."""
+        return self.output([waveforms()[signal]]).embeddings[0].numpy()
+
+
 class WithAdapter(Classifier):
     """`Wav2Vec2Model` with adapters under the same head; transformers' own class refuses adapters."""
 
@@ -91,9 +117,10 @@ class WithAdapter(Classifier):
 
 def _seeded(module: torch.nn.Module, seed: int) -> Any:
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    weights = seeded_weights({name: shape for name, shape in shapes.items() if "norm" not in name}, seed)
+    norms = {name for name in shapes if "layer_norm" in name or name.startswith("norm")}
+    weights = seeded_weights({name: shape for name, shape in shapes.items() if name not in norms}, seed)
     for name, shape in shapes.items():
-        if "norm" in name:  # LayerNorm and GroupNorm; around 1 and 0
+        if name in norms:  # LayerNorm and GroupNorm; around 1 and 0
             part = seeded_weights({name.rpartition(".")[0] + ".bias": shape}, seed)
             weights[name] = next(iter(part.values())) * 3 + (1 if name.endswith("weight") else 0)
         elif name.endswith("original0"):

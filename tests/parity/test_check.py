@@ -39,7 +39,7 @@ from speech_zoo.publish.parity import read
 from speech_zoo_core.oracle import NoOracle, read_tensors, wespeaker
 from speechbrain_files import SMALL, SMALL_PROXY
 from speechbrain_oracles import Proxy, SpeechBrain, save_proxy, save_speechbrain
-from transformers_oracles import LAYER, TINY, Classifier, WithAdapter
+from transformers_oracles import LAYER, TINY, TINY_X_VECTOR, Classifier, WithAdapter, XVector
 
 FEW = ("libri_07_spk1580", "1 s", "0.5 s", "silence", "noise")
 LEGACY = {"dynamo": False, "opset_version": 14}
@@ -84,8 +84,8 @@ def npz(path: Path) -> Path:
     return path
 
 
-def of_transformers_4(folder: Path) -> Path:
-    Classifier(True, **TINY, **LAYER, use_weighted_layer_sum=True).save(folder)
+def of_transformers_4(folder: Path, original: Any = Classifier, **settings: Any) -> Path:
+    original(True, **TINY, **LAYER, use_weighted_layer_sum=True, **settings).save(folder)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"transformers_version": "4.57.1"}))
     return folder
@@ -148,6 +148,15 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "wav2vec2_cls: layer sum of transformers 4": (lambda d: of_transformers_4(d / "hf"), "transformers"),
     "wav2vec2_cls: pytorch_model.bin": (
         lambda d: Classifier(True, **TINY, **LAYER).save_bin(d / "hf", old_names=True),
+        "transformers",
+    ),
+    "wav2vec2_cls: HuBERT": (lambda d: Classifier(True, kind="Hubert", **TINY).save(d / "hf"), "transformers"),
+    "wav2vec2_cls: WavLM x-vector": (
+        lambda d: XVector(True, kind="WavLM", **TINY, **TINY_X_VECTOR).save_bin(d / "hf", old_names=True),
+        "transformers",
+    ),
+    "wav2vec2_cls: x-vector, layer sum of transformers 4": (
+        lambda d: of_transformers_4(d / "hf", XVector, kind="UniSpeechSat", **TINY_X_VECTOR),
         "transformers",
     ),
 }

@@ -81,10 +81,11 @@ def test_masks(variant: str, tmp_path: Path, record: Callable[..., None]) -> Non
 
 
 def test_a_batch_without_masks_is_one_at_a_time(tmp_path: Path) -> None:
-    """A group norm would see the padding: transformers gives such models no mask, and clips are not padded here."""
+    """transformers gives models with a group norm no mask, which is padding to theirs; here it is left out."""
     theirs = oracle("group norm")
     model = speech_zoo.load(theirs.save(tmp_path / "hf"))
-    assert not model.batches_unequal
+    assert not model.config.attention_mask
+    assert model.batches_unequal
     clips = [waveforms()[name] for name in ("voice 01", "0.3 s", "noise")]
     for clip, row in zip(
         clips, model.predict_batch([(clip, RATE) for clip in clips], top_k=10, vad=False), strict=True

@@ -1,12 +1,17 @@
 """Waveforms to hidden states: a convolutional feature extractor and a transformer.
 
 Reference: Baevski et al., "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech Representations", NeurIPS
-2020; transformers/models/wav2vec2/modeling_wav2vec2.py, `Wav2Vec2Model`. Names are the checkpoint's own.
+2020; Hsu et al., "HuBERT", TASLP 2021; Chen et al., "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack
+Speech Processing", JSTSP 2022; Chen et al., "UniSpeech-SAT", ICASSP 2022; Baevski et al., "data2vec", ICML 2022;
+transformers/models/{wav2vec2,hubert,wavlm,unispeech_sat,data2vec}. Names are the checkpoint's own.
 """
+
+import math
 
 import mlx.core as mx
 import mlx.nn as nn
-from speech_zoo_core.layers import relu
+import numpy as np
+from speech_zoo_core.layers import ScaleShift, relu, time_mask
 
 from .config import ACTIVATIONS, ModelConfig
 
@@ -31,49 +36,110 @@ class ConvLayer(nn.Module):
         if not self.over_time or i == 0:
             self.layer_norm = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """(B, T, C) to (B, T', C')."""
+    def __call__(self, x: mx.array, lengths: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, T', C'), of which lengths (B,) belong to each clip."""
         x = self.conv(x)
         if "layer_norm" in self:
-            x = _norm_over_time(x, self.layer_norm) if self.over_time else self.layer_norm(x)
+            x = _norm_over_time(x, self.layer_norm, lengths) if self.over_time else self.layer_norm(x)
         return self.activation(x)
 
 
-class PositionalConvEmbedding(nn.Module):
-    """A grouped convolution with a long kernel, whose output tells positions apart."""
+class PositionalConv(nn.Module):
+    """A grouped convolution over time that keeps the length."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, kernel: int) -> None:
         super().__init__()
-        kernel, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
+        groups = config.num_conv_pos_embedding_groups
         self.conv = nn.Conv1d(config.hidden_size, config.hidden_size, kernel, padding=kernel // 2, groups=groups)
         self.surplus = 1 - kernel % 2
+
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, T, C)."""
+        y = self.conv(_masked(x, mask))
+        return y[:, : y.shape[1] - self.surplus]
+
+
+class PositionalConvEmbedding(PositionalConv):
+    """A convolution with a long kernel, whose output tells positions apart."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, config.num_conv_pos_embeddings)
+        self.activation = ACTIVATIONS[config.feat_extract_activation]
+        if config.conv_pos_batch_norm:
+            self.batch_norm = ScaleShift(config.hidden_size)
+
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, T, C)."""
+        return self.activation(super().__call__(self.batch_norm(x) if "batch_norm" in self else x, mask))
+
+
+class PositionalConvStack(nn.Module):
+    """Convolutions with short kernels one after the other, each with a norm that has no weights, as in data2vec."""
+
+    def __init__(self, config: ModelConfig, kernel: int) -> None:
+        super().__init__()
+        self.layers = [PositionalConv(config, kernel) for _ in range(config.num_conv_pos_embeddings)]
         self.activation = ACTIVATIONS[config.feat_extract_activation]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, T, C) to (B, T, C)."""
-        y = self.conv(x)
-        return self.activation(y[:, : y.shape[1] - self.surplus])
+        for layer in self.layers:
+            x = self.activation(mx.fast.layer_norm(layer(x, mask), None, None, LAYER_NORM_EPS))
+        return x
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention; with WavLM's gate, logits are shifted by a bias of relative positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
             self[name] = nn.Linear(config.hidden_size, config.hidden_size)
+        if config.num_buckets is not None:
+            self.gru_rel_pos_linear = nn.Linear(config.hidden_size // self.heads, 2)
+            self.gru_rel_pos_const = mx.ones((1, self.heads, 1, 1))
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        """(B, T, C) to (B, T, C); the mask (B, 1, 1, T) says which frames may be attended to."""
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, T, C); the mask (B, T) says which frames may be attended to, the bias is (H, T, T)."""
         batch, frames, width = x.shape
-        q, k, v = (
-            self[name](x).reshape(batch, frames, self.heads, -1).transpose(0, 2, 1, 3)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
+        q, k, v = (self._by_heads(self[name](x)) for name in ("q_proj", "k_proj", "v_proj"))
+        attended = None if mask is None else mask[:, None, None]
+        if bias is not None:
+            gates = mx.sigmoid(self.gru_rel_pos_linear(self._by_heads(x)))
+            shift = (gates[..., :1] * (gates[..., 1:] * self.gru_rel_pos_const - 1) + 2) * bias
+            attended = shift if attended is None else mx.where(attended, shift, -mx.inf)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=attended)
         y = y.transpose(0, 2, 1, 3).reshape(batch, frames, width)
         return self.out_proj(y)
+
+    def _by_heads(self, x: mx.array) -> mx.array:
+        """(B, T, C) to (B, H, T, C / H)."""
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
+
+
+class PositionBias(nn.Module):
+    """WavLM's bias of relative positions, the same for all layers: near distances have a bucket each, far ones share
+    it with distances of about the same logarithm.
+    """
+
+    def __init__(self, config: ModelConfig, num_buckets: int) -> None:
+        super().__init__()
+        self.most = config.max_bucket_distance
+        self.weight = mx.zeros((num_buckets, config.num_attention_heads))
+        half = num_buckets // 2
+        exact = half // 2
+        distances = np.arange(self.most + 1)
+        far = np.log(np.maximum(distances, 1) / exact) / math.log(self.most / exact) * (half - exact)
+        buckets = np.where(distances < exact, distances, np.minimum(exact + far.astype(int), half - 1))
+        self.buckets = np.concatenate([buckets[:0:-1], buckets + half * (distances > 0)]).astype(np.int32)
+
+    def __call__(self, frames: int) -> mx.array:
+        """(H, T, T): of query i and key j."""
+        by_distance = self.weight[mx.array(self.buckets)].T
+        at = mx.arange(frames)
+        away = mx.clip(at[None] - at[:, None], -self.most, self.most) + self.most
+        return mx.take(by_distance, away, axis=1)
 
 
 class FeedForward(nn.Module):
@@ -115,12 +181,12 @@ class EncoderLayer(nn.Module):
         if config.adapter_attn_dim is not None and self.stable:
             self.adapter_layer = AttnAdapterLayer(config, config.adapter_attn_dim)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, bias: mx.array | None) -> mx.array:
         """(B, T, C) to (B, T, C)."""
         if not self.stable:
-            x = self.layer_norm(x + self.attention(x, mask))
+            x = self.layer_norm(x + self.attention(x, mask, bias))
             return self.final_layer_norm(x + self.feed_forward(x))
-        x = x + self.attention(self.layer_norm(x), mask)
+        x = x + self.attention(self.layer_norm(x), mask, bias)
         x = x + self.feed_forward(self.final_layer_norm(x))
         return x + self.adapter_layer(x) if "adapter_layer" in self else x
 
@@ -132,19 +198,23 @@ class Encoder(nn.Module):
         super().__init__()
         self.stable = config.do_stable_layer_norm
         self.final_norm = self.stable and (config.sum_final_norm or not config.use_weighted_layer_sum)
-        self.pos_conv_embed = PositionalConvEmbedding(config)
+        self.pos_conv_embed = (
+            PositionalConvEmbedding(config)
+            if config.conv_pos_kernel_size is None
+            else PositionalConvStack(config, config.conv_pos_kernel_size)
+        )
+        if config.num_buckets is not None:
+            self.rel_attn_embed = PositionBias(config, config.num_buckets)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layers = [EncoderLayer(config) for _ in range(config.num_hidden_layers)]
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> list[mx.array]:
         """(B, T, C) to the hidden states, each (B, T, C): what enters the first layer, and what each layer gives."""
-        if mask is not None:
-            x = x * mask[..., None].astype(x.dtype)
-        x = x + self.pos_conv_embed(x)
+        x = x + self.pos_conv_embed(x, mask)
         states = [x if self.stable else self.layer_norm(x)]
-        attended = None if mask is None else mask[:, None, None]
+        bias = self.rel_attn_embed(x.shape[1]) if "rel_attn_embed" in self else None
         for layer in self.layers:
-            states.append(layer(states[-1], attended))
+            states.append(layer(states[-1], mask, bias))
         if self.final_norm:
             states[-1] = self.layer_norm(states[-1])
         return states
@@ -186,28 +256,49 @@ class Wav2Vec2(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.feature_extractor = {"conv_layers": [ConvLayer(config, i) for i in range(len(config.conv_dim))]}
-        self.feature_projection = {
-            "layer_norm": nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps),
-            "projection": nn.Linear(config.conv_dim[-1], config.hidden_size),
-        }
+        self.feature_projection = {"projection": nn.Linear(config.conv_dim[-1], config.hidden_size)}
+        if config.feat_proj_layer_norm:
+            self.feature_projection["layer_norm"] = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.encoder = Encoder(config)
         if config.add_adapter:
             self.adapter = Adapter(config)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> list[mx.array]:
-        """(B, N, 1) to hidden states (B, T, C); the mask (B, T) is for the frames of the feature extractor."""
-        for layer in self.feature_extractor["conv_layers"]:
-            x = layer(x)
-        states = self.encoder(self.feature_projection["projection"](self.feature_projection["layer_norm"](x)), mask)
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The floating type that it computes in; convolutions are never quantized."""
+        return self.feature_extractor["conv_layers"][0].conv.weight.dtype  # type: ignore[no-any-return]
+
+    def __call__(self, x: mx.array, lengths: mx.array | None) -> list[mx.array]:
+        """(B, N, 1) to hidden states (B, T, C); lengths (B,) are the samples of each clip."""
+        layers = zip(
+            self.feature_extractor["conv_layers"], self.config.conv_kernel, self.config.conv_stride, strict=True
+        )
+        for layer, kernel, stride in layers:
+            lengths = None if lengths is None else (lengths - kernel) // stride + 1
+            x = layer(x, lengths)
+        if "layer_norm" in self.feature_projection:
+            x = self.feature_projection["layer_norm"](x)
+        mask = None if lengths is None else mx.arange(x.shape[1])[None] < lengths[:, None]
+        states = self.encoder(self.feature_projection["projection"](x), mask)
         if "adapter" in self:
             states[-1] = self.adapter(states[-1])
         return states
 
 
-def _norm_over_time(x: mx.array, norm: nn.LayerNorm) -> mx.array:
+def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
+    return x if mask is None else x * mask[..., None].astype(x.dtype)
+
+
+def _norm_over_time(x: mx.array, norm: nn.LayerNorm, lengths: mx.array | None) -> mx.array:
     """GroupNorm with one group for each channel, in float32: (B, T, C) to (B, T, C)."""
     y = x.astype(mx.float32)
-    y = y - mx.mean(y, axis=1, keepdims=True)
-    y = y * mx.rsqrt(mx.mean(mx.square(y), axis=1, keepdims=True) + GROUP_NORM_EPS)
-    return y.astype(x.dtype) * norm.weight + norm.bias
+    if lengths is None:
+        y = y - mx.mean(y, axis=1, keepdims=True)
+        variance = mx.mean(mx.square(y), axis=1, keepdims=True)
+    else:
+        mask, n = time_mask(lengths, x.shape[1], mx.float32)[..., None], lengths[:, None, None]
+        y = y - mx.sum(y * mask, axis=1, keepdims=True) / n
+        variance = mx.sum(mx.square(y) * mask, axis=1, keepdims=True) / n
+    return (y * mx.rsqrt(variance + GROUP_NORM_EPS)).astype(x.dtype) * norm.weight + norm.bias

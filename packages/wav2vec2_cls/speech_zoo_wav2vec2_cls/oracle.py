@@ -1,4 +1,4 @@
-"""The original of Wav2Vec2 classifiers: transformers, with its feature extractor."""
+"""The original of Wav2Vec2 and its kin: transformers, with its feature extractor."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,15 +14,15 @@ from speech_zoo_core.oracle import TORCH, NoOracle, Oracle, Package, require, se
 from speech_zoo_core.registry import Example
 
 from .config import ModelConfig
+from .source import CLASSIFIER, KINDS, X_VECTOR
 
 TRANSFORMERS = Package("transformers", "transformers>=5")
-UNUSED = {"wav2vec2.masked_spec_embed"}  # in inference
 
 
 def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     """See `ModelSpec.oracle`."""
     if config.add_adapter:
-        raise NoOracle("Wav2Vec2ForSequenceClassification of transformers refuses checkpoints with add_adapter")
+        raise NoOracle("the classifiers of transformers refuse checkpoints with add_adapter")
     _require()
     source = original()
     settings = source.settings("config.json") or {}
@@ -38,7 +38,7 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
 
     return torch_oracle(
         TRANSFORMERS,
-        lambda: _module(source, _sums_as_transformers_4(settings)),
+        lambda: _module(source, settings, X_VECTOR if config.task == "speaker-embedding" else CLASSIFIER),
         inputs,
         features=features,
         features_by=str(TRANSFORMERS),
@@ -70,30 +70,35 @@ def _extractor(source: Source, settings: dict[str, Any]) -> Any:
     return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=masked)
 
 
-def _module(source: Source, early_sum: bool) -> Any:
-    """The module in inference mode, from local files alone; with `early_sum` as in transformers 4."""
+def _module(source: Source, settings: dict[str, Any], head: str) -> Any:
+    """The module in inference mode, from local files alone; an x-vector's gives the embedding alone."""
     import torch
-    from transformers import Wav2Vec2ForSequenceClassification
+    import transformers
 
-    class Version4(Wav2Vec2ForSequenceClassification):
-        """The last hidden state enters the weighted sum after the final norm."""
+    original: Any = getattr(transformers, KINDS[settings["model_type"]] + head)
 
+    class XVector(original):  # type: ignore[misc]
         def forward(self, input_values: Any) -> Any:
-            outputs = self.wav2vec2(input_values, output_hidden_states=True)
-            states = torch.stack([*outputs.hidden_states[:-1], outputs.last_hidden_state], dim=1)
-            weights = torch.softmax(self.layer_weights, dim=-1).view(-1, 1, 1)
-            return self.classifier(self.projector((states * weights).sum(dim=1)).mean(dim=1))
+            return super().forward(input_values).embeddings
 
-    classifier: Any = Version4 if early_sum else Wav2Vec2ForSequenceClassification  # whose types know no pair
     with _quiet():
-        module, loading = classifier.from_pretrained(
+        module, loading = (XVector if head == X_VECTOR else original).from_pretrained(
             source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    odd = {*loading["missing_keys"], *loading["unexpected_keys"]} - UNUSED
+    body = module.base_model_prefix
+    odd = {*loading["missing_keys"], *loading["unexpected_keys"]} - {f"{body}.masked_spec_embed"}
     odd = {name for name in odd if not name.startswith(("quantizer.", "project_q.", "project_hid."))}
     if odd or loading["mismatched_keys"]:
         raise CheckpointError(f"transformers does not take {source.folder}: {', '.join(sorted(odd)[:5])}")
+    if _sums_as_transformers_4(settings):
+        getattr(module, body).register_forward_hook(_last_after_the_norm)
     return module.eval()
+
+
+def _last_after_the_norm(_module: Any, _inputs: Any, outputs: Any) -> Any:
+    """The last hidden state enters the weighted sum after the final norm, as in transformers 4."""
+    outputs.hidden_states = (*outputs.hidden_states[:-1], outputs.last_hidden_state)
+    return outputs
 
 
 def write_example(config: Any, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Recognise transformers' Wav2Vec2 classifiers: a Hugging Face folder with `config.json`."""
+"""Recognise classifiers and x-vectors of transformers on Wav2Vec2 and its kin: a folder with `config.json`."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,21 +12,47 @@ from speech_zoo_core.tasks.language import check_labels
 
 from .config import ModelConfig
 
-ARCHITECTURE = "Wav2Vec2ForSequenceClassification"
-HEADLESS = "a classifier has projector.weight and classifier.weight"
+KINDS = {  # model_type of transformers: what its classes are called
+    "wav2vec2": "Wav2Vec2",
+    "hubert": "Hubert",
+    "unispeech-sat": "UniSpeechSat",
+    "wavlm": "WavLM",
+    "data2vec-audio": "Data2VecAudio",
+}
+CLASSIFIER, X_VECTOR = "ForSequenceClassification", "ForXVector"
+HEADS = {  # tensors that each head has
+    CLASSIFIER: ("projector.weight", "classifier.weight"),
+    X_VECTOR: ("projector.weight", "tdnn.0.kernel.weight", "feature_extractor.weight"),
+}
+# Cosines from which the model cards, and transformers' documentation of Wav2Vec2ForXVector, say "the same speaker".
+THRESHOLDS = {"wav2vec2": 0.7, "wavlm": 0.86, "unispeech-sat": 0.89}
 OWN = {"model_type", "task", "front_end", "id2label", "attention_mask", "window", "single_pass", "sum_final_norm"}
-ARCHITECTURAL = {item.name for item in fields(ModelConfig)} - OWN - {"quantization", "source"}
+OWN |= {"threshold", "threshold_seconds", "quantization", "source"}
+SPECIAL = {  # keys that the others do not read
+    "hubert": {"feat_proj_layer_norm", "conv_pos_batch_norm"},
+    "wavlm": {"num_buckets", "max_bucket_distance"},
+    "data2vec-audio": {"conv_pos_kernel_size"},
+}
+UNREAD = {  # keys that these do not read
+    "wavlm": {"adapter_attn_dim"},
+    "data2vec-audio": {"adapter_attn_dim", "feat_extract_norm", "do_stable_layer_norm"},
+}
+DEFAULTS = {  # that differ from those of Wav2Vec2
+    "wavlm": {"num_buckets": 320},
+    "data2vec-audio": {"feat_extract_norm": "layer", "conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 5},
+}
+SETTINGS = {item.name for item in fields(ModelConfig)} - OWN
 # What changes the result and is not supported; whatever else stands in a config, training, other heads or nobody reads.
 UNSUPPORTED: dict[str, Any] = {"pruned_heads": {}, "quantization_config": None, "auto_map": None}
 EXTRACTORS = (("processor_config.json", "feature_extractor"), ("processor_config.json", "audio_processor"))
 
 
 def recognise(source: Source) -> Recognised | None:
-    """Tell whether a source is a Wav2Vec2 classifier of transformers, by its `config.json` or its tensor names.
+    """Tell whether a source is one of transformers' classifiers or x-vectors, by its `config.json` or its tensor names.
 
     Raises:
         ConfigError: its settings contradict its tensors, or ask for something unsupported.
-        CheckpointError: it has no classification head, or its `config.json` is missing.
+        CheckpointError: it has no head, another one, or its `config.json` is missing.
     """
     graph = source.checkpoint.graph
     if graph is not None:
@@ -35,39 +61,65 @@ def recognise(source: Source) -> Recognised | None:
             return None
         raise CheckpointError(f"{source.main_file} looks like a Wav2Vec2, which is read from transformers' files only")
     settings = source.settings("config.json") or {}
-    if settings.get("model_type") != "wav2vec2":
+    kind = settings.get("model_type")
+    if kind not in KINDS:
         if settings or not any("encoder.pos_conv_embed." in name for name in source.checkpoint.tensors):
             return None
         raise CheckpointError(f"{source.main_file} is a Wav2Vec2; put its config.json beside it")
     where = str(source.folder / "config.json")
-    weights = without_prefix(source.checkpoint.tensors, "projector.weight", "classifier.weight")
-    holds = settings.get("architectures") or [ARCHITECTURE]
-    if holds != [ARCHITECTURE]:
-        raise CheckpointError(f"{source.folder} holds a {_listed(holds)}, not a {ARCHITECTURE}")
-    if missing := [name for name in ("projector.weight", "classifier.weight") if name not in weights]:
-        raise CheckpointError(f"{source.main_file} has no {missing[0]}: {HEADLESS}")
+    name, head, weights = _head(source, settings)
     expect({key: value for key, value in settings.items() if value is not None}, where, UNSUPPORTED)
+    front_end, attention_mask = _preprocessor(source, settings)
+    config = {"model_type": "wav2vec2_cls", "front_end": front_end, "attention_mask": attention_mask}
+    config |= _x_vector_facts(kind) if head == X_VECTOR else _classifier_facts(settings, weights, where)
+    config |= DEFAULTS.get(kind, {})
+    read = SETTINGS.difference(*SPECIAL.values()) | SPECIAL.get(kind, set())
+    config |= {key: settings[key] for key in sorted(read - UNREAD.get(kind, set())) if settings.get(key) is not None}
+    version = str(settings.get("transformers_version") or "").partition(".")[0]
+    if config.get("use_weighted_layer_sum") and version.isdecimal() and int(version) < 5:
+        config["sum_final_norm"] = True
+    if not config.get("add_adapter"):
+        config.pop("output_hidden_size", None)  # transformers writes it always, and reads it for the adapter only
+    return Recognised(config, weights, f"transformers {name}")
+
+
+def _head(source: Source, settings: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """The name of the class, which head it has, and the tensors.
+
+    Raises:
+        CheckpointError: the head is another one, or its tensors are missing.
+    """
+    kind = KINDS[settings["model_type"]]
+    known = {f"{kind}{head}": head for head in HEADS if head == CLASSIFIER or settings["model_type"] in THRESHOLDS}
+    tensors = source.checkpoint.tensors
+    holds = settings.get("architectures") or [f"{kind}{CLASSIFIER}"]
+    if not isinstance(holds, list) or len(holds) != 1 or holds[0] not in known:
+        raise CheckpointError(f"{source.folder} holds a {_listed(holds)}, not a {' or '.join(known)}")
+    needed = HEADS[known[holds[0]]]
+    weights = without_prefix(tensors, *needed)
+    if missing := [name for name in needed if name not in weights]:
+        raise CheckpointError(f"{source.main_file} has no {missing[0]}: a {holds[0]} has {' and '.join(needed)}")
+    return holds[0], known[holds[0]], weights
+
+
+def _x_vector_facts(kind: str) -> dict[str, Any]:
+    return {"task": "speaker-embedding", "threshold": THRESHOLDS[kind]}
+
+
+def _classifier_facts(settings: dict[str, Any], weights: dict[str, Any], where: str) -> dict[str, Any]:
+    """What a classifier is for, and its labels.
+
+    Raises:
+        ConfigError: its labels are not those of its classes.
+    """
     if settings.get("problem_type") not in (None, "single_label_classification"):
         raise ConfigError(f"{where}: problem_type = {shown(settings['problem_type'])} is not supported")
     classes = shape_of(weights, "classifier.weight", 2)[0]
     labels = _labels(settings, classes, where)
     if len(labels) != classes:
         raise ConfigError(f"{where}: id2label names {len(labels)} labels, the classifier has {classes} classes")
-    front_end, attention_mask = _preprocessor(source, settings)
-    config = {
-        "model_type": "wav2vec2_cls",
-        "task": "language-identification" if all_languages(list(labels.values())) else "audio-classification",
-        "id2label": labels,
-        "front_end": front_end,
-        "attention_mask": attention_mask,
-        **{key: settings[key] for key in sorted(ARCHITECTURAL) if settings.get(key) is not None},
-    }
-    version = str(settings.get("transformers_version") or "").partition(".")[0]
-    if config.get("use_weighted_layer_sum") and version.isdecimal() and int(version) < 5:
-        config["sum_final_norm"] = True
-    if not config.get("add_adapter"):
-        config.pop("output_hidden_size", None)  # transformers writes it always, and reads it for the adapter only
-    return Recognised(config, weights, f"transformers {ARCHITECTURE}")
+    languages = all_languages(list(labels.values()))
+    return {"task": "language-identification" if languages else "audio-classification", "id2label": labels}
 
 
 def _labels(settings: dict[str, Any], classes: int, where: str) -> dict[str, str]:
@@ -100,7 +152,8 @@ def _preprocessor(source: Source, settings: dict[str, Any]) -> tuple[dict[str, A
         if nested is not None:
             file, given = f"{name}: {key}", nested
     if given is None:
-        return to_dict(WaveformFrontEnd()), settings.get("feat_extract_norm", "group") == "layer"
+        layer_norm = settings["model_type"] == "data2vec-audio" or settings.get("feat_extract_norm") == "layer"
+        return to_dict(WaveformFrontEnd()), layer_norm
     if not isinstance(given, dict):
         raise ConfigError(f"{file} must be a JSON object, not {shown(given)}")
     fixed = {"feature_size": 1, "padding_side": "right", "padding_value": 0, "auto_map": None}
