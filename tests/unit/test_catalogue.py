@@ -19,6 +19,7 @@ from speech_zoo_core.config import from_dict, read_json
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.hub import REPO_ID
 from speech_zoo_core.tasks.methods import TASKS
+from speech_zoo_wav2vec2_cls.source import THRESHOLDS
 
 CAMPPLUS_SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
 every_entry = pytest.mark.parametrize(("name", "entry"), entries().items())
@@ -61,6 +62,10 @@ def test_a_threshold_is_what_conversion_writes(name: str, entry: Entry) -> None:
         of_source = {
             "campplus-zh-en": THREE_D_SPEAKER["threshold"],
             "speechbrain-ecapa-voxceleb": SPEECHBRAIN_THRESHOLD,
+            "superb-wav2vec2-sv": THRESHOLDS["wav2vec2"],
+            "wavlm-base-sv": THRESHOLDS["wavlm"],
+            "wavlm-base-plus-sv": THRESHOLDS["wavlm"],
+            "unispeech-sat-base-plus-sv": THRESHOLDS["unispeech-sat"],
         }
         of_source |= {"pyannote-resnet34-lm": THRESHOLD}
         if name in of_source or name.startswith("wespeaker-"):
