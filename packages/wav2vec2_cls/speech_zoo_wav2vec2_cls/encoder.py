@@ -258,7 +258,9 @@ class Wav2Vec2(nn.Module):
         super().__init__()
         self.config = config
         self.feature_extractor = {"conv_layers": [ConvLayer(config, i) for i in range(len(config.conv_dim))]}
-        self.feature_projection = {"projection": nn.Linear(config.conv_dim[-1], config.hidden_size)}
+        self.feature_projection: dict[str, nn.Module] = {
+            "projection": nn.Linear(config.conv_dim[-1], config.hidden_size)
+        }
         if config.feat_proj_layer_norm:
             self.feature_projection["layer_norm"] = nn.LayerNorm(config.conv_dim[-1], eps=config.layer_norm_eps)
         self.encoder = Encoder(config)

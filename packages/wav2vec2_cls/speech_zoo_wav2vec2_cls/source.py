@@ -37,7 +37,7 @@ UNREAD = {  # keys that these do not read
     "wavlm": {"adapter_attn_dim"},
     "data2vec-audio": {"adapter_attn_dim", "feat_extract_norm", "do_stable_layer_norm"},
 }
-DEFAULTS = {  # that differ from those of Wav2Vec2
+DEFAULTS: dict[str, dict[str, Any]] = {  # that differ from those of Wav2Vec2
     "wavlm": {"num_buckets": 320},
     "data2vec-audio": {"feat_extract_norm": "layer", "conv_pos_kernel_size": 19, "num_conv_pos_embeddings": 5},
 }
@@ -70,7 +70,7 @@ def recognise(source: Source) -> Recognised | None:
     name, head, weights = _head(source, settings)
     expect({key: value for key, value in settings.items() if value is not None}, where, UNSUPPORTED)
     front_end, attention_mask = _preprocessor(source, settings)
-    config = {"model_type": "wav2vec2_cls", "front_end": front_end, "attention_mask": attention_mask}
+    config: dict[str, Any] = {"model_type": "wav2vec2_cls", "front_end": front_end, "attention_mask": attention_mask}
     config |= _x_vector_facts(kind) if head == X_VECTOR else _classifier_facts(settings, weights, where)
     config |= DEFAULTS.get(kind, {})
     read = SETTINGS.difference(*SPECIAL.values()) | SPECIAL.get(kind, set())
