@@ -210,6 +210,7 @@ class Encoder(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> list[mx.array]:
         """(B, T, C) to the hidden states, each (B, T, C): what enters the first layer, and what each layer gives."""
+        x = _masked(x, mask)  # all of it, as an adapter's convolutions see what follows a clip
         x = x + self.pos_conv_embed(x, mask)
         states = [x if self.stable else self.layer_norm(x)]
         bias = self.rel_attn_embed(x.shape[1]) if "rel_attn_embed" in self else None
