@@ -64,7 +64,9 @@ def kin_folder(folder: Path, kind: str, x_vector: bool = False, **changes: Any) 
     """A tiny checkpoint of a model_type of transformers, a classifier of languages or an x-vector."""
     name, special = KIN[kind]
     settings = {**special, **(X_VECTOR if x_vector else {})}
-    own = settings | ({"task": "speaker-embedding", "id2label": None} if x_vector else {})
+    own = {key: value for key, value in settings.items() if key != "xvector_output_dim"}
+    if x_vector:
+        own |= {"task": "speaker-embedding", "id2label": None, "embed_dim": X_VECTOR["xvector_output_dim"]}
     if kind == "data2vec-audio":
         own["do_stable_layer_norm"] = False
     head = "ForXVector" if x_vector else "ForSequenceClassification"

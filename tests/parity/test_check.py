@@ -151,6 +151,14 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "transformers",
     ),
     "wav2vec2_cls: HuBERT": (lambda d: Classifier(True, kind="Hubert", **TINY).save(d / "hf"), "transformers"),
+    "wav2vec2_cls: tags": (
+        lambda d: Classifier(True, problem_type="multi_label_classification", **TINY, **LAYER).save(d / "hf"),
+        "transformers",
+    ),
+    "wav2vec2_cls: values": (
+        lambda d: Classifier(True, problem_type="regression", **TINY, **LAYER).save(d / "hf"),
+        "transformers",
+    ),
     "wav2vec2_cls: WavLM x-vector": (
         lambda d: XVector(True, kind="WavLM", **TINY, **TINY_X_VECTOR).save_bin(d / "hf", old_names=True),
         "transformers",
@@ -194,6 +202,7 @@ PRECISIONS = {
     "campplus: 3D-Speaker": ("float16", "8-bit", "4-bit"),
     "ecapa_tdnn: SpeechBrain languages": ("float16", "8-bit"),
     "wav2vec2_cls: layer norm": ("float16", "bfloat16", "8-bit", "4-bit"),
+    "wav2vec2_cls: values": ("float16",),
 }
 
 

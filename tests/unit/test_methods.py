@@ -30,6 +30,8 @@ CALLS = {
     "speakers": (np.zeros((5, 7)),),
     "frame_time": (0,),
     "labels": None,
+    "measure": (voice(RATE), RATE),
+    "measure_batch": ([voice(RATE)], RATE),
 }
 SPEAKER = {"embed", "encode", "embed_batch", "verify", "voice"}
 CLASSES = {"predict", "predict_batch", "logits", "log_probs", "labels"}
@@ -37,9 +39,12 @@ OFFERED = {
     "speaker-embedding": SPEAKER,
     "language-identification": CLASSES | {"choose"},
     "audio-classification": CLASSES,
+    "audio-tagging": CLASSES,
+    "audio-regression": {"measure", "measure_batch", "labels"},
     "speaker-segmentation": {"log_probs", "speakers", "frame_time"},
 }
-FRAMES = {"audio-classification": 400, "speaker-segmentation": 1300}  # that their models need
+FRAMES = {"speaker-segmentation": 1300}  # that their models need
+FRAMES |= dict.fromkeys(("audio-classification", "audio-tagging", "audio-regression"), 400)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "speaker-embedding": tiny_model("ecapa_speechbrain"),
         "language-identification": tiny_model("ecapa_lid"),
         "audio-classification": speech_zoo.load(hf_folder(folder / "emotions", **emotions)),
+        "audio-tagging": speech_zoo.load(hf_folder(folder / "tags", problem_type="multi_label_classification")),
+        "audio-regression": speech_zoo.load(hf_folder(folder / "values", problem_type="regression")),
         "speaker-segmentation": speech_zoo.load(lightning(folder / "pytorch_model.bin")),
         "languages of another family": speech_zoo.load(hf_folder(folder / "languages")),
     }

@@ -150,7 +150,7 @@ def test_the_preprocessor(preprocessor: Any, norm: str, mask: bool, normalise: b
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"auto_map": {"AutoModel": "mine.Model"}}, "auto_map"),
         ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported"),
-        ({"problem_type": "multi_label_classification"}, "problem_type"),
+        ({"problem_type": 5}, "problem_type"),
         ({"id2label": {"0": "eng", "1": "fra"}}, "names 2 labels, the classifier has 3 classes"),
         ({"id2label": {"0": "eng", "1": "fra", "3": "cmn"}}, "0 to 2"),
         ({"id2label": ["eng"]}, "id2label must map"),

@@ -1,5 +1,6 @@
 """HuBERT, UniSpeech-SAT, WavLM, data2vec and x-vectors: what is read, tensors, batches, traced graphs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import speech_zoo
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from speech_zoo_core import TaskError
 from speech_zoo_core.errors import AudioError, CheckpointError, ConfigError
 from speech_zoo_core.layers import parameters
 from speech_zoo_wav2vec2_cls import Model
 from tiny_models import RATE, to_mx, voice
 from wav2vec2_files import config, hf_folder, source_tensors
-from wav2vec2_kin_files import KIN, X_VECTOR, X_VECTORS, kin_folder
+from wav2vec2_kin_files import KIN, X_VECTORS, kin_folder
 
 FORMS = [*((kind, False) for kind in KIN), *((kind, True) for kind in X_VECTORS)]
 THRESHOLDS = {"wav2vec2": 0.7, "unispeech-sat": 0.89, "wavlm": 0.86}
@@ -79,12 +80,10 @@ def test_quantized(kind: str, x_vector: bool, bits: int, tmp_path: Path) -> None
 
 def test_converted_checkpoints_of_before(tmp_path: Path) -> None:
     """Without the settings of the kin, which came later."""
-    import json
-
     folder = speech_zoo.convert(hf_folder(tmp_path / "hf"), tmp_path / "zoo")
     settings = json.loads((folder / "config.json").read_text())
     later = {"threshold", "threshold_seconds", "conv_pos_batch_norm", "conv_pos_kernel_size", "feat_proj_layer_norm"}
-    later |= {"num_buckets", "max_bucket_distance", *X_VECTOR}
+    later |= {"num_buckets", "max_bucket_distance", "embed_dim", "tdnn_dim", "tdnn_kernel", "tdnn_dilation"}
     kept = {key: value for key, value in settings.items() if key not in later}
     (folder / "config.json").write_text(json.dumps(kept))
     x = mx.array(voice(9000))
@@ -176,10 +175,8 @@ def test_refused_settings(kind: str, x_vector: bool, changes: dict[str, Any], me
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"id2label": None}, {"task": "speaker-embedding"}, {"task": "audio-tagging"}])
+@pytest.mark.parametrize("change", [{"id2label": None}, {"task": "speaker-embedding"}, {"embed_dim": 4}])
 def test_labels_go_with_classes(change: dict[str, Any], tmp_path: Path) -> None:
-    import json
-
     folder = speech_zoo.convert(hf_folder(tmp_path / "hf"), tmp_path / "zoo")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | change))
@@ -194,3 +191,79 @@ def test_sanitize_knows_every_body() -> None:
     for prefix in ("hubert", "wavlm", "unispeech_sat", "data2vec_audio"):
         renamed = {name.replace("wav2vec2.", f"{prefix}.", 1): value for name, value in source_tensors().items()}
         assert own.sanitize(to_mx(renamed)).keys() == expected
+
+
+# Other heads
+
+
+def test_labels_that_hold_each_for_itself(tmp_path: Path) -> None:
+    """Probabilities that do not sum to 1, and no languages although the labels are codes."""
+    source = hf_folder(tmp_path / "hf", problem_type="multi_label_classification")
+    model = speech_zoo.load(speech_zoo.convert(source, tmp_path / "zoo"))
+    assert model.config.task == "audio-tagging"
+    logits = np.array(model.logits(voice(RATE), RATE), np.float64)
+    answers = model.predict(voice(RATE), sample_rate=RATE)
+    assert [answer.label for answer in answers] == [model.labels[i] for i in np.argsort(-logits)]
+    assert [answer.name for answer in answers] == [answer.label for answer in answers]
+    scores = dict(answers)
+    for label, logit in zip(model.labels, logits, strict=True):
+        assert scores[label] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
+    log_probs = np.array(model.log_probs(voice(RATE), RATE))
+    assert np.allclose(log_probs, np.log([scores[label] for label in model.labels]), atol=1e-5)
+    with pytest.raises(ConfigError, match="for audio-tagging, not for language-identification"):
+        model.predict(voice(RATE), sample_rate=RATE, languages=["eng"])
+
+
+def test_values(tmp_path: Path) -> None:
+    labels = {"0": "arousal", "1": "dominance", "2": "valence"}
+    source = hf_folder(tmp_path / "hf", problem_type="regression", id2label=labels, label2id=...)
+    model = speech_zoo.load(speech_zoo.convert(source, tmp_path / "zoo"))
+    assert (model.config.task, model.labels) == ("audio-regression", ["arousal", "dominance", "valence"])
+    values = model.measure(voice(RATE), RATE)
+    assert np.array_equal(np.array(values), np.array(model(model.features(voice(RATE), RATE)[None])[0]))
+    rows = model.measure_batch([voice(RATE), voice(2 * RATE, 1)], RATE)
+    assert np.allclose(np.array(rows[0]), np.array(values), atol=1e-6)
+    assert model.measure_batch([], RATE).shape == (0, 3)
+    with pytest.raises(TaskError, match=r"for audio-regression, not for .*: it has no predict, but labels, measure"):
+        model.predict(voice(RATE), sample_rate=RATE)
+    assert not {"predict", "log_probs", "embed"} & set(dir(model))
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_long_clips_are_the_mean_of_their_windows(problem: str, tmp_path: Path) -> None:
+    folder = speech_zoo.convert(hf_folder(tmp_path / "hf", problem_type=problem), tmp_path / "zoo")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"window": 1.0, "single_pass": 1.0}))
+    model = speech_zoo.load(folder)
+    parts = [voice(RATE, 1), voice(RATE, 2)]
+    if problem == "regression":
+        alone = [np.array(model.measure(part, RATE)) for part in parts]
+        assert np.allclose(np.array(model.measure(np.concatenate(parts), RATE)), np.mean(alone, axis=0), atol=1e-5)
+        return
+    alone = [np.exp(np.array(model.log_probs(part, RATE))) for part in parts]
+    together = np.exp(np.array(model.log_probs(np.concatenate(parts), RATE)))
+    assert np.allclose(together, np.mean(alone, axis=0), atol=1e-5)
+
+
+def test_an_unknown_problem(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="problem_type 'ranking' is unknown"):
+        speech_zoo.load(hf_folder(tmp_path / "hf", problem_type="ranking"))
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside its base"])
+def test_an_adapter_of_peft_is_no_model(beside: bool, tmp_path: Path) -> None:
+    """transformers would load the base and change it; to load the base alone would be another model."""
+    folder = hf_folder(tmp_path / "hf") if beside else tmp_path / "lora"
+    folder.mkdir(exist_ok=True)
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "facebook/mms-lid-126"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    save_file(
+        {"base_model.model.q_proj.lora_A.weight": np.ones((2, 4), np.float32)}, folder / "adapter_model.safetensors"
+    )
+    for ref in (folder, folder / "adapter_model.safetensors"):
+        with pytest.raises(CheckpointError) as caught:
+            speech_zoo.load(ref)
+        assert "holds a PEFT adapter of 'facebook/mms-lid-126', not a whole model: merge it" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    if beside:
+        speech_zoo.load(folder / "model.safetensors")

@@ -122,6 +122,7 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
         spec = registry.get(str(model_type))
         config = from_dict(spec.config, settings, where)
         return spec, config, source.checkpoint.tensors, "converted"
+    _refuse_adapters(source)
     _ = source.checkpoint  # what is wrong with the file itself is told once
     if (match := recognised(source)) is not None:
         spec, original = match
@@ -132,6 +133,18 @@ def read_model(source: Source) -> tuple[ModelSpec, Any, dict[str, mx.array], str
     raise CheckpointError(
         f"{source.main_file} is not a source checkpoint that is known, and no config.json says what it is "
         f"(known types: {known})"
+    )
+
+
+def _refuse_adapters(source: Source) -> None:
+    """Raises CheckpointError for an adapter of PEFT, which is a change to a model; also beside the model it changes."""
+    settings = source.settings("adapter_config.json") or {}
+    if "peft_type" not in settings or not (source.path.is_dir() or source.path.name.startswith("adapter_model")):
+        return
+    base = settings.get("base_model_name_or_path")
+    raise CheckpointError(
+        f"{source.path} holds a PEFT adapter{f' of {shown(base)}' if base else ''}, not a whole model: merge it into "
+        "its base with merge_and_unload() of peft, save_pretrained() the result, and give that folder"
     )
 
 

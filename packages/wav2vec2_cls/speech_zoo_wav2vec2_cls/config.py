@@ -31,7 +31,8 @@ class ModelConfig:
     where they differ; what is not listed there stands here.
 
     Attributes:
-        task: "audio-classification" where the labels are no languages; "speaker-embedding" has the head of x-vectors.
+        task: "audio-classification" where the labels are no languages, "audio-tagging" where several may hold,
+            "audio-regression" where they name values; "speaker-embedding" has the head of x-vectors.
         front_end: whether waveforms are brought to zero mean and unit variance.
         id2label: class to label; None for x-vectors.
         attention_mask: whether the original masks the padding of its batches. A clip's result is the one that it has
@@ -40,6 +41,7 @@ class ModelConfig:
         single_pass: seconds up to which a clip is classified in one pass.
         sum_final_norm: whether the last hidden state enters the weighted layer sum after the encoder's final norm, as
             in transformers 4, or before it, as in transformers 5; matters for `do_stable_layer_norm` only.
+        embed_dim: width of an x-vector, `xvector_output_dim` of transformers; None for a classifier.
         threshold, threshold_seconds: of x-vectors, see `SpeakerConfig`.
         num_buckets: of distances that the gated relative position bias of WavLM tells apart; None without one.
         conv_pos_kernel_size: of data2vec's stack of `num_conv_pos_embeddings` convolutions; None for one convolution of
@@ -49,11 +51,14 @@ class ModelConfig:
     model_type: str
     front_end: WaveformFrontEnd
     id2label: dict[str, str] | None = None
-    task: Literal["language-identification", "audio-classification", "speaker-embedding"] = "language-identification"
+    task: Literal[
+        "language-identification", "audio-classification", "audio-tagging", "audio-regression", "speaker-embedding"
+    ] = "language-identification"
     attention_mask: bool = True
     window: float = 30.0
     single_pass: float = 60.0
     sum_final_norm: bool = False
+    embed_dim: int | None = None
     threshold: float | None = None
     threshold_seconds: float | None = None
     hidden_size: int = 768
@@ -87,7 +92,6 @@ class ModelConfig:
     tdnn_dim: list[int] = field(default_factory=lambda: [512, 512, 512, 512, 1500])
     tdnn_kernel: list[int] = field(default_factory=lambda: [5, 3, 3, 1, 1])
     tdnn_dilation: list[int] = field(default_factory=lambda: [1, 2, 3, 1, 1])
-    xvector_output_dim: int = 512
     quantization: Quantization | None = None
     source: dict[str, Any] | None = None
 
@@ -134,8 +138,9 @@ class ModelConfig:
 
     def _check_head(self) -> None:
         """Raises ConfigError for settings of the head that do not go together."""
-        if (self.task == "speaker-embedding") != (self.id2label is None):
-            raise ConfigError("id2label belongs to a task of classification, and to no other")
+        speakers = self.task == "speaker-embedding"
+        if speakers != (self.id2label is None) or speakers != (self.embed_dim is not None):
+            raise ConfigError("embed_dim belongs to speaker-embedding, and id2label to every other task")
         if self.id2label is not None:
             check_labels(self.id2label)
             return
@@ -143,19 +148,14 @@ class ModelConfig:
             raise ConfigError("add_adapter goes with a classifier, not with x-vectors")
         if not len(self.tdnn_dim) == len(self.tdnn_kernel) == len(self.tdnn_dilation) >= 1:
             raise ConfigError("tdnn_dim, tdnn_kernel and tdnn_dilation must have one entry for each layer")
-        if min(*self.tdnn_dim, *self.tdnn_kernel, *self.tdnn_dilation, self.xvector_output_dim) < 1:
-            raise ConfigError("tdnn_dim, tdnn_kernel, tdnn_dilation and xvector_output_dim must be positive")
+        if min(*self.tdnn_dim, *self.tdnn_kernel, *self.tdnn_dilation, self.embed_dim or 0) < 1:
+            raise ConfigError("embed_dim, tdnn_dim, tdnn_kernel and tdnn_dilation must be positive")
         if max(self.tdnn_dilation) > MAX_DILATION:
             raise ConfigError(f"a dilation is {MAX_DILATION} frames at most")
         if self.threshold is not None:
             check_threshold(self.threshold)
         if self.threshold_seconds is not None and not self.threshold_seconds >= 0:
             raise ConfigError(f"threshold_seconds must not be negative, not {self.threshold_seconds}")
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of an x-vector."""
-        return self.xvector_output_dim
 
     @property
     def width(self) -> int:

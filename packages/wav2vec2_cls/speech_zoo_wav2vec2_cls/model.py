@@ -46,10 +46,10 @@ class Model(nn.Module, AudioModel):
         if config.id2label is not None:
             self.projector = nn.Linear(config.width, config.classifier_proj_size)
             self.classifier = nn.Linear(config.classifier_proj_size, len(config.id2label))
-        else:
+        elif config.embed_dim is not None:
             self.projector = nn.Linear(config.width, config.tdnn_dim[0])
             self.tdnn = [{"kernel": _tdnn(config, i)} for i in range(len(config.tdnn_dim))]
-            self.feature_extractor = nn.Linear(2 * config.tdnn_dim[-1], config.xvector_output_dim)
+            self.feature_extractor = nn.Linear(2 * config.tdnn_dim[-1], config.embed_dim)
 
     @property
     def min_frames(self) -> int:  # type: ignore[override]

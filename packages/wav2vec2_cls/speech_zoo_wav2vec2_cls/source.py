@@ -24,10 +24,13 @@ HEADS = {  # tensors that each head has
     CLASSIFIER: ("projector.weight", "classifier.weight"),
     X_VECTOR: ("projector.weight", "tdnn.0.kernel.weight", "feature_extractor.weight"),
 }
+X_VECTOR_DIM = 512  # where the config has no say
+SINGLE = "single_label_classification"
+PROBLEMS = {"multi_label_classification": "audio-tagging", "regression": "audio-regression"}  # transformers', our tasks
 # Cosines from which the model cards, and transformers' documentation of Wav2Vec2ForXVector, say "the same speaker".
 THRESHOLDS = {"wav2vec2": 0.7, "wavlm": 0.86, "unispeech-sat": 0.89}
 OWN = {"model_type", "task", "front_end", "id2label", "attention_mask", "window", "single_pass", "sum_final_norm"}
-OWN |= {"threshold", "threshold_seconds", "quantization", "source"}
+OWN |= {"embed_dim", "threshold", "threshold_seconds", "quantization", "source"}
 SPECIAL = {  # keys that the others do not read
     "hubert": {"feat_proj_layer_norm", "conv_pos_batch_norm"},
     "wavlm": {"num_buckets", "max_bucket_distance"},
@@ -71,7 +74,7 @@ def recognise(source: Source) -> Recognised | None:
     expect({key: value for key, value in settings.items() if value is not None}, where, UNSUPPORTED)
     front_end, attention_mask = _preprocessor(source, settings)
     config: dict[str, Any] = {"model_type": "wav2vec2_cls", "front_end": front_end, "attention_mask": attention_mask}
-    config |= _x_vector_facts(kind) if head == X_VECTOR else _classifier_facts(settings, weights, where)
+    config |= _x_vector_facts(settings) if head == X_VECTOR else _classifier_facts(settings, weights, where)
     config |= DEFAULTS.get(kind, {})
     read = SETTINGS.difference(*SPECIAL.values()) | SPECIAL.get(kind, set())
     config |= {key: settings[key] for key in sorted(read - UNREAD.get(kind, set())) if settings.get(key) is not None}
@@ -102,8 +105,13 @@ def _head(source: Source, settings: dict[str, Any]) -> tuple[str, str, dict[str,
     return holds[0], known[holds[0]], weights
 
 
-def _x_vector_facts(kind: str) -> dict[str, Any]:
-    return {"task": "speaker-embedding", "threshold": THRESHOLDS[kind]}
+def _x_vector_facts(settings: dict[str, Any]) -> dict[str, Any]:
+    dim = settings.get("xvector_output_dim")
+    return {
+        "task": "speaker-embedding",
+        "embed_dim": X_VECTOR_DIM if dim is None else dim,
+        "threshold": THRESHOLDS[settings["model_type"]],
+    }
 
 
 def _classifier_facts(settings: dict[str, Any], weights: dict[str, Any], where: str) -> dict[str, Any]:
@@ -112,14 +120,15 @@ def _classifier_facts(settings: dict[str, Any], weights: dict[str, Any], where: 
     Raises:
         ConfigError: its labels are not those of its classes.
     """
-    if settings.get("problem_type") not in (None, "single_label_classification"):
-        raise ConfigError(f"{where}: problem_type = {shown(settings['problem_type'])} is not supported")
+    problem = settings.get("problem_type") or SINGLE
+    if problem not in (SINGLE, *PROBLEMS):
+        raise ConfigError(f"{where}: problem_type {shown(problem)} is unknown")
     classes = shape_of(weights, "classifier.weight", 2)[0]
     labels = _labels(settings, classes, where)
     if len(labels) != classes:
         raise ConfigError(f"{where}: id2label names {len(labels)} labels, the classifier has {classes} classes")
-    languages = all_languages(list(labels.values()))
-    return {"task": "language-identification" if languages else "audio-classification", "id2label": labels}
+    of_one = "language-identification" if all_languages(list(labels.values())) else "audio-classification"
+    return {"task": PROBLEMS.get(problem, of_one), "id2label": labels}
 
 
 def _labels(settings: dict[str, Any], classes: int, where: str) -> dict[str, str]:

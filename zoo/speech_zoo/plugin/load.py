@@ -17,6 +17,8 @@ KINDS = {  # of mlx-audio, by our tasks
     "speaker-embedding": "spk",
     "language-identification": "lid",
     "audio-classification": "lid",
+    "audio-tagging": "lid",
+    "audio-regression": "lid",
     "speaker-segmentation": "vad",
 }
 CONVERTER = "mlx-speech-zoo"

@@ -19,12 +19,16 @@ PIPELINES = {  # the Hub has no tag for speaker embeddings
     "speaker-embedding": "feature-extraction",
     "language-identification": "audio-classification",
     "audio-classification": "audio-classification",
+    "audio-tagging": "audio-classification",
+    "audio-regression": "audio-classification",
     "speaker-segmentation": "voice-activity-detection",
 }
 TAGS = {
     "speaker-embedding": ["speaker-embedding", "speaker-verification", "speaker-recognition"],
     "language-identification": ["language-identification", "spoken-language-identification"],
     "audio-classification": [],
+    "audio-tagging": ["audio-tagging"],
+    "audio-regression": ["audio-regression"],
     "speaker-segmentation": ["speaker-segmentation", "speaker-diarization", "overlapped-speech-detection"],
 }
 
@@ -228,6 +232,8 @@ def _usage(task: str, takes_audio: bool, width: int) -> str:
         return 'print(model.embed("a.wav"))\nprint(model.verify("a.wav", "b.wav"))'
     if task == "speaker-segmentation":
         return 'print(model.speakers(model.log_probs("a.wav")))'
+    if task == "audio-regression":
+        return 'print(dict(zip(model.labels, model.measure("a.wav").tolist())))'
     return 'print(model.predict("a.wav", top_k=3))'
 
 

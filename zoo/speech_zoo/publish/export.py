@@ -27,7 +27,11 @@ NEEDS = {".onnx": ("onnx", "onnx"), ".mlpackage": ("coremltools", "coreml")}  # 
 PRECISIONS = ("float32", "float16")
 SECONDS = (3.0, 5.0, 10.0)  # of clips that a Core ML program takes
 LONGEST = 600.0  # seconds of such a clip
-OUTPUTS = {"speaker-embedding": "embedding", "speaker-segmentation": "log_probs"}  # logits of others
+OUTPUTS = {  # logits of others
+    "speaker-embedding": "embedding",
+    "speaker-segmentation": "log_probs",
+    "audio-regression": "values",
+}
 TRACED_FRAMES = 20, 3000  # the formulas that are found between them hold beyond
 TRACED_SAMPLES = 4000, 200_000
 

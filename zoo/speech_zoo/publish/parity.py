@@ -177,12 +177,14 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def limits_of(task: str, precision: str) -> dict[str, float]:
-    """What a checkpoint must meet; 4-bit embeddings have no limit."""
+    """What a checkpoint must meet; 4-bit embeddings have no limit, nor have values in less than float32."""
     limits: dict[str, float] = {"features": FEATURES}
     if task == "speaker-embedding":
         return limits | ({"cosine": COSINE[precision]} if precision in COSINE else {})
     if task == "speaker-segmentation":
         return limits | ({"logits": LOGITS} if precision == "float32" else {"frames": FRAMES})
+    if task == "audio-regression":
+        return limits | ({"logits": LOGITS} if precision == "float32" else {})
     return limits | ({"logits": LOGITS, "top": 5} if precision == "float32" else {"top": 1})
 
 

@@ -71,17 +71,13 @@ def check_labels(id2label: dict[str, str]) -> list[str]:
     return [str(label) for label in labels]
 
 
-class AudioClassification(AudioModel):
-    """Prediction for a model whose raw output is one logit for each of `config.id2label`'s labels.
+class Labelled(AudioModel):
+    """One number for each of `config.id2label`'s labels, whatever it means.
 
     Clips above `config.single_pass` seconds, where the config has that, are cut into equal windows of at most
-    `config.window` seconds without overlap. The windows' probabilities are averaged, weighted by the steps of each that
-    hold speech (all count with `vad=False`). The logits of such a clip are the logarithm of these probabilities, plus
-    the windows' mean evidence (the logarithm of the sum of the exponentials of their logits, weighted likewise): on the
-    scale of the logits of a short clip.
+    `config.window` seconds without overlap, which are weighted by the steps of each that hold speech (all count with
+    `vad=False`).
     """
-
-    scale = 1.0  # of the logits before the softmax
 
     @cached_property
     def _languages(self) -> list[tuple[str, str]]:
@@ -90,17 +86,54 @@ class AudioClassification(AudioModel):
 
     @property
     def labels(self) -> list[str]:
-        """The labels that the checkpoint knows, in the order of its logits."""
+        """The labels that the checkpoint knows, in the order of its outputs."""
         return [code for code, _ in self._languages]
+
+    def _numbers(self, audio: Audio, sample_rate: int | None, channel: Channel | None, vad: bool) -> mx.array:
+        """The raw output for one clip, (L,) float32."""
+        waveform, speaks = self._clip(audio, sample_rate, channel, vad)
+        if (whole := self._in_windows(waveform, speaks)) is not None:
+            return whole
+        return finite(self._forward(self._front_end()(waveform)))
+
+    def _in_windows(self, waveform: mx.array, speaks: Array | None) -> mx.array | None:
+        """The raw output for a long clip, (L,) float32; None where one pass will do."""
+        front_end = self._front_end()
+        seconds = waveform.size / front_end.sample_rate
+        if seconds <= getattr(self.config, "single_pass", seconds):
+            return None
+        count = math.ceil(seconds / self.config.window)
+        edges = [round(i * waveform.size / count) for i in range(count + 1)]
+        speaks = np.ones(math.ceil(seconds / SECONDS), bool) if speaks is None else speaks
+        windows: list[mx.array] = []
+        weights: list[int] = []
+        for start, end in itertools.pairwise(edges):
+            steps = slice(*(round(edge / front_end.sample_rate / SECONDS) for edge in (start, end)))
+            if weight := int(speaks[steps].sum()):
+                windows.append(finite(self._forward(front_end(waveform[start:end]))))
+                weights.append(weight)
+        return mx.array(self._together(windows, np.array(weights) / sum(weights)).astype(np.float32))
+
+    def _together(self, windows: list[mx.array], weights: Array) -> Array:
+        """The raw output (L,) of a clip whose windows have these, (L,) each, with weights that sum to 1."""
+        raise NotImplementedError
+
+
+class AudioClassification(Labelled):
+    """Prediction for a model whose raw output is one logit for each label, of which one is right.
+
+    The probabilities of a long clip's windows are averaged. Its logits are the logarithm of these probabilities, plus
+    the windows' mean evidence (the logarithm of the sum of the exponentials of their logits, weighted likewise): on the
+    scale of the logits of a short clip.
+    """
+
+    scale = 1.0  # of the logits before the softmax
 
     def logits(
         self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
     ) -> mx.array:
         """The logits of one clip, (L,) float32, in the order of `labels`; arguments and errors as `predict`."""
-        waveform, speaks = self._clip(audio, sample_rate, channel, vad)
-        if (logits := self._in_windows(waveform, speaks)) is not None:
-            return logits
-        return _finite(self._forward(self._front_end()(waveform)))
+        return self._numbers(audio, sample_rate, channel, vad)
 
     def log_probs(
         self, audio: Audio, sample_rate: int | None = None, *, channel: Channel | None = None, vad: bool = True
@@ -162,27 +195,13 @@ class AudioClassification(AudioModel):
         chosen = self._chosen(top_k, languages)
         check_floors(min_score, min_logit)
         rows = self._outputs(audios, "identifying", sample_rate, channel, vad)
-        return [self._best(_finite(row), top_k, chosen, min_score, min_logit) for row in rows]
+        return [self._best(finite(row), top_k, chosen, min_score, min_logit) for row in rows]
 
-    def _in_windows(self, waveform: mx.array, speaks: Array | None) -> mx.array | None:
-        """The logits of a long clip, (L,) float32; None where one pass will do."""
-        front_end = self._front_end()
-        seconds = waveform.size / front_end.sample_rate
-        if seconds <= getattr(self.config, "single_pass", seconds):
-            return None
-        count = math.ceil(seconds / self.config.window)
-        edges = [round(i * waveform.size / count) for i in range(count + 1)]
-        speaks = np.ones(math.ceil(seconds / SECONDS), bool) if speaks is None else speaks
-        total, evidence, weights = np.zeros(len(self._languages)), 0.0, 0
-        for start, end in itertools.pairwise(edges):
-            steps = slice(*(round(edge / front_end.sample_rate / SECONDS) for edge in (start, end)))
-            weight = int(speaks[steps].sum())
-            if weight:
-                window = self.scale * _finite(self._forward(front_end(waveform[start:end])))
-                total += weight * np.array(mx.softmax(window, precise=True), np.float64)
-                evidence += weight * float(mx.logsumexp(window))
-                weights += weight
-        return mx.array(((np.log(total / weights) + evidence / weights) / self.scale).astype(np.float32))
+    def _together(self, windows: list[mx.array], weights: Array) -> Array:
+        rows = [self.scale * window for window in windows]
+        probabilities = weights @ np.stack([np.array(mx.softmax(row, precise=True), np.float64) for row in rows])
+        evidence = weights @ np.array([float(mx.logsumexp(row)) for row in rows])
+        return (np.log(probabilities) + evidence) / self.scale
 
     def _chosen(self, top_k: int, languages: Sequence[str] | None) -> list[int]:
         """Indices of the classes to choose among."""
@@ -201,7 +220,7 @@ class AudioClassification(AudioModel):
         self, logits: mx.array, top_k: int, chosen: list[int], min_score: float | None, min_logit: float | None
     ) -> list[Prediction]:
         among = logits[mx.array(chosen)]
-        scores, levels = np.array(mx.softmax(self.scale * among, precise=True)), np.array(among)
+        scores, levels = np.array(self._scores(among)), np.array(among)
         order = np.argsort(-scores, kind="stable")[:top_k]
         best = [
             Prediction(code, float(scores[i]), name, float(levels[i]))
@@ -211,6 +230,10 @@ class AudioClassification(AudioModel):
         if reason := lacking(best[0].score, best[0].logit, min_score, min_logit):
             best.insert(0, Prediction(UNKNOWN, best[0].score, UNKNOWN, best[0].logit, reason))
         return best[:top_k]
+
+    def _scores(self, logits: mx.array) -> mx.array:
+        """The probabilities of the classes that one chooses among."""
+        return mx.softmax(self.scale * logits, precise=True)
 
 
 class LanguageIdentification(AudioClassification):
@@ -250,7 +273,7 @@ def lacking(score: float, logit: float, min_score: float | None, min_logit: floa
     return ""
 
 
-def _finite(logits: mx.array) -> mx.array:
+def finite(logits: mx.array) -> mx.array:
     logits = logits.astype(mx.float32)
     if not bool(mx.isfinite(logits).all()):
         raise AudioError("the logits are not finite; load the model with dtype='float32'")

@@ -9,11 +9,14 @@ from .audio_model import AudioModel
 from .language import AudioClassification, LanguageIdentification
 from .segmentation import SpeakerSegmentation
 from .speaker import SpeakerEmbedding
+from .tagging import AudioRegression, AudioTagging
 
 TASKS: dict[str, type[AudioModel]] = {
     "speaker-embedding": SpeakerEmbedding,
     "language-identification": LanguageIdentification,
     "audio-classification": AudioClassification,
+    "audio-tagging": AudioTagging,
+    "audio-regression": AudioRegression,
     "speaker-segmentation": SpeakerSegmentation,
 }
 
