@@ -17,6 +17,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
 OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is tested with
 MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins them
+RUNNER = ("pytest>=9", "pytest-xdist>=3.6", "httpx2<3")  # of its tests: upstream/outcomes.py
 SLOW = tuple(
     f"tests/e2e/test_{name}.py"
     for name in ("bench", "conversations", "family", "mlx_audio", "threads", "voices_faults")
@@ -250,7 +251,7 @@ def upstream(session: nox.Session) -> None:
     if not (path / "pyproject.toml").is_file():
         session.error(f"{path} is no source tree of mlx-audio")
     backend = ["mlx[cpu]"] if BACKEND else []
-    session.install(*backend, "pytest>=8", "httpx2<3", *MLX_AUDIO_STYLE, *mlx_audio_needs(path))
+    session.install(*backend, *RUNNER, *MLX_AUDIO_STYLE, *mlx_audio_needs(path))
     session.run("python", "-m", "upstream", str(path), *session.posargs[1:])
 
 
@@ -274,7 +275,7 @@ def suite_without_and_with_plugin(session: nox.Session) -> None:
     names = [nox.project.load_toml(f"{path}/pyproject.toml")["project"]["name"] for path in [*PACKAGES, "zoo"]]
     session.run("pip", "uninstall", "-q", "-y", *names)
     backend = ["mlx[cpu]"] if BACKEND else []
-    session.install(f"mlx-audio[all]=={NEWEST_MLX_AUDIO}", *backend, "pytest>=8", "pytest-asyncio>=1", "httpx2<3")
+    session.install(f"mlx-audio[all]=={NEWEST_MLX_AUDIO}", *backend, *RUNNER, "pytest-asyncio>=1")
     find = "import importlib.util as u; print(u.find_spec('mlx_audio').submodule_search_locations[0])"
     tests = str(session.run("python", "-c", find, silent=True)).strip()
     reports = [f"{session.create_tmp()}/{name}.json" for name in ("without plugin", "with plugin")]

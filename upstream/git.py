@@ -1,7 +1,5 @@
-"""git, as far as the series needs it: a clean checkout in, a branch for each pull request out."""
+"""git, as far as the series needs it."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,7 +16,7 @@ def git(folder: Path, *arguments: str, check: bool = True) -> str:
         UpstreamError: git failed, or is not installed.
     """
     # A source distribution keeps its author's user id when root unpacks it.
-    settings = {"commit.gpgsign": "false", "core.autocrlf": "false", "safe.directory": str(folder.resolve())}
+    settings = {"commit.gpgsign": "false", "core.autocrlf": "false", "safe.directory": "*"}
     if "commit" in arguments:
         settings |= {key: value for key, value in NOBODY.items() if not git(folder, "config", key, check=False)}
     command = ["git", "-C", str(folder), *(part for key in settings for part in ("-c", f"{key}={settings[key]}"))]
@@ -31,44 +29,28 @@ def git(folder: Path, *arguments: str, check: bool = True) -> str:
     return done.stdout.strip()
 
 
-def work_copy(path: Path, folder: Path) -> str:
-    """A clone of `path` in `folder`, and the commit that it stands on.
-
-    A tree that is no checkout becomes one, with its files as the first commit.
+def add_work_tree(path: Path, folder: Path) -> None:
+    """A work tree of the commit that `path` stands on; a tree that is no checkout becomes one, of its files.
 
     Raises:
-        UpstreamError: `path` is no source tree of mlx-audio, or has changes.
+        UpstreamError: `path` is no source tree of mlx-audio.
     """
     if not (path / "mlx_audio" / "__init__.py").is_file() or not (path / "pyproject.toml").is_file():
         raise UpstreamError(f"{path} is no source tree of mlx-audio: it has no mlx_audio/ and pyproject.toml")
     if not (path / ".git").exists():
         git(path, "init", "--quiet", "--initial-branch=main")
-        (path / ".git" / "info").mkdir(exist_ok=True)
-        (path / ".git" / "info" / "exclude").write_text("__pycache__/\n.pytest_cache/\n", encoding="utf-8")
         git(path, "add", "--all", "--force", "--", ".", ":!**/__pycache__/**")
         git(path, "commit", "--quiet", "--no-verify", "-m", IMPORT)
-    if dirty := git(path, "status", "--porcelain"):
-        raise UpstreamError(f"{path} has changes that are not committed: {dirty.splitlines()[0].strip()}, …")
-    shutil.rmtree(folder, ignore_errors=True)
-    git(path, "clone", "--quiet", "--no-hardlinks", ".", str(folder))
-    for key in NOBODY:  # a clone does not take the checkout's own settings along
-        if value := git(path, "config", key, check=False):
-            git(folder, "config", key, value)
-    return git(folder, "rev-parse", "HEAD")
+    git(path, "worktree", "add", "--quiet", "--detach", str(folder))
 
 
-def commit(folder: Path, message: str, paths: list[str]) -> None:
-    """Commit files on the branch that a work copy stands on."""
-    git(folder, "add", "--force", "--", *paths)
+def commit(folder: Path, message: str) -> None:
+    """Commit all that changed."""
+    git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--no-verify", "-m", message)
 
 
-def refuse_branch(path: Path, branch: str) -> None:
-    """Raises UpstreamError where `path` has the branch: somebody may have edited it."""
-    if (path / ".git").exists() and git(path, "branch", "--list", branch):
-        raise UpstreamError(f"{path} has a branch {branch} already; delete it: git branch -D {branch}")
-
-
-def deliver(folder: Path, branch: str, path: Path) -> None:
-    """Bring a branch of a work copy into `path`."""
-    git(path, "fetch", "--quiet", "--no-tags", os.fspath(folder), f"{branch}:{branch}")
+def clean(folder: Path, start: str = "HEAD") -> None:
+    """Stand on a commit, with nothing else."""
+    git(folder, "switch", "--quiet", "--detach", "--discard-changes", start)
+    git(folder, "clean", "--quiet", "-fd")

@@ -1,111 +1,47 @@
-"""The figures in the PR.md files: `PYTHONPATH=TREE python upstream/measure.py NAME`, on a tree before and after.
+"""The figures in the PR.md files: PYTHONPATH=TREE:tests/helpers python upstream/measure.py a, before and after.
 
-Needs torch, transformers, kaldi-native-fbank, speakerlab, speechbrain and wespeaker-unofficial; SPEECH names a folder
-of 16 kHz WAV files, CAMPPLUS the checkpoint campplus_cn_en_common.pt of 3D-Speaker.
+Needs what `nox -s parity` installs; for a, g and i, SPEECH_ZOO_CAMPPLUS_PT names 3D-Speaker's campplus_cn_en_common.pt.
 """
 
 import importlib
-import importlib.machinery
-import os
 import sys
 import tempfile
-import types
-import wave
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import torch
+from parity_oracles import HAMMING, POVEY, real_campplus, resnet, seeded, state_dict
+from signals import voices
+from speech_zoo_core.oracle import kaldi_features
+from speech_zoo_core.oracle_speechbrain import speechbrain_features, speechbrain_module
+from transformers_oracles import LAYER, TINY, Classifier
 
 Array = np.ndarray[Any, Any]
+CLIPS: list[Array] = list(voices().values())
 
 
-@cache
-def clips() -> list[Array]:
-    """The voices, float32 in [-1, 1]."""
-    voices = []
-    for path in sorted(Path(os.environ["SPEECH"]).glob("*.wav")):
-        with wave.open(str(path)) as file:
-            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
-        voices.append(samples.astype(np.float32) / 32768)
-    return voices
+def tensors(oracle: Any) -> dict[str, mx.array]:
+    return {name: mx.array(x.numpy()) for name, x in state_dict(oracle).items()}
 
 
-def cosine(a: Any, b: Any) -> float:
-    a, b = (np.asarray(x, np.float64).ravel() for x in (a, b))
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-
-
-def kaldi_fbank(clip: Array, window: str) -> Array:
-    """kaldi-native-fbank's log-mel of 80 bands, without dither."""
-    import kaldi_native_fbank as knf
-
-    options = knf.FbankOptions()
-    options.frame_opts.dither, options.frame_opts.window_type, options.mel_opts.num_bins = 0.0, window, 80
-    fbank = knf.OnlineFbank(options)
-    fbank.accept_waveform(16000, clip.tolist())
-    fbank.input_finished()
-    return np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
-
-
-def seeded(module: Any, seed: int = 0) -> Any:
-    """A module of torch with random weights and BatchNorm statistics that keep signals at their size."""
-    torch.manual_seed(seed)
-    for name, x in [*module.named_parameters(), *module.named_buffers()]:
-        if x.is_floating_point() and x.ndim < 2:
-            spread = 0.1 * torch.randn_like(x)
-            x.data = spread.abs() + 1 if "var" in name else spread + (name.endswith("weight") or 0.0)
-    return module.eval()
-
-
-def tensors(module: Any) -> dict[str, mx.array]:
-    return {name: mx.array(x.detach().numpy()) for name, x in module.state_dict().items()}
-
-
-def original(name: str) -> Any:
-    """A module of speechbrain, which imports torchaudio and uses nothing of it, or of wespeaker without its package."""
-    for stand_in in ("torchaudio", "torchaudio.transforms"):
-        module = types.ModuleType(stand_in)
-        module.__spec__ = importlib.machinery.ModuleSpec(stand_in, None, is_package=True)
-        module.__version__ = "2.9.0"  # type: ignore[attr-defined]
-        sys.modules.setdefault(stand_in, module)
-    if name.startswith("wespeaker."):
-        package = sys.modules.setdefault("wespeaker", types.ModuleType("wespeaker"))
-        package.__path__ = [os.path.join(path, "wespeaker") for path in sys.path]  # noqa: PTH118
-    return importlib.import_module(name)
-
-
-@cache
-def campplus_reference() -> tuple[dict[str, mx.array], list[Array]]:
-    """3D-Speaker's tensors, and its embeddings of the voices."""
-    from speakerlab.models.campplus.DTDNN import CAMPPlus
-
-    state = torch.load(os.environ["CAMPPLUS"], map_location="cpu", weights_only=True)
-    model = CAMPPlus(feat_dim=80, embedding_size=192)
-    model.load_state_dict(state)
-    model.eval()
-    with torch.no_grad():
-        features = [kaldi_fbank(clip, "povey") for clip in clips()]
-        outputs = [model(torch.tensor(x - x.mean(0))[None])[0].numpy() for x in features]
-    return tensors(model), outputs
-
-
-def compare(what: str, embed: Callable[[mx.array], mx.array], expected: list[Array], samples: int = 1 << 30) -> None:
-    cosines = [cosine(embed(mx.array(clip[:samples])), output) for clip, output in zip(clips(), expected, strict=False)]
-    print(f"{what}: cosine to the original, {len(cosines)} voices: worst {min(cosines):.9f}, best {max(cosines):.9f}")
+def compare(what: str, embed: Callable[[mx.array], Any], expected: list[Array], samples: int | None = None) -> None:
+    """Cosines to the expected embeddings of the first clips."""
+    cosines = []
+    for clip, output in zip(CLIPS, expected, strict=False):
+        a, b = np.array(embed(mx.array(clip[:samples])), np.float64).ravel(), output.astype(np.float64).ravel()
+        cosines.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    print(f"{what}: cosine to the original, {len(cosines)} voices: worst {min(cosines):.10f}, best {max(cosines):.10f}")
 
 
 def chatterbox() -> None:
-    weights, expected = campplus_reference()
+    expected = [real_campplus()(kaldi_features(clip, **POVEY)) for clip in CLIPS]
     for module in ("chatterbox.s3gen.xvector", "chatterbox_turbo.models.s3gen.xvector"):
         model = importlib.import_module(f"mlx_audio.tts.models.{module}").CAMPPlus()
-        model.load_weights(list(model.sanitize(weights).items()), strict=True)
+        model.load_weights(list(model.sanitize(tensors(real_campplus())).items()), strict=True)
         model.eval()
         turbo = "turbo" in module
-        compare(module.split(".")[0], lambda x, m=model, t=turbo: m.inference([x] if t else x), expected)  # type: ignore[misc]
+        compare(module, lambda x, m=model, t=turbo: m.inference([x] if t else x), expected)  # type: ignore[misc]
 
 
 def fbank() -> None:
@@ -113,43 +49,38 @@ def fbank() -> None:
 
     settings = {"sample_rate": 16000, "win_len": 400, "win_inc": 160, "num_mels": 80, "dither": 0.0}
     for window in ("povey", "hamming"):
-        for scale in (1, 32768):
+        for scale in (1.0, 32768.0):
             worst = 0.0
-            for clip in clips():
+            for clip in CLIPS:
                 features = np.array(compute_fbank_kaldi(mx.array(clip * scale), win_type=window, **settings))
-                worst = max(worst, float(np.abs(features - kaldi_fbank(clip * scale, window)).max()))
+                worst = max(worst, float(np.abs(features - kaldi_features(clip, window, scale, cmn=False)).max()))
             print(f"{window}, samples times {scale}: log-mel off by at most {worst:.4f}")
-    from speakerlab.models.campplus.DTDNN import CAMPPlus
 
-    model = CAMPPlus(feat_dim=80, embedding_size=192).eval()
-    model.load_state_dict(torch.load(os.environ["CAMPPLUS"], map_location="cpu", weights_only=True))
+    def embed(clip: mx.array) -> Array:
+        x = np.array(compute_fbank_kaldi(clip, win_type="povey", **settings))
+        return real_campplus()(x - x.mean(0))
 
-    def embed(clip: mx.array) -> Any:
-        x = torch.tensor(np.array(compute_fbank_kaldi(clip, win_type="povey", **settings)))
-        with torch.no_grad():
-            return model((x - x.mean(0))[None]).numpy()
-
-    compare("CAM++ on these features", embed, campplus_reference()[1])
+    compare("CAM++ on these features", embed, [real_campplus()(kaldi_features(clip, **POVEY)) for clip in CLIPS])
 
 
 def ecapa_lid() -> None:
+    import torch
     from mlx_audio.lid.models.ecapa_tdnn import Model, ModelConfig
     from mlx_audio.lid.models.ecapa_tdnn.mel import compute_mel_spectrogram
 
-    features = original("speechbrain.lobes.features").Fbank(n_mels=60)
-    embedding = seeded(original("speechbrain.lobes.models.ECAPA_TDNN").ECAPA_TDNN(60, lin_neurons=256))
+    original = seeded(speechbrain_module("lobes.models.ECAPA_TDNN").ECAPA_TDNN(60, lin_neurons=256), 0)
     model = Model(ModelConfig())
-    named = {f"embedding_model.{name}": x for name, x in tensors(embedding).items()}
+    named = {f"embedding_model.{name}": mx.array(x.numpy()) for name, x in original.state_dict().items()}
     weights = {name: x.swapaxes(1, 2) if x.ndim == 3 else x for name, x in model.sanitize(named).items()}
     model.load_weights(list(weights.items()), strict=False)
     model.eval()
     expected, worst = [], 0.0
-    with torch.no_grad():
-        for clip in (clip[:32000] for clip in clips()[:3]):
-            x = features(torch.tensor(clip)[None])
-            worst = max(worst, float(np.abs(np.array(compute_mel_spectrogram(mx.array(clip))) - x.numpy()).max()))
-            expected.append(embedding(x - x.mean(1, keepdim=True)).numpy())
-    print(f"features: off by at most {worst:.3f} dB")
+    for clip in (clip[:32000] for clip in CLIPS[:3]):
+        x = speechbrain_features(clip, {"n_mels": 60}, None, "float32")
+        worst = max(worst, float(np.abs(np.array(compute_mel_spectrogram(mx.array(clip))) - x).max()))
+        with torch.no_grad():
+            expected.append(original(torch.tensor(x - x.mean(0))[None]).numpy())
+    print(f"features: off by at most {worst:.4f} dB")
     normal = model.sentence_mean_normalize
     compare("embedding", lambda x: model.embedding_model(normal(compute_mel_spectrogram(x))), expected, 32000)
 
@@ -159,18 +90,38 @@ def wespeaker() -> None:
 
     bottleneck: dict[str, Any] = {"block": "bottleneck", "num_blocks": [3, 8, 36, 3], "two_emb_layer": True}
     for name, settings in {"ResNet34": dict[str, Any](), "ResNet152": bottleneck}.items():
-        two = "two_emb_layer" in settings
-        resnet = getattr(original("wespeaker.models.resnet"), name)
-        reference = seeded(resnet(80, 256, pooling_func="TSTP", two_emb_layer=two))
+        original = resnet(name, seed=0, two_emb_layer="two_emb_layer" in settings)
         model = WeSpeakerResNet(ModelConfig(**settings))
-        model.load_weights(list(model.sanitize(tensors(reference)).items()), strict=True)
+        model.load_weights(list(model.sanitize(tensors(original)).items()), strict=True)
         model.eval()
-        expected = []
-        with torch.no_grad():
-            for clip in clips()[:3]:
-                x = kaldi_fbank(clip[:32000] * 32768, "hamming")
-                expected.append(reference(torch.tensor(x - x.mean(0))[None])[-1].numpy())
+        expected = [original(kaldi_features(clip[:32000], **HAMMING)) for clip in CLIPS[:3]]
         compare(name, model.encode, expected, 32000)
+
+
+def wav2vec2() -> None:
+    """Classifiers with seeded weights as transformers saves them: one clip, converted, two clips in a batch."""
+    from mlx_audio.convert import convert
+    from mlx_audio.lid import load
+
+    clips = [CLIPS[0][:48000], CLIPS[1][:30000]]
+    kinds = {"layer norm": LAYER, "group norm": dict[str, Any](), "layer sum": {"use_weighted_layer_sum": True}}
+    for kind, settings in kinds.items():
+        original = Classifier(masked=kind == "layer norm", **TINY, **settings)
+        one, both = original.batch(clips[:1]), original.batch(clips)
+        inputs = original.extractor(clips, sampling_rate=16000, return_tensors="np", padding=True)
+        batch = {name: mx.array(x) for name, x in inputs.items()}
+
+        def off(model: Any, expected: Array, **inputs: mx.array) -> str:
+            difference = np.abs(np.array(model(**inputs)) - expected).max() / np.ptp(expected)
+            return f"logits off by {difference:.1e} of their range"
+
+        with tempfile.TemporaryDirectory(prefix="mms-lid-") as folder:
+            original.save(folder)  # type: ignore[arg-type]
+            alone = {"input_values": batch["input_values"][:1]}
+            reported(f"{kind}: load", lambda: off(load(folder, strict=True), one, **alone))  # noqa: B023
+            reported(f"{kind}: convert", lambda: convert(folder, f"{folder}/mlx", model_domain="lid") or "done")
+            reported(f"{kind}: load it", lambda: off(load(f"{folder}/mlx"), one, **alone))  # noqa: B023
+            reported(f"{kind}: batch", lambda: off(load(folder), both, **batch))  # noqa: B023
 
 
 def reported(what: str, attempt: Callable[[], Any]) -> None:
@@ -179,47 +130,6 @@ def reported(what: str, attempt: Callable[[], Any]) -> None:
         print(f"{what}: {attempt()}")
     except Exception as error:
         print(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
-
-
-def off(logits: Any, expected: Any) -> str:
-    logits, expected = (np.array(x, np.float64) for x in (logits, expected))
-    return f"logits off by {np.abs(logits - expected).max() / np.ptp(expected):.1e} of their range"
-
-
-def wav2vec2() -> None:
-    """Classifiers with random weights, saved as transformers does; two clips of different length in a batch."""
-    from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
-
-    size: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "conv_dim": [64] * 7}
-    size |= {"intermediate_size": 256, "id2label": {str(i): f"label{i}" for i in range(9)}}
-    stable = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-    audio = np.stack([clips()[0][:48000], np.pad(clips()[1][:30000], (0, 18000))])
-    mask = np.arange(48000) < np.array([[48000], [30000]])
-    for name, more in {"stable": stable, "group": dict[str, Any](), "sum": {"use_weighted_layer_sum": True}}.items():
-        model = seeded(Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**size, **more)))
-        if name == "sum":
-            model.layer_weights.data = torch.linspace(2, -2, 5)
-        with tempfile.TemporaryDirectory(prefix="mms-lid-") as folder:
-            model.save_pretrained(f"{folder}/lid")
-            compare_classifier(name, model, Path(folder), audio, mask if name == "stable" else None)
-
-
-def compare_classifier(name: str, model: Any, folder: Path, audio: Array, mask: Array | None) -> None:
-    from mlx_audio.convert import convert
-    from mlx_audio.lid import load
-
-    with torch.no_grad():
-        one = model(torch.tensor(audio[:1])).logits
-        both = model(torch.tensor(audio), None if mask is None else torch.tensor(mask, dtype=torch.int64)).logits
-
-    def batch() -> str:
-        masked = {} if mask is None else {"attention_mask": mx.array(mask)}
-        return off(load(f"{folder}/lid")(mx.array(audio), **masked), both)
-
-    reported(f"{name}: load", lambda: off(load(f"{folder}/lid", strict=True)(mx.array(audio[:1])), one))
-    reported(f"{name}: convert", lambda: convert(f"{folder}/lid", f"{folder}/lid-mlx", model_domain="lid") or "done")
-    reported(f"{name}: load it", lambda: off(load(f"{folder}/lid-mlx")(mx.array(audio[:1])), one))
-    reported(f"{name}: batch", batch)
 
 
 NAMES = {

@@ -41,9 +41,7 @@ def little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         def change(tree: Tree) -> None:
             tree.replace("mlx_audio/__init__.py", anchor, new)
 
-        module: Any = SimpleNamespace(
-            __doc__=f"fix: {name}\n", change=change, RELATED=(), TESTS={"mlx_audio/tests/test_value.py": "test.py"}
-        )
+        module: Any = SimpleNamespace(__doc__=f"fix: {name}\n", change=change, TEST="mlx_audio/tests/test_value.py")
         return program.PullRequest(name, module)
 
     pulls = [
@@ -53,7 +51,7 @@ def little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pull("d_other", "VALUE = 7", "VALUE = 2"),
     ]
     monkeypatch.setattr(program, "SERIES", tmp_path / "series")
-    monkeypatch.setattr(program, "series", lambda: pulls)
+    monkeypatch.setattr(program, "series", lambda: {pull.name: pull for pull in pulls})
     return tmp_path / "tree"
 
 
@@ -92,11 +90,12 @@ def test_the_whole_suite_is_compared(
 ) -> None:
     known = tmp_path / "before.json"
     assert run(monkeypatch, little, "--only", "a", "--suite", known) == 0
-    assert "whole suite: 1 passed; 0 change their outcome; new: 1 passed" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "0 tests differ; 0 are unstable" in text and "new tests: 1 passed" in text
     git(little, "branch", "--quiet", "-D", "speech-zoo/a_good")
     known.write_text(known.read_text().replace("passed", "failed"))
     assert run(monkeypatch, little, "--only", "a", "--suite", known) == 0  # it was unsteady: alone it passes twice
-    assert "test_other: failed, then passed; alone passed, then passed" in capsys.readouterr().out
+    assert "test_other: failed -> passed, alone passed -> passed" in capsys.readouterr().out
 
 
 def test_the_smallest_on_the_released_mlx_audio(

@@ -7,7 +7,7 @@ by 100; PyTorch's ceil mode, which the original uses, divides by its length.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/tts/tests/test_chatterbox_campplus.py": "test.py"}
+TEST = "mlx_audio/tts/tests/test_chatterbox_campplus.py"
 RELATED = (
     "mlx_audio/tts/tests/test_chatterbox_s3gen_sanitize.py",
     "mlx_audio/tts/tests/test_chatterbox_v3.py",

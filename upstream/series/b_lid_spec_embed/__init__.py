@@ -7,8 +7,7 @@ mlx_audio.convert stopped on every one of them: "not in model".
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/lid/tests/test_lid.py": "test.py"}
-RELATED = ()
+TEST = "mlx_audio/lid/tests/test_lid.py"
 
 
 def change(tree: Tree) -> None:

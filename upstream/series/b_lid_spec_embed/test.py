@@ -1,21 +1,9 @@
-class TestWav2Vec2SpecEmbed(unittest.TestCase):
-    def test_is_dropped_under_the_prefix_of_real_checkpoints(self):
-        from mlx_audio.lid.models.wav2vec2 import Model, ModelConfig
-
-        model = Model(
-            ModelConfig(
-                hidden_size=32,
-                num_attention_heads=2,
-                num_hidden_layers=1,
-                num_feat_extract_layers=2,
-                conv_dim=[16, 16],
-                conv_stride=[5, 2],
-                conv_kernel=[10, 3],
-            )
-        )
-        # Wav2Vec2ForSequenceClassification saves it as wav2vec2.masked_spec_embed.
+class TestWav2Vec2ForSequenceClassification(unittest.TestCase):
+    def test_sanitize_drops_masked_spec_embed_of_classifiers(self):
+        # Wav2Vec2ForSequenceClassification saves it below wav2vec2.
         weights = {
-            "wav2vec2.masked_spec_embed": mx.zeros((32,)),
-            "projector.bias": mx.zeros((256,)),
+            "wav2vec2.masked_spec_embed": mx.zeros((64,)),
+            "projector.bias": mx.zeros((32,)),
         }
-        self.assertEqual(list(model.sanitize(weights)), ["projector.bias"])
+        sanitized = self.Model(self.config).sanitize(weights)
+        self.assertEqual(list(sanitized), ["projector.bias"])

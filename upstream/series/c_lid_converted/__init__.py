@@ -7,8 +7,7 @@ shape of the first convolution, (O, 1, K) or (O, K, 1), now decides.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/lid/tests/test_lid.py": "test.py"}
-RELATED = ()
+TEST = "mlx_audio/lid/tests/test_lid.py"
 PATH, SANITIZE = "mlx_audio/lid/models/wav2vec2/wav2vec_lid.py", "Wav2Vec2ForSequenceClassification.sanitize"
 
 

@@ -7,8 +7,7 @@ a word, and the logits came from the last layer alone.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/lid/tests/test_lid.py": "test.py"}
-RELATED = ()
+TEST = "mlx_audio/lid/tests/test_lid.py"
 FOLDER, MODEL = "mlx_audio/lid/models/wav2vec2", "Wav2Vec2ForSequenceClassification"
 
 

@@ -6,8 +6,7 @@ The usual triangles, which were used here, are more than 20 dB off on speech.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/lid/tests/test_lid.py": "test.py"}
-RELATED = ()
+TEST = "mlx_audio/lid/tests/test_lid.py"
 
 
 def change(tree: Tree) -> None:

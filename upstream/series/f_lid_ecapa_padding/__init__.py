@@ -7,7 +7,7 @@ which have nothing to mirror, are now an error.
 
 from upstream.tree import AnchorError, Tree
 
-TESTS = {"mlx_audio/lid/tests/test_lid.py": "test.py"}
+TEST = "mlx_audio/lid/tests/test_lid.py"
 RELATED = ("mlx_audio/codec/tests/test_ecapa_backbone.py",)
 
 

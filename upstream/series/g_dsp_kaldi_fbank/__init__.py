@@ -6,7 +6,7 @@ pre-emphasises the first sample of a frame with itself; it was left as it is.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/tests/test_dsp.py": "test.py"}
+TEST = "mlx_audio/tests/test_dsp.py"
 RELATED = (
     "mlx_audio/sts/tests/test_mossformer2_se.py",
     "mlx_audio/stt/tests/test_fireredasr2.py",

@@ -6,8 +6,7 @@ predict_batch() pads clips with it. Weight norm is resolved once, after loading.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/lid/tests/test_lid.py": "test.py"}
-RELATED = ()
+TEST = "mlx_audio/lid/tests/test_lid.py"
 ON_TOP_OF = ("b_lid_spec_embed", "c_lid_converted", "d_lid_layer_sum")
 BACKBONE, CLASSIFIER = "mlx_audio/stt/models/wav2vec/wav2vec.py", "mlx_audio/lid/models/wav2vec2/wav2vec_lid.py"
 MODEL = "Wav2Vec2ForSequenceClassification"
@@ -72,15 +71,15 @@ METHODS = '''    @classmethod
 
 def change(tree: Tree) -> None:
     for encoder in ("Wav2Vec2Encoder", "Wav2Vec2EncoderStableLayerNorm"):
-        tree.replace_from(
+        tree.replace(
             BACKBONE,
             "            expand_attention_mask = attention_mask[..., None]\n",
-            "        position_embeddings = ",
             """            hidden_states = hidden_states * attention_mask[..., None]
             attention_mask = attention_mask[:, None, None, :]
 
 """,
             f"{encoder}.__call__",
+            until="        position_embeddings = ",
         )
     tree.before(BACKBONE, "    def _mask_hidden_states(", FRAME_MASK, "Wav2Vec2Model")
     tree.after(
@@ -89,13 +88,13 @@ def change(tree: Tree) -> None:
         "        attention_mask: Optional[mx.array] = None,\n",
         f"{MODEL}.__call__",
     )
-    tree.replace_from(
+    tree.replace(
         CLASSIFIER,
         "            attention_mask: Not currently",
-        "\n        Returns:",
         "            attention_mask: 1 or True where a sample of a padded batch is real,\n"
         "                shape (B, T). None if all clips have the same length.\n",
         f"{MODEL}.__call__",
+        until="\n        Returns:",
     )
     tree.replace(CLASSIFIER, "attention_mask=None,", "attention_mask=attention_mask,", f"{MODEL}.__call__")
     tree.replace(

@@ -7,7 +7,7 @@ all three as they are, and compares voices by itself with encode().
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/codec/tests/test_campplus.py": "test.py"}
+TEST = "mlx_audio/codec/tests/test_campplus.py"
 RELATED = (
     "mlx_audio/codec/tests/test_stepaudio2.py",
     "mlx_audio/tts/tests/test_chatterbox_s3gen_sanitize.py",

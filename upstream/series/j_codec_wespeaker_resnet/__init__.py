@@ -6,7 +6,7 @@ ECAPA-TDNN extractor: encode() gives a unit-length vector of who is speaking.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/codec/tests/test_wespeaker_resnet.py": "test.py"}
+TEST = "mlx_audio/codec/tests/test_wespeaker_resnet.py"
 RELATED = ("mlx_audio/codec/tests/test_ecapa_speaker.py", "mlx_audio/tests/test_lazy_imports.py")
 ON_TOP_OF = ("g_dsp_kaldi_fbank",)
 

@@ -7,7 +7,7 @@ mlx_audio.models; types of mlx-audio's own always win.
 
 from upstream.tree import Tree
 
-TESTS = {"mlx_audio/tests/test_plugins.py": "test.py"}
+TEST = "mlx_audio/tests/test_plugins.py"
 RELATED = (
     "mlx_audio/tests/test_lazy_imports.py",
     "mlx_audio/tests/test_model_resolution.py",
