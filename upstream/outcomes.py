@@ -31,7 +31,8 @@ def run_tests(targets: list[str], root: Path, workers: int = 1) -> Outcomes:
     Raises:
         RuntimeError: there are none.
     """
-    environment = {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # the same on every machine
+    # Without the network, so that it is the same on every machine.
+    environment = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     flags = f"-q -p no:cacheprovider --continue-on-collection-errors -n {workers} --dist worksteal"
     options = ("junit_family=xunit1", f"faulthandler_timeout={PATIENCE}", "faulthandler_exit_on_timeout=true")
     settings = " ".join(f"-o {option}" for option in options)
