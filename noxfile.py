@@ -20,7 +20,7 @@ MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins t
 RUNNER = ("pytest>=9", "pytest-xdist>=3.6", "httpx2<3")  # of its tests: upstream/outcomes.py
 SLOW = tuple(
     f"tests/e2e/test_{name}.py"
-    for name in ("bench", "conversations", "family", "mlx_audio", "threads", "voices_faults")
+    for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "voices_faults")
 )
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
@@ -68,7 +68,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The end-to-end tests that take long: the bench, a family of one's own, kills, the series for mlx-audio."""
+    """The end-to-end tests that take long: the demo, the bench, a family of one's own, conversations, kills."""
     env = install_for_tests(session)
     session.run("pytest", *SLOW, *session.posargs, env=env)
 

@@ -400,7 +400,7 @@ def matplotlib() -> None:
 
 
 @pytest.mark.usefixtures("matplotlib")
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(tenths, tenths)
 def test_det_curves_of_any_scores(tmp_path_factory: pytest.TempPathFactory, targets: Any, nontargets: Any) -> None:
     """With high and low error rates, one trial, and none between the classes."""
