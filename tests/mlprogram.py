@@ -220,6 +220,7 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "gather": lambda given: np.take(given["x"], given["indices"], axis=int(given["axis"])),
     "gelu": gelu,
     "greater": of_two(np.greater),
+    "greater_equal": of_two(np.greater_equal),
     "identity": lambda given: given["x"],
     "layer_norm": layer_norm,
     "leaky_relu": lambda given: np.where(given["x"] > 0, given["x"], full(given["x"]) * full(given["alpha"])),

@@ -16,6 +16,7 @@ from speech_zoo_export import Axis, ExportError, trace
 from speech_zoo_export.coreml import to_coreml
 from tiny_models import noise, tiny_model
 from wav2vec2_files import hf_folder, source_tensors
+from wav2vec2_kin_files import kin_folder
 
 
 def raw(model: Any, samples: np.ndarray) -> np.ndarray:
@@ -69,6 +70,15 @@ def test_of_one_length(tmp_path: Path) -> None:
     assert json.loads(facts["seconds"]) == [1]
     assert json.loads(facts["labels"]) == ["eng", "fra", "cmn"]
     assert (facts["takes"], facts["gives"], facts["dtype"]) == ("waveform", "logits", "float32")
+
+
+@pytest.mark.parametrize(("kind", "x_vector"), [("unispeech-sat", True), ("wavlm", True), ("data2vec-audio", False)])
+def test_what_follows_a_clip_is_left_out(kind: str, x_vector: bool, tmp_path: Path) -> None:
+    """Of a norm over time, of WavLM's bias of positions, of a TDNN, and of convolutions one after the other."""
+    model, path = speech_zoo.load(kin_folder(tmp_path / "source", kind, x_vector)), tmp_path / "model.mlpackage"
+    program = MLProgram(speech_zoo.export(model, path, from_="waveform", seconds=[1, 2], dtype="float32"))
+    assert program.inputs == ["waveform", "length"]
+    compare(model, program, {16000: 16000, 9000: 16000, 23456: 32000}, "waveform", COSINE["float32"])
 
 
 def test_recurrent_layers(tmp_path: Path) -> None:

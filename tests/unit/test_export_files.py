@@ -15,6 +15,7 @@ from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_export import onnx as writer
 from tiny_models import CONFIGS, LABELS, noise, tiny_model
 from wav2vec2_files import hf_folder, source_tensors
+from wav2vec2_kin_files import kin_folder
 
 LENGTHS = (3000, 16000, 33333)
 
@@ -61,6 +62,16 @@ def test_wav2vec2(from_: Any, tmp_path: Path) -> None:
     for length in LENGTHS:
         x = np.array(model.config.front_end(mx.array(noise(length)))) if from_ == "features" else noise(length)
         assert_close(session.run(["logits"], {from_: x[None]}), [raw(model, noise(length))], 1e-4)
+
+
+@pytest.mark.parametrize("x_vector", [False, True])
+def test_wavlm(x_vector: bool, tmp_path: Path) -> None:
+    """The bias of relative positions in a file for every length."""
+    model = speech_zoo.load(kin_folder(tmp_path / "model", "wavlm", x_vector))
+    session = opened(speech_zoo.export(model, tmp_path / "model.onnx", from_="waveform"))
+    for length in (8000, 16000, 40123):
+        outputs = session.run(["embedding" if x_vector else "logits"], {"waveform": noise(length)[None]})
+        assert_close(outputs, [raw(model, noise(length))], 1e-4)
 
 
 def test_half_precision(tmp_path: Path) -> None:
