@@ -16,6 +16,7 @@ from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.loader import load
 from tiny_models import CAMPPLUS, ECAPA, LID, TINY, speechbrain_folder, wespeaker_folder
 from wav2vec2_files import PREPROCESSOR, hf_folder
+from wav2vec2_kin_files import kin_folder
 
 VALUES = [
     *(None, True, False, 0, 1, -1, 3, 2**31, 2**63, 10**40, 0.5, -1.5, 1e30, 1e-30, float("nan"), float("inf")),
@@ -86,6 +87,14 @@ PROCESSOR = {"feature_extractor": PREPROCESSOR, "processor_class": "Wav2Vec2Proc
 # What makes a folder; the file of settings; what stands in it, None for what does already; how it is written.
 CASES: dict[str, tuple[Callable[[Path], Path], str, Any, Callable[[Any], str]]] = {
     "transformers config": (hf_folder, "config.json", None, as_json),
+    "WavLM x-vector": (lambda folder: kin_folder(folder, "wavlm", x_vector=True), "config.json", None, as_json),
+    "data2vec": (lambda folder: kin_folder(folder, "data2vec-audio"), "config.json", None, as_json),
+    "converted WavLM x-vector": (
+        converted(lambda folder: kin_folder(folder, "wavlm", x_vector=True)),
+        "config.json",
+        None,
+        as_json,
+    ),
     "preprocessor": (hf_folder, "preprocessor_config.json", PREPROCESSOR, as_json),
     "processor": (hf_folder, "processor_config.json", PROCESSOR, as_json),
     "index": (hf_folder, "model.safetensors.index.json", SHARDED, as_json),
