@@ -12,6 +12,7 @@ from wav2vec2_files import config, hf_folder
 KIN: dict[str, tuple[str, dict[str, Any]]] = {  # model_type: what its classes are called, settings
     "wav2vec2": ("Wav2Vec2", {}),
     "hubert": ("Hubert", {"conv_pos_batch_norm": True, "feat_proj_layer_norm": False}),
+    "unispeech": ("UniSpeech", {}),
     "unispeech-sat": ("UniSpeechSat", {"feat_extract_norm": "group", "do_stable_layer_norm": False}),
     "wavlm": ("WavLM", {"num_buckets": 16, "max_bucket_distance": 40}),
     "data2vec-audio": ("Data2VecAudio", {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3}),

@@ -23,6 +23,7 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
         "feat_proj_layer_norm": False,
         "use_weighted_layer_sum": True,
     },
+    "UniSpeech": {"kind": "UniSpeech", **LAYER},
     "UniSpeech-SAT": {"kind": "UniSpeechSat", **LAYER, "adapter_attn_dim": 16},
     "WavLM": {"kind": "WavLM"},
     "WavLM, stable, layer sum, few buckets": {

@@ -15,6 +15,7 @@ from .config import ModelConfig
 KINDS = {  # model_type of transformers: what its classes are called
     "wav2vec2": "Wav2Vec2",
     "hubert": "Hubert",
+    "unispeech": "UniSpeech",
     "unispeech-sat": "UniSpeechSat",
     "wavlm": "WavLM",
     "data2vec-audio": "Data2VecAudio",
