@@ -24,6 +24,7 @@ WESPEAKER_NAMES = (  # what turns SpeechBrain's names into WeSpeaker's, one afte
     (r"^mfa\.", ""),
     (r"^asp\.tdnn\.conv\.", "pool.linear1."),
     (r"^asp\.conv\.", "pool.linear2."),
+    (r"^asp\.", "pool."),  # another pooling
     (r"^asp_bn\.", "bn."),
     (r"^fc\.", "linear."),
 )
@@ -77,21 +78,51 @@ def source_weights(config: Any, seed: int = 0, projection: bool = False) -> dict
 
 
 def _resnet34(config: Any, weights: _Weights) -> _Weights:
-    expansion = {"basic": 1, "bottleneck": 4}[config.block]
+    expansion = {"bottleneck": 4, "res2net": 2}.get(config.block, 1)
     width = in_planes = config.m_channels
     weights.layer("conv1", width, 1, 3, 3)
     weights.norm("bn1", width)
     for stage, count in enumerate(config.num_blocks):
         planes = width * 2**stage
+        if config.block == "inverted":
+            weights.layer(f"layer{stage + 1}.0.conv", planes, in_planes, 3, 3)
+            weights.norm(f"layer{stage + 1}.0.bn", planes)
+            in_planes = planes
         for i in range(count):
-            stride = 2 if stage and not i else 1
-            _residual_block(weights, f"layer{stage + 1}.{i}", expansion, in_planes, planes, stride)
+            stride, name = 2 if stage and not i else 1, f"layer{stage + 1}.{i}"
+            if config.block == "inverted":
+                _inverted_bottleneck(weights, f"layer{stage + 1}.{i + 1}", planes)
+            elif config.block == "res2net":
+                _res2net_block(weights, name, in_planes, planes, stride)
+            else:
+                _residual_block(weights, name, expansion, in_planes, planes, stride)
             in_planes = planes * expansion
-    weights.layer("seg_1", config.embed_dim, 2 * in_planes * (config.feat_dim // 8), bias=True)
+    _pooled(weights, "pool", config, in_planes * (config.feat_dim // (16 if config.block == "inverted" else 8)))
     if config.two_emb_layer:
         weights.norm("seg_bn_1", config.embed_dim, affine=False)
         weights.layer("seg_2", config.embed_dim, config.embed_dim, bias=True)
     return weights
+
+
+def _pooled(weights: _Weights, name: str, config: Any, width: int, layer: str = "seg_1", context: int = 1) -> None:
+    """WeSpeaker's pooling of frames `width` wide, and the linear layer after it."""
+    if config.pooling_func in ("ASTP", "ASP"):
+        if config.pooling_func == "ASP":
+            weights.norm(f"{name}.norm", 128)
+        weights.layer(f"{name}.linear1", 128, context * width, 1, bias=True)
+        weights.layer(f"{name}.linear2", width, 128, 1, bias=True)
+    heads, queries = {"MHASTP": (2, [f"{name}."]), "MQMHASTP": (8, [f"{name}.n_query.{i}." for i in (0, 1)])}.get(
+        config.pooling_func, (1, [])
+    )
+    for query in queries:
+        for i in range(heads):
+            head = f"{query}heads_att_trans.{i}.att"
+            weights.layer(f"{head}_0", 64, width // heads, 1, bias=True)
+            weights.layer(f"{head}_1", 1 if heads == 2 else width // heads, 64, 1, bias=True)
+    values = {"TAP": 1, "TSDP": 1, "MQMHASTP": 4}.get(config.pooling_func, 2)
+    if layer == "linear":
+        weights.norm("bn", values * width)
+    weights.layer(layer, config.embed_dim, values * width, *[1] * layer.startswith("xvector"), bias=layer[0] != "x")
 
 
 def _residual_block(weights: _Weights, name: str, expansion: int, in_planes: int, planes: int, stride: int) -> None:
@@ -107,6 +138,23 @@ def _residual_block(weights: _Weights, name: str, expansion: int, in_planes: int
     if stride != 1 or in_planes != out:
         weights.layer(f"{name}.shortcut.0", out, in_planes, 1, 1)
         weights.norm(f"{name}.shortcut.1", out)
+
+
+def _res2net_block(weights: _Weights, name: str, in_planes: int, planes: int, stride: int) -> None:
+    width = planes // 2
+    _pointwise(weights, f"{name}.conv1", f"{name}.bn1", 2 * width, in_planes)
+    weights.layer(f"{name}.convs.0", width, width, 3, 3)
+    weights.norm(f"{name}.bns.0", width)
+    _pointwise(weights, f"{name}.conv3", f"{name}.bn3", 2 * planes, 2 * width)
+    if stride != 1 or in_planes != 2 * planes:
+        _pointwise(weights, f"{name}.shortcut.0", f"{name}.shortcut.1", 2 * planes, in_planes)
+
+
+def _inverted_bottleneck(weights: _Weights, name: str, channels: int) -> None:
+    _pointwise(weights, f"{name}.conv1", f"{name}.bn1", 4 * channels, channels)
+    weights.layer(f"{name}.conv2", 4 * channels, 1, 3, 3)
+    weights.norm(f"{name}.bn2", 4 * channels)
+    _pointwise(weights, f"{name}.conv3", f"{name}.bn3", channels, 4 * channels)
 
 
 def _campplus(config: Any, weights: _Weights) -> _Weights:
@@ -129,7 +177,7 @@ def _campplus(config: Any, weights: _Weights) -> _Weights:
         weights.layer(f"xvector.transit{block}.linear", channels // 2, channels, 1)
         channels //= 2
     weights.norm("xvector.out_nonlinear.batchnorm", channels)
-    weights.layer("xvector.dense.linear", config.embed_dim, 2 * channels, 1)
+    _pooled(weights, "pool", config, channels, "xvector.dense.linear")
     weights.norm("xvector.dense.nonlinear.batchnorm", config.embed_dim, affine=False)
     return weights
 
@@ -163,10 +211,15 @@ def _ecapa(config: Any, weights: _Weights) -> _Weights:
     inner = width * (len(config.channels) - 2)
     _tdnn(weights, "mfa", last, inner, config.kernel_sizes[-1], norm=config.aggregation_norm)
     context = last * (3 if config.global_context else 1)
-    _tdnn(weights, "asp.tdnn", config.attention_channels, context, 1, norm=config.aggregation_norm)
-    weights.layer("asp.conv.conv", last, config.attention_channels, 1, bias=True)
-    weights.norm("asp_bn.norm", 2 * last)
-    weights.layer("fc.conv", config.embed_dim, 2 * last, 1, bias=True)
+    if config.pooling_func == "ASTP":
+        _tdnn(weights, "asp.tdnn", config.attention_channels, context, 1, norm=config.aggregation_norm)
+        weights.layer("asp.conv.conv", last, config.attention_channels, 1, bias=True)
+        weights.norm("asp_bn.norm", 2 * last)
+        weights.layer("fc.conv", config.embed_dim, 2 * last, 1, bias=True)
+    else:  # of WeSpeaker
+        _pooled(weights, "asp", config, last, "fc.conv")
+        weights.norm("asp_bn.norm", weights["fc.conv.weight"].shape[1])
+        weights["fc.conv.weight"] = weights["fc.conv.weight"][..., None]
     if config.id2label is not None:
         neurons = config.classifier_neurons
         weights.norm("classifier.norm.norm", config.embed_dim)
@@ -208,7 +261,7 @@ def _eres2net(config: Any, weights: _Weights) -> _Weights:
     for stage, (down, fuse) in ({3: ("layer3_ds", "fuse34")} if config.variant == "ERes2NetV2" else names).items():
         weights.layer(down, sizes[stage], sizes[stage - 1], 3, 3)
         _fusion(weights, fuse, sizes[stage])
-    weights.layer("seg_1", config.embed_dim, 2 * in_planes * (config.feat_dim // 8), bias=True)
+    _pooled(weights, "pool", config, in_planes * (config.feat_dim // 8))
     if config.two_emb_layer:
         weights.norm("seg_bn_1", config.embed_dim, affine=False)
         weights.layer("seg_2", config.embed_dim, config.embed_dim, bias=True)
@@ -295,10 +348,7 @@ def _redimnet(config: Any, weights: _Weights) -> _Weights:
         out = config.out_channels
         weights.layer("backbone.mfa.0", out, width, 1, bias=True)
         weights.norm("backbone.mfa.1", out)
-    weights.layer("pool.linear1", 128, out * (3 if config.global_context_att else 1), 1, bias=True)
-    weights.layer("pool.linear2", out, 128, 1, bias=True)
-    weights.norm("bn", 2 * out)
-    weights.layer("linear", config.embed_dim, 2 * out, bias=True)
+    _pooled(weights, "pool", config, out, "linear", context=3 if config.global_context_att else 1)
     if config.two_emb_layer:
         weights.norm("seg_bn_1", config.embed_dim, affine=False)
         weights.layer("seg_2", config.embed_dim, config.embed_dim, bias=True)

@@ -15,6 +15,7 @@ from speech_zoo_campplus import ModelConfig as CamPlusConfig
 from speech_zoo_core import registry
 from speech_zoo_core.audio.front_end import SPEECHBRAIN, THREE_D_SPEAKER, WESPEAKER
 from speech_zoo_core.loader import build
+from speech_zoo_core.pooling import PoolingName
 from speech_zoo_ecapa_tdnn import ModelConfig as EcapaConfig
 from speech_zoo_ecapa_tdnn import proxy_config
 from speech_zoo_eres2net import ModelConfig as ERes2NetConfig
@@ -121,13 +122,19 @@ REDIMNET = ReDimNetConfig(
     ],
     threshold=0.3,
 )
+POOLINGS: tuple[PoolingName, ...] = ("ASTP", "TAP", "TSDP", "MHASTP", "MQMHASTP")
 PROXY = proxy_config(input_dim=24, embed_dim=8, channels=16)
 CONFIGS: dict[str, Any] = {
     "basic": replace(RESNET, num_blocks=[1, 2, 1, 1]),
     "bottleneck": replace(RESNET, block="bottleneck", num_blocks=[1, 1, 2, 1]),
     "two_emb_layer": replace(RESNET, num_blocks=[1, 1, 1, 1], two_emb_layer=True),
     "square": replace(RESNET, num_blocks=[1, 1, 1, 1], m_channels=3),  # 3x3 convolutions of 3 channels
+    **{f"basic_{name.lower()}": replace(RESNET, num_blocks=[1, 1, 1, 1], pooling_func=name) for name in POOLINGS},
+    "simam": replace(RESNET, block="simam", num_blocks=[1, 2, 1, 1], pooling_func="ASP"),
+    "res2net": replace(RESNET, block="res2net", num_blocks=[1, 2, 1, 1], two_emb_layer=True),
+    "inverted": replace(RESNET, block="inverted", num_blocks=[1, 2, 1, 1]),
     "campplus": CAMPPLUS,
+    "campplus_mqmhastp": replace(CAMPPLUS, pooling_func="MQMHASTP"),
     "campplus_3dspeaker": replace(
         CAMPPLUS, feat_dim=80, front_end=THREE_D_SPEAKER, init_channels=32, growth_rate=8, pool_eps=0.0
     ),
@@ -136,9 +143,12 @@ CONFIGS: dict[str, Any] = {
     "ecapa_lid": LID,
     "ecapa_wespeaker": ECAPA_WESPEAKER,
     "ecapa_wespeaker_plain": replace(ECAPA_WESPEAKER, global_context=False),
+    "ecapa_mhastp": replace(ECAPA_WESPEAKER, pooling_func="MHASTP", global_context=False),
+    "ecapa_tsdp": replace(ECAPA_WESPEAKER, pooling_func="TSDP", global_context=False),
     "eres2net": ERES2NET,
     "eres2net_two_emb_layer": replace(ERES2NET, scale=3, expansion=4, two_emb_layer=True),
     "eres2netv2": replace(ERES2NET, variant="ERes2NetV2", m_channels=8, base_width=26),
+    "eres2net_tap": replace(ERES2NET, pooling_func="TAP", pool_eps=1e-7),
     "xvector": XVECTOR,
     "se_resnet": SE_RESNET,
     "redimnet": REDIMNET,
@@ -146,6 +156,7 @@ CONFIGS: dict[str, Any] = {
     "redimnet_fwse": replace(
         REDIMNET, block_2d_type="basic_resnet_fwse", out_channels=24, global_context_att=False, group_divisor=4
     ),
+    "redimnet_tstp": replace(REDIMNET, pooling_func="TSTP", global_context_att=False),
     "speaker_proxy": PROXY,
 }
 AUDIO = [name for name, config in CONFIGS.items() if config.front_end is not None]
@@ -186,11 +197,11 @@ def noise(n: int, seed: int = 0) -> np.ndarray:
 def wespeaker_yaml(config: Any, model: str) -> dict[str, Any]:
     """The `config.yaml` that WeSpeaker's training writes."""
     front_end = config.front_end
-    more: dict[str, Any] = {"pooling_func": "TSTP"}
+    more: dict[str, Any] = {"pooling_func": config.pooling_func}
     if config.model_type == "resnet34":
         more["two_emb_layer"] = config.two_emb_layer
     if config.model_type == "ecapa_tdnn":
-        more = {"pooling_func": "ASTP", "channels": config.channels[0]}
+        more = {"pooling_func": config.pooling_func, "channels": config.channels[0]}
     return {
         "model": model,
         "model_args": {"feat_dim": config.feat_dim, "embed_dim": config.embed_dim} | more,

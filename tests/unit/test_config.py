@@ -97,7 +97,7 @@ def test_a_missing_key(key: str) -> None:
         ("block", 1),
         ("two_emb_layer", 1),
         ("two_emb_layer", "false"),
-        ("pooling_func", "ASTP"),
+        ("pooling_func", "XI"),
         ("task", "language-identification"),
         ("threshold", "0.3"),
         ("threshold", [0.3]),

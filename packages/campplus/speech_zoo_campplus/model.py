@@ -12,6 +12,7 @@ import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import ConfigError
 from speech_zoo_core.layers import ScaleShift, relu, time_mask
+from speech_zoo_core.pooling import VALUES, PoolingName, fits, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 
@@ -32,13 +33,14 @@ FOLDED = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(SpeakerConfig):
-    """`pool_eps` is added to the variance before the root: 0 in 3D-Speaker, 1e-7 in WeSpeaker."""
+    """`pool_eps` is added to the variance of TSTP before the root: 0 in 3D-Speaker, 1e-7 in WeSpeaker."""
 
     feat_dim: int = 80
     growth_rate: int = 32
     bn_size: int = 4
     init_channels: int = 128
     pool_eps: float = 0.0
+    pooling_func: PoolingName = "TSTP"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +52,16 @@ class ModelConfig(SpeakerConfig):
             raise ConfigError(
                 f"feat_dim {self.feat_dim} must be a multiple of 8 and equal front_end.n_mels {self.front_end.n_mels}"
             )
+        if not fits(self.pooling_func, self.pooled):
+            raise ConfigError(f"the heads of {self.pooling_func} cannot share {self.pooled} channels evenly")
+
+    @property
+    def pooled(self) -> int:
+        """Channels of a frame before the pooling."""
+        channels = self.init_channels
+        for layers in LAYERS:
+            channels = (channels + layers * self.growth_rate) // 2
+        return channels
 
 
 class BasicResBlock(nn.Module):
@@ -143,7 +155,8 @@ class Model(nn.Module, AudioModel):
                 "linear": nn.Linear(channels, channels // 2, bias=i == len(LAYERS)),
             }
             channels //= 2
-        self.xvector["dense"] = {"linear": nn.Linear(2 * channels, config.embed_dim)}
+        self.pool = pooling(config.pooling_func, channels, eps=config.pool_eps)
+        self.xvector["dense"] = {"linear": nn.Linear(VALUES[config.pooling_func] * channels, config.embed_dim)}
 
     def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:
         """Embeddings before normalisation.
@@ -169,8 +182,8 @@ class Model(nn.Module, AudioModel):
                 x = self.xvector[f"block{i}"][f"tdnnd{j}"](x, mask, lengths)
             transit = self.xvector[f"transit{i}"]
             x = transit["linear"](relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
-        stats = _statistics(_masked(relu(x), mask), lengths, self.config.pool_eps)
-        embedding: mx.array = self.xvector["dense"]["linear"](stats.astype(x.dtype))
+        pooled = self.pool(_masked(relu(x), mask), mask)
+        embedding: mx.array = self.xvector["dense"]["linear"](pooled.astype(x.dtype))
         return embedding
 
     def quantizable(self, name: str) -> bool:
@@ -181,9 +194,13 @@ class Model(nn.Module, AudioModel):
         """Source or converted tensors to converted ones; a fixed point.
 
         Folds every BatchNorm that follows a layer, turns the others into scale and shift, drops `DROPPED` and the
-        BatchNorm counters.
+        BatchNorm counters. WeSpeaker's pooling has two names.
         """
-        kept = {name: value for name, value in weights.items() if not name.startswith(DROPPED)}
+        kept = {
+            re.sub(r"^xvector\.stats\.", "pool.", name): value
+            for name, value in weights.items()
+            if not name.startswith(DROPPED)
+        }
         if not any(name.endswith("running_var") for name in kept):
             return to_mlx_layout(to_numpy(kept), self, source_layout=False)
         arrays = to_numpy({name: x for name, x in kept.items() if not name.endswith("num_batches_tracked")})
@@ -218,15 +235,3 @@ def _segment_context(x: mx.array, lengths: mx.array | None) -> mx.array:
     counts = mx.clip(sizes - SEGMENT * mx.arange(segments)[None], 1, SEGMENT)  # (B, S); 1 where all is padding
     context = mx.sum(sums, axis=1, keepdims=True) / sizes[..., None] + sums / counts[..., None]
     return context.astype(x.dtype)
-
-
-def _statistics(x: mx.array, lengths: mx.array | None, eps: float) -> mx.array:
-    """Mean and unbiased standard deviation over time in float32: (B, T, C) to (B, 2*C)."""
-    x = x.astype(mx.float32)
-    if lengths is None:
-        mean, variance = mx.mean(x, axis=1), mx.var(x, axis=1, ddof=1)
-    else:
-        n = lengths[:, None]
-        mean = mx.sum(x, axis=1) / n  # padded frames are zero
-        variance = mx.sum(_masked(mx.square(x - mean[:, None]), _mask(x, lengths)), axis=1) / (n - 1)
-    return mx.concatenate([mean, mx.sqrt(variance + eps)], axis=-1)

@@ -62,7 +62,7 @@ def write_example(config: Any, folder: Path) -> None:
 def _campplus(config: Any, package: Package) -> Any:
     sizes = {"growth_rate": config.growth_rate, "bn_size": config.bn_size, "init_channels": config.init_channels}
     if package is WESPEAKER:
-        return wespeaker("campplus").CAMPPlus(config.feat_dim, config.embed_dim, "TSTP", **sizes)
+        return wespeaker("campplus").CAMPPlus(config.feat_dim, config.embed_dim, config.pooling_func, **sizes)
     from speakerlab.models.campplus.DTDNN import CAMPPlus
 
     return CAMPPlus(config.feat_dim, config.embed_dim, **sizes)

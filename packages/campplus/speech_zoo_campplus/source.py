@@ -7,7 +7,13 @@ import mlx.core as mx
 from speech_zoo_core.audio.front_end import WESPEAKER
 from speech_zoo_core.checkpoint.onnx_graph import Graph
 from speech_zoo_core.checkpoint.source import Recognised, Source, expect, mapping, shape_of, without_prefix
-from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, three_d_speaker_front_end, wespeaker_settings
+from speech_zoo_core.checkpoint.wespeaker import (
+    THRESHOLD,
+    front_end_of,
+    pooling_of,
+    three_d_speaker_front_end,
+    wespeaker_settings,
+)
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError
 
@@ -39,6 +45,7 @@ def recognise(source: Source) -> Recognised | None:
     shape = _shape(weights, shape_of(weights, "xvector.tdnn.linear.weight", 3)[1], 3)
     settings = wespeaker_settings(source)
     if settings is not None:
+        shape["pooling_func"] = pooling_of(weights, settings)
         _compare(shape, settings)
         facts = {"front_end": front_end_of(settings), "pool_eps": POOL_EPS, "threshold": THRESHOLD}
         form = "WeSpeaker CAM++"
@@ -71,8 +78,8 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
     """Hold the architecture in WeSpeaker's `config.yaml` against the tensors."""
     args = mapping(settings, "model_args", "config.yaml")
     expect(settings, "config.yaml", {"model": "CAMPPlus"})
-    expect(args, "config.yaml model_args", {"pooling_func": "TSTP", "config_str": "batchnorm-relu", **shape})
-    if unknown := sorted(args.keys() - shape.keys() - {"pooling_func", "config_str"}):
+    expect({"pooling_func": "TSTP"} | args, "config.yaml model_args", {"config_str": "batchnorm-relu", **shape})
+    if unknown := sorted(args.keys() - shape.keys() - {"config_str"}):
         raise ConfigError(f"config.yaml: model_args.{unknown[0]} is not supported")
 
 
@@ -87,7 +94,7 @@ def _from_graph(source: Source, graph: Graph) -> Recognised | None:
     if pool_eps:
         settings = wespeaker_settings(source)
         if settings is not None:
-            _compare(shape, settings)
+            _compare(shape | {"pooling_func": "TSTP"}, settings)
         usual = replace(WESPEAKER, n_mels=shape["feat_dim"])
         facts |= {"front_end": usual if settings is None else front_end_of(settings), "threshold": THRESHOLD}
     else:

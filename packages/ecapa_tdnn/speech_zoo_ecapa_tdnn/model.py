@@ -15,6 +15,16 @@ from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError
 from speech_zoo_core.layers import ScaleShift, leaky_relu, reflected, relu
+from speech_zoo_core.pooling import (
+    VALUES,
+    PoolingName,
+    fits,
+    linear_of_parts,
+    mean_and_deviation,
+    mean_of,
+    pooling,
+    weighted_statistics,
+)
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.language import check_labels
 from speech_zoo_core.tasks.speaker import SpeakerConfig
@@ -24,7 +34,6 @@ COSINE_SCALE = 30.0
 MAX_DILATION = 100
 LEAKY_SLOPE = 0.01  # of the classifier's LeakyReLU
 FLOORS = {"centred": 1e-12, "raw": 1e-7}  # of the weighted variance
-CONTEXT_EPS = 1e-7  # WeSpeaker adds it to the variance of the global context
 DROPPED = ("projection.",)  # WeSpeaker's training loss
 # SpeechBrain wraps every layer once more: blocks.0.conv.conv.weight, asp_bn.norm.weight, out.w.weight.
 WRAPPED = re.compile(r"\b(?:(conv|conv1|conv2|fc)\.conv|(norm|asp_bn)\.norm|(linear|out)\.w)\.")
@@ -43,6 +52,7 @@ class ModelConfig(SpeakerConfig):
         res2net_skip: the chunk that a Res2Net block passes on as it is.
         aggregation_norm: whether mfa and the attention's first layer end in ReLU and BatchNorm; without it, in ReLU
             (mfa) and in nothing.
+        pooling_func: WeSpeaker's other poolings have neither global context nor `aggregation_norm`.
         moments: "centred": variance about the mean, floor 1e-12; "raw": E[x^2] - mean^2, floor 1e-7, and for the
             global context the unbiased variance plus 1e-7.
         classifier: "cosine" to a vector of each class; None for a hidden layer and one of logits.
@@ -63,6 +73,7 @@ class ModelConfig(SpeakerConfig):
     padding: Literal["reflect", "zeros"] = "reflect"
     res2net_skip: Literal["first", "last"] = "first"
     aggregation_norm: bool = True
+    pooling_func: PoolingName = "ASTP"
     moments: Literal["centred", "raw"] = "centred"
     classifier: Literal["cosine"] | None = None
     classifier_neurons: int | None = None
@@ -83,6 +94,8 @@ class ModelConfig(SpeakerConfig):
                 f"channels {self.channels} must be the same but for the last, and a multiple of res2net_scale "
                 f"{self.res2net_scale}"
             )
+        if not fits(self.pooling_func, self.channels[-1]):
+            raise ConfigError(f"the heads of {self.pooling_func} cannot share {self.channels[-1]} channels evenly")
         if self.front_end is not None and self.front_end.n_mels != self.feat_dim:
             raise ConfigError(f"feat_dim {self.feat_dim} must equal front_end.n_mels {self.front_end.n_mels}")
         if (self.task != "speaker-embedding") != (self.id2label is not None):
@@ -122,17 +135,7 @@ class Frames:
 
     def mean(self, x: mx.array) -> mx.array:
         """Mean over time in float32: (B, T, C) to (B, 1, C)."""
-        x = x.astype(mx.float32)
-        if self.mask is None:
-            return mx.mean(x, axis=1, keepdims=True)
-        return mx.sum(x * self.mask, axis=1, keepdims=True) / mx.sum(self.mask, axis=1, keepdims=True)
-
-    def variance(self, x: mx.array, mean: mx.array, ddof: int) -> mx.array:
-        """Variance over time of float32 frames: (B, T, C) to (B, 1, C)."""
-        if self.mask is None:
-            return mx.sum(mx.square(x - mean), axis=1, keepdims=True) / (x.shape[1] - ddof)
-        squares = mx.sum(mx.square(x - mean) * self.mask, axis=1, keepdims=True)
-        return squares / (mx.sum(self.mask, axis=1, keepdims=True) - ddof)
+        return mean_of(x.astype(mx.float32), self.mask)
 
 
 class TDNNBlock(nn.Module):
@@ -217,33 +220,19 @@ class AttentiveStatisticsPooling(nn.Module):
             self.tdnn["norm"] = ScaleShift(config.attention_channels)
         self.conv = nn.Linear(config.attention_channels, channels)
 
-    def __call__(self, x: mx.array, frames: Frames) -> mx.array:
-        """(B, T, C) to (B, 2*C) float32."""
-        full = x.astype(mx.float32)
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        """(B, T, C) to (B, 2*C) float32; the mask is (B, T, 1)."""
         context: list[mx.array] = []
         if self.global_context:
-            mean = frames.mean(full)
-            if self.moments == "raw":
-                deviation = mx.sqrt(frames.variance(full, mean, ddof=1) + CONTEXT_EPS)
-            else:
-                deviation = mx.sqrt(mx.maximum(frames.variance(full, mean, ddof=0), FLOORS["centred"]))
+            mean, deviation = mean_and_deviation(x, mask)
+            if self.moments == "centred":
+                variance = mean_of(mx.square(x.astype(mx.float32) - mean), mask)
+                deviation = mx.sqrt(mx.maximum(variance, FLOORS["centred"]))
             context = [mean.astype(x.dtype), deviation.astype(x.dtype)]
-        hidden = _linear_of_parts(self.tdnn["conv"], [x, *context])
+        hidden = linear_of_parts(self.tdnn["conv"], [x, *context])
         if "norm" in self.tdnn:
             hidden = self.tdnn["norm"](relu(hidden))
-        mean, variance = self._moments(full, hidden, frames.mask)
-        return mx.concatenate([mean, mx.sqrt(mx.maximum(variance, FLOORS[self.moments]))], axis=-1)
-
-    def _moments(self, x: mx.array, hidden: mx.array, mask: mx.array | None) -> tuple[mx.array, mx.array]:
-        """Mean and variance of float32 frames, (B, C) each, under the softmax over time of the attention."""
-        logits = self.conv(mx.tanh(hidden)).astype(mx.float32)
-        if mask is not None:
-            logits = mx.where(mask > 0, logits, -mx.inf)
-        weights = mx.softmax(logits, axis=1)
-        mean = mx.sum(weights * x, axis=1)
-        if self.moments == "raw":
-            return mean, mx.sum(weights * mx.square(x), axis=1) - mx.square(mean)
-        return mean, mx.sum(weights * mx.square(x - mean[:, None]), axis=1)
+        return weighted_statistics(x, self.conv(mx.tanh(hidden)), mask, FLOORS[self.moments])
 
 
 class Cosines(nn.Module):
@@ -267,8 +256,9 @@ class Model(nn.Module, AudioModel):
         self.blocks: list[nn.Module] = [TDNNBlock(config.feat_dim, *layers[0])]
         self.blocks += [SERes2NetBlock(config, kernel, dilation) for _, kernel, dilation in layers[1:-1]]
         self.mfa = TDNNBlock(config.channels[0] * (len(layers) - 2), *layers[-1], norm=config.aggregation_norm)
-        self.asp = AttentiveStatisticsPooling(config)
-        self.fc = nn.Linear(2 * config.channels[-1], config.embed_dim)
+        last, attentive = config.channels[-1], config.pooling_func == "ASTP"
+        self.asp = AttentiveStatisticsPooling(config) if attentive else pooling(config.pooling_func, last)
+        self.fc = nn.Linear(VALUES[config.pooling_func] * last, config.embed_dim)
         if config.id2label is not None and config.classifier == "cosine":
             self.classifier: Any = Cosines(config.embed_dim, len(config.id2label))
         elif config.id2label is not None and config.classifier_neurons is not None:
@@ -347,7 +337,7 @@ class Model(nn.Module, AudioModel):
             x = block(x, frames)
             outputs.append(x)
         x = self.mfa(mx.concatenate(outputs, axis=-1), frames)
-        pooled = self.asp(x, frames)
+        pooled = self.asp(x, frames.mask)
         embedding: mx.array = self.fc(pooled.astype(x.dtype))
         return embedding
 
@@ -385,15 +375,6 @@ class Model(nn.Module, AudioModel):
             else:
                 scale_shift_of(arrays, norm)
         return to_mlx_layout(arrays, self, source_layout=True)
-
-
-def _linear_of_parts(layer: nn.Module, parts: list[mx.array]) -> mx.array:
-    """The linear layer of parts (B, T or 1, C) side by side; a part that is the same for all frames is taken once."""
-    if isinstance(layer, nn.QuantizedLinear):
-        return layer(mx.concatenate([mx.broadcast_to(part, parts[0].shape) for part in parts], axis=-1))
-    weights = mx.split(layer.weight, len(parts), axis=1)
-    once = sum((part @ weight.T for part, weight in zip(parts[1:], weights[1:], strict=True)), layer.bias)
-    return parts[0] @ weights[0].T + once
 
 
 def _unit(x: mx.array) -> mx.array:

@@ -52,7 +52,7 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
             config.channels[0],
             config.feat_dim,
             config.embed_dim,
-            "ASTP",
+            config.pooling_func,
             global_context_att=config.global_context,
             emb_bn=any(name.endswith("bn2.running_var") and "res2block" not in name for name in tensors),
         )

@@ -17,9 +17,10 @@ from speech_zoo_core.checkpoint.speechbrain import (
     speechbrain_front_end,
 )
 from speech_zoo_core.checkpoint.speechbrain import THRESHOLD as SPEECHBRAIN_THRESHOLD
-from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
+from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, pooling_of, wespeaker_settings
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError, shown
+from speech_zoo_core.pooling import VALUES
 from speech_zoo_core.tasks.iso639 import all_languages, are_names
 
 from .graph import from_graph
@@ -43,6 +44,7 @@ RENAMED = {
     "conv.": "mfa.conv.",
     "pool.linear1.": "asp.tdnn.conv.",
     "pool.linear2.": "asp.conv.",
+    "pool.": "asp.",  # of other poolings
     "bn.": "asp_bn.",
     "linear.": "fc.",
     "bn2.": "fc_bn.",
@@ -64,25 +66,25 @@ def recognise(source: Source) -> Recognised | None:
         settings = wespeaker_settings(source)
         n_mels = shape_of(weights, "layer1.conv.weight", 3)[1]
         front_end = FrontEnd(n_mels=n_mels) if settings is None else front_end_of(settings)
-        return _wespeaker(weights, front_end, "WeSpeaker ONNX")
+        return _wespeaker(weights, front_end, "WeSpeaker ONNX", settings)
     proxy = checkpoint.extra.get("config")
     if isinstance(proxy, dict) and proxy.keys() >= PROXY_CONFIG_KEYS:
         return _proxy(checkpoint, str(source.main_file))
-    weights = without_prefix(checkpoint.tensors, "layer1.conv.weight", "pool.linear1.weight")
+    weights = without_prefix(checkpoint.tensors, "layer1.conv.weight", "linear.weight")
     if {"layer1.conv.weight", "layer2.se_res2block.0.conv.weight", "linear.weight"} <= weights.keys():
         settings = wespeaker_settings(source)
         front_end = WESPEAKER if settings is None else front_end_of(settings)
         form = "WeSpeaker ECAPA-TDNN state dict" if settings is None else f"WeSpeaker {settings['model']}"
         if settings is None:
             front_end = FrontEnd(n_mels=shape_of(weights, "layer1.conv.weight", 3)[1])
-        recognised = _wespeaker(weights, front_end, form)
+        recognised = _wespeaker(weights, front_end, form, settings)
         if settings is not None:
             _compare(recognised.config, settings, "bn2.running_var" in weights)
         return recognised
     return _speechbrain(source, checkpoint.tensors)
 
 
-def _widths(weights: dict[str, mx.array], wrapped: str = "") -> dict[str, Any]:
+def _widths(weights: dict[str, mx.array], wrapped: str = "", pooling: str = "ASTP") -> dict[str, Any]:
     """The widths that tensors under SpeechBrain's names have."""
     conv, norm = (f"{part}{wrapped and '.' + part}" for part in ("conv", "norm"))
     layers = 1 + max((int(m[1]) for name in weights if (m := re.match(r"blocks\.(\d{1,3})\.", name))), default=0)
@@ -95,17 +97,20 @@ def _widths(weights: dict[str, mx.array], wrapped: str = "") -> dict[str, Any]:
         raise CheckpointError("the checkpoint has no SE-Res2Net blocks (blocks.1 and on)")
     width, _, block_kernel = shape_of(weights, f"blocks.1.res2net_block.blocks.0.{conv}.weight", 3)
     last, _, last_kernel = shape_of(weights, f"mfa.{conv}.weight", 3)
-    attention, context = shape_of(weights, f"asp.tdnn.{conv}.weight", 3)[:2]
+    attention: dict[str, Any] = {"global_context": False}  # of another pooling than ASTP
+    context = last
+    if pooling == "ASTP":
+        neurons, context = shape_of(weights, f"asp.tdnn.{conv}.weight", 3)[:2]
+        attention = {"attention_channels": neurons, "global_context": context != last}
     if width > first or context not in (last, 3 * last):
         raise CheckpointError(f"widths {first}, {width}, {last} and {context} of the layers give no ECAPA-TDNN")
     return {
         "feat_dim": feat_dim,
         "channels": [first] * layers + [last],
         "kernel_sizes": [kernel] + [block_kernel] * (layers - 1) + [last_kernel],
-        "attention_channels": attention,
+        **attention,
         "res2net_scale": first // width,
         "se_channels": weights[se].shape[0],
-        "global_context": context != last,
         "aggregation_norm": f"mfa.{norm}.weight" in weights,
     }
 
@@ -116,14 +121,19 @@ def _renamed(name: str) -> str:
     return re.sub(r"\b(conv|bn)s\.(\d+)\.", r"blocks.\2.\1.", name).replace(".bn.", ".norm.")
 
 
-def _wespeaker(weights: dict[str, mx.array], front_end: FrontEnd, form: str) -> Recognised:
-    renamed = {_renamed(name): value for name, value in weights.items()}
-    if shape_of(renamed, "fc.weight", 2)[1] != 2 * shape_of(renamed, "mfa.conv.weight", 3)[0]:
-        raise CheckpointError("linear does not take the means and deviations of ASTP; other poolings are not supported")
+def _wespeaker(
+    weights: dict[str, mx.array], front_end: FrontEnd, form: str, settings: dict[str, Any] | None
+) -> Recognised:
+    renamed, pooling = {_renamed(name): value for name, value in weights.items()}, pooling_of(weights, settings)
+    taken, frames = shape_of(renamed, "fc.weight", 2)[1], shape_of(renamed, "mfa.conv.weight", 3)[0]
+    if taken != VALUES[pooling] * frames:
+        more = "" if settings else "; put its config.yaml beside it, which tells its pooling"
+        raise CheckpointError(f"linear takes {taken} values, which {pooling} of {frames} channels does not give{more}")
     config = {
         "model_type": "ecapa_tdnn",
         "embed_dim": renamed["fc.weight"].shape[0],
-        **_widths(renamed),
+        **_widths(renamed, pooling=pooling),
+        "pooling_func": pooling,
         **WESPEAKER_DIALECT,
         "front_end": to_dict(front_end),
         "threshold": THRESHOLD,
@@ -142,10 +152,14 @@ def _compare(config: dict[str, Any], settings: dict[str, Any], emb_bn: bool) -> 
         "global_context_att": config["global_context"],
         "feat_dim": config["feat_dim"],
         "embed_dim": config["embed_dim"],
-        "pooling_func": "ASTP",
+        "pooling_func": config["pooling_func"],
         "emb_bn": emb_bn,
     }
-    for key, value in {"channels": channels, "global_context_att": global_context, "emb_bn": False, **args}.items():
+    claimed = {"channels": channels, "global_context_att": global_context, "pooling_func": "ASTP", "emb_bn": False}
+    if config["pooling_func"] != "ASTP":  # nothing else looks at it
+        del tensors["global_context_att"], claimed["global_context_att"]
+        args = {key: value for key, value in args.items() if key != "global_context_att"}
+    for key, value in {**claimed, **args}.items():
         if key not in tensors:
             raise ConfigError(f"config.yaml: model_args.{key} is not supported")
         if tensors[key] != value:

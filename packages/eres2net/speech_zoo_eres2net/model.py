@@ -14,6 +14,7 @@ import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.layers import relu, silu, time_mask
+from speech_zoo_core.pooling import VALUES, PoolingName, fits, frames_of, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 
@@ -38,7 +39,7 @@ class ModelConfig(SpeakerConfig):
     """`m_channels` is the width of the first stage; each of the three others doubles it.
 
     A block splits `base_width` / 64 of its stage's width into each of `scale` parts, and gives `expansion` times its
-    stage's width. `pool_eps` is added to the variance before the root: 1e-8 in 3D-Speaker, 1e-7 in WeSpeaker.
+    stage's width. `pool_eps` is added to TSTP's variance before the root: 1e-8 in 3D-Speaker, 1e-7 in WeSpeaker.
     """
 
     variant: Literal["ERes2Net", "ERes2NetV2"]
@@ -50,6 +51,7 @@ class ModelConfig(SpeakerConfig):
     feat_dim: int = 80
     two_emb_layer: bool = False
     pool_eps: float = 1e-8
+    pooling_func: PoolingName = "TSTP"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +67,13 @@ class ModelConfig(SpeakerConfig):
             raise ConfigError(
                 f"feat_dim {self.feat_dim} must be a multiple of 8 and equal front_end.n_mels {self.front_end.n_mels}"
             )
+        if not fits(self.pooling_func, self.pooled):
+            raise ConfigError(f"the heads of {self.pooling_func} cannot share {self.pooled} channels evenly")
+
+    @property
+    def pooled(self) -> int:
+        """Channels of a frame before the pooling."""
+        return self.planes(3) * self.expansion * (self.feat_dim // 8)
 
     def planes(self, stage: int) -> int:
         """Channels of a stage, before expansion."""
@@ -138,7 +147,8 @@ class Model(nn.Module, AudioModel):
         for stage, (down, fuse) in _fusions(config).items():
             self[down] = nn.Conv2d(sizes[stage - 1], sizes[stage], 3, 2, 1, bias=False)
             self[fuse] = AFF(sizes[stage])
-        self.seg_1 = nn.Linear(2 * in_planes * (config.feat_dim // 8), config.embed_dim)
+        self.pool = pooling(config.pooling_func, config.pooled, eps=config.pool_eps)
+        self.seg_1 = nn.Linear(VALUES[config.pooling_func] * config.pooled, config.embed_dim)
         if config.two_emb_layer:
             self.seg_2 = nn.Linear(config.embed_dim, config.embed_dim)
 
@@ -168,7 +178,8 @@ class Model(nn.Module, AudioModel):
             if stage in fusions:
                 down, fuse = fusions[stage]
                 fused = self[fuse](x, _masked(self[down](before), mask))
-        embedding = self.seg_1(_tstp(fused, lengths, self.config.pool_eps).astype(x.dtype))
+        pooled = self.pool(frames_of(fused), None if mask is None else mask[:, 0])
+        embedding = self.seg_1(pooled.astype(x.dtype))
         return self.seg_2(relu(embedding)) if self.config.two_emb_layer else embedding
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
@@ -209,16 +220,3 @@ def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
 def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:
     """(B, 1, T, 1) for an image (B, F, T, C)."""
     return None if lengths is None else time_mask(lengths, x.shape[2], x.dtype)[:, None, :, None]
-
-
-def _tstp(x: mx.array, lengths: mx.array | None, eps: float) -> mx.array:
-    """Temporal statistics pooling in float32: (B, F, T, C) to (B, 2*C*F), channel outermost, mean before deviation."""
-    x = x.astype(mx.float32)
-    if lengths is None:
-        mean, variance = mx.mean(x, axis=2), mx.var(x, axis=2, ddof=1)
-    else:
-        n = lengths[:, None, None]
-        mean = mx.sum(x, axis=2) / n  # padded frames are zero
-        variance = mx.sum(_masked(mx.square(x - mean[:, :, None]), _mask(x, lengths)), axis=2) / (n - 1)
-    stats = [mean, mx.sqrt(variance + eps)]
-    return mx.concatenate([s.transpose(0, 2, 1).reshape(len(s), -1) for s in stats], axis=1)

@@ -67,6 +67,7 @@ def _eres2net(config: Any, package: Package) -> Any:
     }
     parts = {"baseWidth": config.base_width, "scale": config.scale, "expansion": config.expansion}
     if package is WESPEAKER:
+        sizes["pooling_func"] = config.pooling_func
         return wespeaker("eres2net").ERes2Net(embed_dim=config.embed_dim, **sizes, **parts)
     sizes["embedding_size"] = config.embed_dim
     if config.variant == "ERes2NetV2":

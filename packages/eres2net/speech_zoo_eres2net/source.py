@@ -7,9 +7,17 @@ import mlx.core as mx
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.onnx_graph import Graph
 from speech_zoo_core.checkpoint.source import Recognised, Source, mapping, shape_of, without_prefix
-from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, three_d_speaker_front_end, wespeaker_settings
+from speech_zoo_core.checkpoint.wespeaker import (
+    POOLING_TENSORS,
+    THRESHOLD,
+    front_end_of,
+    pooling_of,
+    three_d_speaker_front_end,
+    wespeaker_settings,
+)
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError, shown
+from speech_zoo_core.pooling import VALUES
 
 from .graph import from_graph
 from .model import STRIDES
@@ -30,7 +38,7 @@ TENSORS = re.compile(
     rf"(layer[1-4]\.\d{{1,3}}\.)?(conv[13]\.weight|bn[13]\.{NORM})"
     rf"|layer[1-4]\.\d{{1,3}}\.(convs\.\d\.weight|bns\.\d\.{NORM}|shortcut\.(0\.weight|1\.{NORM})|fuse_models\.\d\.{AFF})"
     rf"|layer[1-3]_downsample\.weight|layer3_ds\.weight|fuse(34|_mode12|_mode123|_mode1234)\.{AFF}"
-    rf"|seg_[12]\.(weight|bias)|seg_bn_1\.{NORM}|projection\..*"
+    rf"|seg_[12]\.(weight|bias)|seg_bn_1\.{NORM}|projection\..*|{POOLING_TENSORS}"
 )
 
 
@@ -54,8 +62,8 @@ def recognise(source: Source) -> Recognised | None:
         raise CheckpointError(
             f"{source.main_file} looks like an ERes2Net, but has {len(others)} tensors that none has: {listed}"
         )
-    shape = _shape(weights, pointwise=4)
     settings = wespeaker_settings(source) if maker == "WeSpeaker" else None
+    shape = _shape(weights, settings, pointwise=4)
     if maker == "WeSpeaker" and settings is None:
         raise CheckpointError(
             f"{source.main_file} is a WeSpeaker ERes2Net; put its config.yaml beside it, which tells its features"
@@ -99,7 +107,7 @@ def _config(source: Source, shape: dict[str, Any], maker: str, settings: dict[st
     return {"model_type": "eres2net", **shape, **facts}
 
 
-def _shape(weights: dict[str, mx.array], pointwise: int) -> dict[str, Any]:
+def _shape(weights: dict[str, mx.array], settings: dict[str, Any] | None, pointwise: int) -> dict[str, Any]:
     """The architecture of tensors with these names and shapes; pointwise layers have `pointwise` dimensions."""
     counts = [
         len({m[1] for name in weights if (m := re.match(rf"layer{i}\.(\d+)\.", name))})
@@ -109,11 +117,11 @@ def _shape(weights: dict[str, mx.array], pointwise: int) -> dict[str, Any]:
     width = shape_of(weights, "layer4.0.convs.0.weight", 4)[0]
     expansion = shape_of(weights, "layer1.0.conv3.weight", pointwise)[0] // m_channels
     embed_dim, pooled = shape_of(weights, "seg_1.weight", 2)
-    rows, rest = divmod(pooled, 2 * m_channels * 8 * max(expansion, 1))
+    pooling = pooling_of(weights, settings)
+    rows, rest = divmod(pooled, VALUES[pooling] * m_channels * 8 * max(expansion, 1))
     if rest or not rows:
         raise CheckpointError(
-            f"seg_1 takes {pooled} values, which TSTP pooling (mean and deviation) of {m_channels * 8 * expansion} "
-            "channels cannot give; other poolings are not supported"
+            f"seg_1 takes {pooled} values, which {pooling} pooling of {m_channels * 8 * expansion} channels cannot give"
         )
     return {
         "variant": next(name for name, fusion in FUSION.items() if f"{fusion}.local_att.0.weight" in weights),
@@ -125,6 +133,7 @@ def _shape(weights: dict[str, mx.array], pointwise: int) -> dict[str, Any]:
         "feat_dim": rows * 8,
         "embed_dim": embed_dim,
         "two_emb_layer": "seg_2.weight" in weights,
+        "pooling_func": pooling,
     }
 
 
@@ -134,9 +143,7 @@ def _compare(shape: dict[str, Any], settings: dict[str, Any]) -> None:
     if name not in NAMES:
         raise ConfigError(f"config.yaml: model {shown(name)} is not in this family ({', '.join(NAMES)})")
     args = {"base_width" if key == "baseWidth" else key: value for key, value in args.items()}
-    claimed = {"variant": "ERes2Net", "num_blocks": [3, 4, 6, 3]} | NAMES[name] | args
-    if claimed.pop("pooling_func", "TSTP") != "TSTP":
-        raise ConfigError(f"config.yaml: pooling_func {shown(args['pooling_func'])} is not supported (only 'TSTP')")
+    claimed = {"variant": "ERes2Net", "num_blocks": [3, 4, 6, 3], "pooling_func": "TSTP"} | NAMES[name] | args
     for key, value in claimed.items():
         if key not in shape:
             raise ConfigError(f"config.yaml: model_args.{key} is not supported")
@@ -153,6 +160,6 @@ def _from_graph(source: Source, graph: Graph) -> Recognised | None:
     maker = next((maker for maker, eps in POOL_EPS.items() if eps / 2 < pool_eps < eps * 2), None)
     if maker is None:
         raise CheckpointError(f"the graph looks like an ERes2Net, but adds {pool_eps} to its variances")
-    shape = _shape(weights, pointwise=2)
     settings = wespeaker_settings(source) if maker == "WeSpeaker" else None
+    shape = _shape(weights, settings, pointwise=2)
     return Recognised(_config(source, shape, maker, settings), weights, f"{maker} {shape['variant']} ONNX")

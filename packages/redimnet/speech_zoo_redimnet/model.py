@@ -22,6 +22,7 @@ from speech_zoo_core.checkpoint.weights import (
 )
 from speech_zoo_core.errors import ConfigError, InputError
 from speech_zoo_core.layers import ScaleShift, gelu, gelu_tanh, relu, time_mask
+from speech_zoo_core.pooling import VALUES, PoolingName, fits, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 
@@ -29,8 +30,6 @@ HEADS = 4
 KERNELS = (7, 19, 31, 59)  # of the convolutions over time before the attention
 LAYER_NORM_EPS = 1e-6
 SQUEEZE_EPS = 1e-6  # of the BatchNorm where a stage's channels are squeezed back
-CONTEXT_EPS = VARIANCE_FLOOR = 1e-7
-BOTTLENECK = 128  # of the pooling's attention
 DROPPED = ("projection.", "cls_head.", "spec.")  # the training loss; constants of the features
 
 
@@ -58,7 +57,7 @@ class ModelConfig(SpeakerConfig):
         group_divisor: channels in each group of their convolutions.
         stages_setup: the stages.
         out_channels: width before the pooling; None: C * feat_dim.
-        global_context_att: whether the pooling's attention sees the mean and the deviation of the clip.
+        global_context_att: whether the attention of ASTP sees the mean and the deviation of the clip.
     """
 
     feat_dim: int = 72
@@ -67,6 +66,7 @@ class ModelConfig(SpeakerConfig):
     group_divisor: int
     stages_setup: list[Stage]
     out_channels: int | None = None
+    pooling_func: PoolingName = "ASTP"
     global_context_att: bool = True
     two_emb_layer: bool = False
 
@@ -79,6 +79,8 @@ class ModelConfig(SpeakerConfig):
             raise ConfigError("C, group_divisor, out_channels and the numbers of stages_setup must be positive")
         if self.feat_dim != self.front_end.n_mels:
             raise ConfigError(f"feat_dim {self.feat_dim} must equal front_end.n_mels {self.front_end.n_mels}")
+        if not fits(self.pooling_func, self.out_channels or self.width):
+            raise ConfigError(f"the heads of {self.pooling_func} cannot share the channels evenly")
         channels, rows = self.C, self.feat_dim
         for stage in self.stages_setup:
             channels, rest = channels * stage.stride, rows % stage.stride
@@ -234,9 +236,8 @@ class Model(nn.Module, AudioModel):
         if config.out_channels is not None:
             self.backbone["mfa"] = [nn.Linear(width, config.out_channels)]
             width = config.out_channels
-        context = 3 if config.global_context_att else 1
-        self.pool = {"linear1": nn.Linear(context * width, BOTTLENECK), "linear2": nn.Linear(BOTTLENECK, width)}
-        self.linear = nn.Linear(2 * width, config.embed_dim)
+        self.pool = pooling(config.pooling_func, width, config.global_context_att)
+        self.linear = nn.Linear(VALUES[config.pooling_func] * width, config.embed_dim)
         if config.two_emb_layer:
             self.seg_2 = nn.Linear(config.embed_dim, config.embed_dim)
 
@@ -266,30 +267,8 @@ class Model(nn.Module, AudioModel):
         x = self.backbone["fin_wght1d"](outputs)
         if "mfa" in self.backbone:
             x = self.backbone["mfa"][0](x)
-        embedding = self.linear(self._pooled(x, mask).astype(x.dtype))
+        embedding = self.linear(self.pool(x, mask).astype(x.dtype))
         return self.seg_2(relu(embedding)) if self.config.two_emb_layer else embedding
-
-    def _pooled(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        """Mean and deviation over time, weighted by an attention, in float32: (B, T, C) to (B, 2*C)."""
-        full = x.astype(mx.float32)
-        if self.config.global_context_att:
-            if mask is None:
-                # Not mx.mean: where 1 / T is also that of the LayerNorms' channels, a trace holds one number for both.
-                mean = mx.sum(full, axis=1, keepdims=True) / full.shape[1]
-                variance = mx.sum(mx.square(full - mean), axis=1, keepdims=True) / (full.shape[1] - 1)
-            else:
-                weights, n = mask.astype(mx.float32), mx.sum(mask.astype(mx.float32), axis=1, keepdims=True)
-                mean = mx.sum(full * weights, axis=1, keepdims=True) / n
-                variance = mx.sum(mx.square(full - mean) * weights, axis=1, keepdims=True) / (n - 1)
-            context = [mean, mx.sqrt(variance + CONTEXT_EPS)]
-            x = mx.concatenate([x, *(mx.broadcast_to(part.astype(x.dtype), x.shape) for part in context)], axis=-1)
-        logits = self.pool["linear2"](mx.tanh(self.pool["linear1"](x))).astype(mx.float32)
-        if mask is not None:
-            logits = mx.where(mask > 0, logits, -mx.inf)
-        weights = mx.softmax(logits, axis=1)
-        mean = mx.sum(weights * full, axis=1)
-        variance = mx.sum(weights * mx.square(full - mean[:, None]), axis=1)
-        return mx.concatenate([mean, mx.sqrt(mx.maximum(variance, VARIANCE_FLOOR))], axis=1)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Source tensors under IDRnD's names, or converted ones, to converted ones; a fixed point.

@@ -138,6 +138,7 @@ def _redimnet(config: Any) -> Any:
         config.group_divisor,
         config.out_channels,
         embed_dim=config.embed_dim,
+        pooling_func=config.pooling_func,
         global_context_att=config.global_context_att,
         two_emb_layer=config.two_emb_layer,
     )

@@ -6,9 +6,16 @@ from typing import Any
 import mlx.core as mx
 from speech_zoo_core.audio.front_end import REDIMNET, FrontEnd
 from speech_zoo_core.checkpoint.source import Recognised, Source, expect, mapping, shape_of, without_prefix
-from speech_zoo_core.checkpoint.wespeaker import THRESHOLD, front_end_of, wespeaker_settings
+from speech_zoo_core.checkpoint.wespeaker import (
+    POOLING_TENSORS,
+    THRESHOLD,
+    front_end_of,
+    pooling_of,
+    wespeaker_settings,
+)
 from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError, shown
+from speech_zoo_core.pooling import VALUES
 
 FINAL = "backbone.fin_wght1d.w"  # IDRnD's name; WeSpeaker numbers the shares: backbone.inputs_weights.6
 NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
@@ -63,9 +70,7 @@ def recognise(source: Source) -> Recognised | None:
     checkpoint = source.checkpoint
     if checkpoint.graph is not None:
         return None
-    weights = without_prefix(checkpoint.tensors, "backbone.stem.0.weight", "pool.linear1.weight")
-    if not {"backbone.stem.0.weight", "pool.linear1.weight"} <= weights.keys():
-        return None
+    weights = without_prefix(checkpoint.tensors, "backbone.stem.0.weight")
     of_wespeaker = "backbone.inputs_weights.0" in weights
     if not of_wespeaker and FINAL not in weights:
         return None
@@ -76,9 +81,9 @@ def recognise(source: Source) -> Recognised | None:
         raise CheckpointError(
             f"{source.main_file} looks like a ReDimNet, but has {len(others)} tensors that none has: {listed}"
         )
-    sizes = _sizes(weights)
+    settings = wespeaker_settings(source) if of_wespeaker else None
+    sizes = _sizes(weights, settings)
     if of_wespeaker:
-        settings = wespeaker_settings(source)
         if settings is not None:
             _compare_wespeaker(sizes, settings)
         front_end = FrontEnd(n_mels=sizes["feat_dim"]) if settings is None else front_end_of(settings)
@@ -101,7 +106,7 @@ def _known(name: str) -> bool:
     )
     pattern = (
         rf"{stage}(w|{NORM}|[013]\.{NORM}|{block}|{context}|{encoder})|backbone\.fin_wght1d\.w"
-        rf"|backbone\.(stem|mfa)\.[01]\.{NORM}|pool\.linear[12]\.(weight|bias)|(bn|bn2|seg_bn_1|linear|seg_2)\.{NORM}"
+        rf"|backbone\.(stem|mfa)\.[01]\.{NORM}|{POOLING_TENSORS}|(bn|bn2|seg_bn_1|linear|seg_2)\.{NORM}"
         r"|(spec|cls_head|projection)\..*"
     )
     return re.fullmatch(pattern, name) is not None
@@ -120,7 +125,7 @@ def as_idrnd(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     return renamed
 
 
-def _sizes(weights: dict[str, mx.array]) -> dict[str, Any]:
+def _sizes(weights: dict[str, mx.array], settings: dict[str, Any] | None) -> dict[str, Any]:
     """The architecture that tensors under IDRnD's names belong to."""
     channels = shape_of(weights, "backbone.stem.0.weight", 4)[0]
     _, count, width, _ = shape_of(weights, FINAL, 4)
@@ -148,16 +153,22 @@ def _sizes(weights: dict[str, mx.array]) -> dict[str, Any]:
     fits = [d for d in {*groups.values()} if all(x // d and x // (x // d) == inner for x, inner in groups.items())]
     if len(kinds) != 1 or not fits:
         raise CheckpointError(f"its blocks ({', '.join(sorted(kinds))}), or their groups of channels, give no ReDimNet")
-    embed_dim, pooled = shape_of(weights, "linear.weight", 2)
+    embed_dim, taken = shape_of(weights, "linear.weight", 2)
+    mfa, pooling = "backbone.mfa.0.weight" in weights, pooling_of(weights, settings)
+    pooled = shape_of(weights, "backbone.mfa.0.weight", 3)[0] if mfa else width
+    if taken != VALUES[pooling] * pooled:
+        raise CheckpointError(f"linear takes {taken} values, which {pooling} of {pooled} channels does not give")
+    attentive = pooling == "ASTP"
     return {
         "C": channels,
         "feat_dim": width // channels,
         "stages_setup": stages,
         "block_2d_type": kinds.pop(),
         "group_divisor": min(fits),
-        "out_channels": pooled // 2 if "backbone.mfa.0.weight" in weights else None,
+        "out_channels": pooled if mfa else None,
         "embed_dim": embed_dim,
-        "global_context_att": shape_of(weights, "pool.linear1.weight", 3)[1] == 3 * (pooled // 2),
+        "pooling_func": pooling,
+        "global_context_att": attentive and shape_of(weights, "pool.linear1.weight", 3)[1] == 3 * pooled,
         "two_emb_layer": "seg_2.weight" in weights,
     }
 
@@ -168,9 +179,10 @@ def _compare_wespeaker(sizes: dict[str, Any], settings: dict[str, Any]) -> None:
     if name.removeprefix("ReDimNet") not in SIZES or not name.startswith("ReDimNet"):
         raise ConfigError(f"config.yaml: model {shown(name)} is not in this family (ReDimNetB0 to ReDimNetB6)")
     c, kind, divisor, stages = SIZES[name.removeprefix("ReDimNet")]
-    claimed = {"C": c, "block_2d_type": kind, "group_divisor": divisor, "stages_setup": _stages(stages)} | args
-    expect(claimed, "config.yaml model_args", {"pooling_func": "ASTP"})
-    claimed.pop("pooling_func", None)
+    claimed = {"C": c, "block_2d_type": kind, "group_divisor": divisor, "stages_setup": _stages(stages)}
+    claimed |= {"pooling_func": "ASTP"} | args
+    if sizes["pooling_func"] != "ASTP":  # nothing else looks at it
+        claimed.pop("global_context_att", None)
     _compare(sizes, claimed, "config.yaml")
 
 

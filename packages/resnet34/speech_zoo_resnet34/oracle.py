@@ -1,4 +1,4 @@
-"""The originals of the ResNet family: wespeaker.models.resnet, and onnxruntime for exported files."""
+"""The originals of the ResNet family: wespeaker.models.resnet and its relatives, onnxruntime for exported files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,16 +56,29 @@ def write_example(config: Any, folder: Path) -> None:
 
 
 def _resnet(config: Any) -> Any:
+    head = {
+        "feat_dim": config.feat_dim,
+        "embed_dim": config.embed_dim,
+        "pooling_func": config.pooling_func,
+        "two_emb_layer": config.two_emb_layer,
+    }
+    if config.block == "simam":
+        return _simam(config)
+    if config.block == "res2net":
+        return wespeaker("res2net").Res2Net(config.m_channels, config.num_blocks, **head)
+    if config.block == "inverted":
+        widths = [config.m_channels, *(config.m_channels * 2**i for i in range(4))]
+        return wespeaker("gemini_dfresnet").Gemini_DF_ResNet(config.num_blocks, widths, **head)
     resnet = wespeaker("resnet")
-    return resnet.ResNet(
-        {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[config.block],
-        config.num_blocks,
-        config.m_channels,
-        feat_dim=config.feat_dim,
-        embed_dim=config.embed_dim,
-        pooling_func="TSTP",
-        two_emb_layer=config.two_emb_layer,
-    )
+    block = {"basic": resnet.BasicBlock, "bottleneck": resnet.Bottleneck}[config.block]
+    return resnet.ResNet(block, config.num_blocks, config.m_channels, **head)
+
+
+def _simam(config: Any) -> Any:
+    source = wespeaker("samresnet")
+    whole = source.SimAM_ResNet34_ASP(config.m_channels, config.embed_dim, config.feat_dim)
+    whole.front = source.ResNet(config.m_channels, source.SimAMBasicBlock, config.num_blocks)
+    return whole
 
 
 EXAMPLE = Example(  # WeSpeaker's ResNet34-LM

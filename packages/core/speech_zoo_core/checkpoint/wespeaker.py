@@ -3,19 +3,28 @@
 Reference: wespeaker/cli/speaker.py and its recipes' conf/*.yaml; pyannote/audio/models/embedding/wespeaker.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from ..audio.front_end import THREE_D_SPEAKER, WESPEAKER, FrontEnd
 from ..config import MAX_NUMBER
 from ..errors import ConfigError, shown
+from ..pooling import PoolingName
 from .source import Source, expect, mapping
 
 # Not measured here (no published weights within reach of the tests): pyannote's diarization pipeline, tuned with the
 # ResNet34-LM weights, joins speakers up to a cosine distance of 0.7046.
 THRESHOLD = 0.30
 FBANK_KEYS = {"num_mel_bins", "frame_length", "frame_shift", "dither", "use_energy"}  # dither: training only
+# The names of a pooling's tensors; a pooling without any is told by the settings.
+POOLING_TENSORS = r"pool\.(linear[12]|(n_query\.\d\.)?heads_att_trans\.\d\.att_[01])\.(weight|bias)"
+POOLING_STARTS: dict[str, PoolingName] = {
+    "pool.linear1.": "ASTP",
+    "pool.heads_att_trans.": "MHASTP",
+    "pool.n_query.": "MQMHASTP",
+}
+WITHOUT_TENSORS: tuple[PoolingName, ...] = ("TSTP", "TAP", "TSDP")
 PYANNOTE_KEYS = {"sample_rate", "num_channels", "window_type", "fbank_centering_span"}
 
 
@@ -44,6 +53,15 @@ def settings_near(
         if above:
             source.files.discard(source.folder / name)
     return None
+
+
+def pooling_of(names: Iterable[str], settings: dict[str, Any] | None) -> PoolingName:
+    """The pooling that tensors of these names belong to; where they tell none, the one in `config.yaml`, or TSTP."""
+    for name in names:
+        if found := next((POOLING_STARTS[start] for start in POOLING_STARTS if name.startswith(start)), None):
+            return found
+    said = mapping(settings or {}, "model_args", "config.yaml").get("pooling_func")
+    return next((name for name in WITHOUT_TENSORS if name == said), "TSTP")
 
 
 def front_end_of(settings: dict[str, Any]) -> FrontEnd:
