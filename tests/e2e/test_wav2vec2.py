@@ -36,6 +36,13 @@ def test_lid_convert_and_lid_again(cli: Run, tmp_path: Path, clip: Path, folder:
     assert "  languages      eng, fra, cmn\n" in cli("info", converted).succeeded().out
 
 
+def test_info_calls_no_label_a_language(cli: Run, tmp_path: Path) -> None:
+    values = hf_folder(tmp_path / "values", problem_type="regression")
+    told = cli("info", values).succeeded().out
+    assert "  labels         eng, fra, cmn\n" in told
+    assert "languages" not in told
+
+
 @pytest.mark.parametrize("bits", ["8", "4"])
 def test_quantized(cli: Run, tmp_path: Path, clip: Path, folder: Path, bits: str) -> None:
     cli("convert", folder, tmp_path / "small", "--bits", bits).succeeded()

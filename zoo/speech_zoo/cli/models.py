@@ -57,16 +57,18 @@ def info(
 def _shown(model: str, facts: dict[str, Any]) -> Iterator[str]:
     """What `info` prints for people: what it is, where from, how good, and what to type."""
     yield f"{model}: {facts.get('summary') or facts['task'].replace('-', ' ') + ' with ' + facts['model_type']}"
-    labels, source = facts.get("languages") or [], facts.get("source") or {}
+    source = facts.get("source") or {}
+    languages, labels = facts.get("languages") or [], facts.get("labels") or []
     threshold, calibrated = facts.get("threshold"), facts.get("calibrated")
-    speaker, outputs = facts["task"] == "speaker-embedding", facts.get("outputs", len(labels))
+    speaker, outputs = facts["task"] == "speaker-embedding", facts.get("outputs", len(labels or languages))
     chosen = f" ({facts['threshold_from']})" if facts.get("threshold_from") else ""
     rows = {
         "task": facts["task"],
         "model type": facts["model_type"],
         "size": f"{facts['parameters'] / 1e6:.1f} million parameters",
         "gives": f"{facts.get('embed_dim', outputs)} values" if speaker else f"{outputs} labels",
-        "languages": ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else ""),
+        "languages": _some(languages),
+        "labels": _some(labels),
         "threshold": f"{threshold}{chosen}" if threshold is not None else "",
         "calibrated": f"{calibrated['threshold']:.4f} on {calibrated['date']}" if calibrated else "",
         "shortest clip": f"{facts['shortest_clip_seconds']:.3f} s" if "shortest_clip_seconds" in facts else "",
@@ -85,6 +87,10 @@ def _shown(model: str, facts: dict[str, Any]) -> Iterator[str]:
     yield "All of it: --json"
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
 def _figures(facts: dict[str, Any]) -> Iterator[str]:
     for metric in facts.get("metrics", []):
         yield f"{metric['value']:g} {metric['metric']}, {metric['dataset']} {metric['split']}"
@@ -101,7 +107,8 @@ def _checkpoint_facts(model: str) -> dict[str, Any]:
     loaded = load(model)
     facts = to_dict(loaded.config)
     if labels := facts.pop("id2label", None):
-        facts["languages"] = list(labels.values())
+        languages = loaded.config.task == "language-identification"
+        facts["languages" if languages else "labels"] = list(labels.values())
     if loaded.config.task == "speaker-embedding" and (known := calibration_of(loaded)) is not None:
         facts["calibrated"] = {key: getattr(known, key) for key in ("threshold", "date", "eer", "seconds")}
     facts["parameters"] = sum(value.size for value in parameters(loaded).values())
