@@ -25,7 +25,8 @@ SLOW = tuple(
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
 TORCHAUDIO = "torchaudio==2.9.1"  # whose source says how WeSpeaker and SpeechBrain resample
-BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
+# Which MLX; on a Mac it brings Metal by itself.
+BACKEND = ("cuda13," if shutil.which("nvidia-smi") else "cpu,") if sys.platform == "linux" else ""
 
 
 def install(session: nox.Session, extras: str, *more: str) -> None:
@@ -232,9 +233,21 @@ def cards(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed and memory on this machine, next to the originals; arguments go to `speech-zoo bench`."""
-    install(session, "onnx,plot", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("oracles"))
-    session.install("--no-deps", *group("oracles-no-deps"))
+    install_originals(session, "plot")
     session.run("speech-zoo", "bench", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Measure results, speed and memory on a GPU, CUDA or Metal; arguments go to tests/gpu/measure.py."""
+    install_originals(session)
+    session.run("python", "tests/gpu/measure.py", *session.posargs)
+
+
+def install_originals(session: nox.Session, *extras: str) -> None:
+    """Install the workspace, and the originals beside it."""
+    install(session, ",".join(["onnx", *extras]), f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("oracles"))
+    session.install("--no-deps", *group("oracles-no-deps"))
 
 
 @nox.session
@@ -250,7 +263,7 @@ def upstream(session: nox.Session) -> None:
     path = Path(session.invoked_from, session.posargs[0]).resolve()
     if not (path / "pyproject.toml").is_file():
         session.error(f"{path} is no source tree of mlx-audio")
-    backend = ["mlx[cpu]"] if BACKEND else []
+    backend = [f"mlx[{BACKEND.rstrip(',')}]"] if BACKEND else []
     session.install(*backend, *RUNNER, *MLX_AUDIO_STYLE, *mlx_audio_needs(path))
     session.run("python", "-m", "upstream", str(path), *session.posargs[1:])
 
@@ -274,7 +287,7 @@ def suite_without_and_with_plugin(session: nox.Session) -> None:
     """The same environment, before and after our wheels are installed; fails where a test's outcome differs."""
     names = [nox.project.load_toml(f"{path}/pyproject.toml")["project"]["name"] for path in [*PACKAGES, "zoo"]]
     session.run("pip", "uninstall", "-q", "-y", *names)
-    backend = ["mlx[cpu]"] if BACKEND else []
+    backend = [f"mlx[{BACKEND.rstrip(',')}]"] if BACKEND else []
     session.install(f"mlx-audio[all]=={NEWEST_MLX_AUDIO}", *backend, *RUNNER, "pytest-asyncio>=1")
     find = "import importlib.util as u; print(u.find_spec('mlx_audio').submodule_search_locations[0])"
     tests = str(session.run("python", "-c", find, silent=True)).strip()

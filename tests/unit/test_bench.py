@@ -9,6 +9,7 @@ import pytest
 import speech_zoo
 from speech_zoo.bench import report as bench_report
 from speech_zoo.bench import run as bench
+from speech_zoo.bench.contender import ours
 from speech_zoo.bench.memory import measured
 from speech_zoo.bench.process import Worker
 from speech_zoo.bench.run import Plan, agreement, compare, interleave, speech
@@ -16,6 +17,8 @@ from speech_zoo.bench.subjects import Subject, examples, known, subject, write_e
 from speech_zoo.plots import bench as bench_chart
 from speech_zoo_core import oracle, registry
 from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.tasks import audio_model
+from tiny_models import RESNET, wespeaker_folder
 
 FEATURES = Subject("fbank", "fbank", "fbank")
 SPEAKERS = Subject("a speaker model", "", "speaker-embedding")
@@ -29,7 +32,7 @@ class FakeWorker:
     def __init__(self, name: str, asked: list[tuple[str, str]], vector: Any = (3.0, 4.0)) -> None:
         self.name, self.asked, self.vector, self.runs = name, asked, vector, 0
 
-    def run(self, clips: Path, output: Path | None = None) -> dict[str, Any]:
+    def run(self, clips: Path, output: Path | None = None, network: bool = False) -> dict[str, Any]:
         self.asked.append((self.name, clips.name))
         self.runs += 1
         if output is not None:
@@ -83,7 +86,10 @@ def test_who_is_compared(monkeypatch: pytest.MonkeyPatch, on_cpu: bool) -> None:
     monkeypatch.setattr(bench, "on_cpu", lambda: on_cpu)
     plan = Plan((), contenders=("torch", "stock"), seconds=(3.0, 70.0), batches=(1, 16))
     assert plan.names(FEATURES) == ["ours", "kaldi-native-fbank", "stock"]
-    names = ["ours", "torch", "stock"] if on_cpu else "ours|ours float16|torch|torch float16 compiled|stock".split("|")
+    names = ["ours", "torch", "stock"]
+    if not on_cpu:
+        names[1:1] = ["ours float16", "ours float16 eager"]
+        names[-1:-1] = ["torch float16 eager", "torch float16 compiled"]
     assert plan.names(LANGUAGES) == names
     ran = {case: [name for name in names if not plan.skips(name, LANGUAGES, case)] for case in ((3.0, 1), (3.0, 16))}
     assert ran[3.0, 1] == names
@@ -246,3 +252,20 @@ def test_a_chart_without_matplotlib_is_refused_first(tmp_path: Path, monkeypatch
     monkeypatch.setattr("speech_zoo.plots.figure.find_spec", lambda name: None)
     with pytest.raises(SpeechZooError, match=r"pip install 'matplotlib>=3\.8'"):
         bench.run(Plan(()), as_json=True, plot=tmp_path / "chart.png")
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("eager", [False, True])
+def test_the_network_alone_gives_what_all_of_it_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eager: bool
+) -> None:
+    """`eager` pads to no bucket."""
+    seen: list[int] = []
+    monkeypatch.setattr(audio_model, "bucket", lambda size: seen.append(size) or size)
+    measured = ours(str(wespeaker_folder(tmp_path / "source", RESNET)), engine="mlx", eager=eager)
+    assert measured.inputs is not None
+    assert measured.network is not None
+    clips = speech(1.0, 2)
+    assert np.allclose(measured.network(measured.inputs(clips)), measured.run(clips), atol=1e-5)
+    assert bool(seen) != eager
+    assert {"run", "inputs", "network"}.isdisjoint(measured.facts)

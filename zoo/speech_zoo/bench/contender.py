@@ -27,6 +27,8 @@ class Contender:
         device: "CPU" or the accelerator's name.
         threads: that it computes with; None where nobody tells.
         blas: of MLX on a CPU.
+        inputs: clips to what the network takes, where that can be had apart.
+        network: that to what `run` gives, as one batch.
     """
 
     run: Callable[[Array], Array]
@@ -34,15 +36,21 @@ class Contender:
     device: str
     threads: int | None
     blas: str | None = None
+    inputs: Callable[[Array], Any] | None = None
+    network: Callable[[Any], Array] | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "run"}
+        return {name: value for name, value in vars(self).items() if name not in ("run", "inputs", "network")}
 
 
-def ours(model: str, half: bool = False, engine: "Name" = "auto") -> Contender:
-    """The zoo's model, computing in float32 or float16; `model`, for `load`, may be `FBANK`."""
+def ours(model: str, half: bool = False, engine: "Name" = "auto", eager: bool = False) -> Contender:
+    """The zoo's model, computing in float32 or float16; `model`, for `load`, may be `FBANK`.
+
+    `eager` leaves out what a GPU's clips get: no buckets, and nothing is compiled.
+    """
     import mlx.core as mx
+    from speech_zoo_core.processes import evaluated
 
     from ..models import load
     from ..settings import __version__
@@ -58,15 +66,25 @@ def ours(model: str, half: bool = False, engine: "Name" = "auto") -> Contender:
             return np.stack([np.array(front_end(mx.array(clip))) for clip in clips])
     else:
         loaded = load(model, dtype="float16" if half else "float32", engine=engine)
+        if eager:
+            loaded._batch = loaded._padded
 
         def run(clips: Array) -> Array:
             # What embed_batch and predict_batch do, up to the raw output.
             rows = loaded._outputs(list(clips), "bench", loaded.sample_rate, None, vad=False)
             return np.array(mx.stack(rows).astype(mx.float32))
 
+        def inputs(clips: Array) -> list[mx.array]:
+            return evaluated([loaded.config.front_end(mx.array(clip)) for clip in clips])
+
+        def network(features: list[mx.array]) -> Array:
+            return np.array(loaded._batch(features).astype(mx.float32))
+
+        parts: dict[str, Any] = {"inputs": inputs, "network": network}
         if loaded.engine is not None:
             by = f"mlx-speech-zoo {__version__}, {loaded.engine.name} {version(loaded.engine.name)}"
-            return Contender(run, by, mlx_device(), getattr(loaded.engine, "threads", None))
+            return Contender(run, by, mlx_device(), getattr(loaded.engine, "threads", None), **parts)
+        return Contender(run, f"mlx-speech-zoo {__version__}", mlx_device(), *blas(), **parts)
 
     return Contender(run, f"mlx-speech-zoo {__version__}", mlx_device(), *blas())
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ def oracle_of(ref: str) -> Oracle:
     return spec.oracle(converted.config, original)
 
 
-def original(ref: str, gpu: bool, half: bool) -> Contender:
-    """The original; on a GPU where torch has one, with `half` in float16 and compiled.
+def original(ref: str, gpu: bool, half: bool, eager: bool = False) -> Contender:
+    """The original; on a GPU where torch has one, with `half` in float16, and compiled unless `eager`.
 
     Raises:
         NoOracle: it cannot be run here; float16 is for a GPU.
@@ -82,22 +83,33 @@ def original(ref: str, gpu: bool, half: bool) -> Contender:
         raise NoOracle("this torch has no GPU")
     module = oracle.module().to(device, torch.float16 if half else torch.float32)
 
-    def through(forward: Callable[..., Any], clips: Array) -> Array:
+    def inputs(clips: Array) -> list[Any]:
         assert oracle.inputs is not None
         with torch.inference_mode(), torch.device(device):
-            inputs = [torch.as_tensor(x, device=device) for x in oracle.inputs(clips)]
-            out = output_of(forward(*(x.half() if half and x.is_floating_point() else x for x in inputs)))
-            return np.asarray(out.float().cpu().numpy())
+            found = [torch.as_tensor(x, device=device) for x in oracle.inputs(clips)]
+            found = [x.half() if half and x.is_floating_point() else x for x in found]
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return found
+
+    def through(forward: Callable[..., Any], given: list[Any]) -> Array:
+        with torch.inference_mode(), torch.device(device):
+            return np.asarray(output_of(forward(*given)).float().cpu().numpy())
 
     if half:
         try:
-            through(module, _noise(oracle))
+            through(module, inputs(_noise(oracle)))
         except RuntimeError as error:
             raise NoOracle(f"{oracle.name} does not run in float16: {str(error)[:200]}") from error
-    forward = torch.compile(module) if half else module
+    forward = torch.compile(module) if half and not eager else module
     place = torch.cuda.get_device_name() if device == "cuda" else device.upper()
     return Contender(
-        lambda clips: through(forward, clips), f"{name} on torch {torch.__version__}", place, torch.get_num_threads()
+        lambda clips: through(forward, inputs(clips)),
+        f"{name} on torch {torch.__version__}",
+        place,
+        torch.get_num_threads(),
+        inputs=inputs,
+        network=partial(through, forward),
     )
 
 

@@ -52,11 +52,14 @@ class Worker:
             raise
         self.facts["start_seconds"] = time.perf_counter() - start
 
-    def run(self, clips: Path, output: Path | None = None) -> dict[str, Any]:
-        """Seconds of one run and peak resident bytes so far; clips and outputs are `.npy` files."""
+    def run(self, clips: Path, output: Path | None = None, network: bool = False) -> dict[str, Any]:
+        """Seconds of one run and peak resident bytes so far; clips and outputs are `.npy` files.
+
+        With `network`, the features are there when the clock starts, where the contender can be had in parts.
+        """
         time.sleep(PAUSE)
         assert self._process.stdin is not None
-        request = {"clips": str(clips), "output": None if output is None else str(output)}
+        request = {"clips": str(clips), "output": None if output is None else str(output), "network": network}
         with suppress(BrokenPipeError):  # then there is no reply, either
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()

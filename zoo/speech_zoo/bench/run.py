@@ -65,7 +65,10 @@ class Plan:
             return [KALDI if name == "torch" else name for name in names]
         if on_cpu():
             return names
-        also = {"ours": ["ours float16"], "torch": ["torch float16 compiled"]}
+        also = {
+            "ours": ["ours float16", "ours float16 eager"],
+            "torch": ["torch float16 eager", "torch float16 compiled"],
+        }
         return [each for name in names for each in (name, *also.get(name, ()))]
 
     def skips(self, contender: str, model: Subject, case: tuple[float, int]) -> str | None:
@@ -131,12 +134,14 @@ def agreement(model: Subject, contender: str, ours: Array, theirs: Array) -> dic
     return {"measure": measure, "value": float(value), "limit": limit}
 
 
-def interleave(workers: Mapping[str, Worker], clips: Path, repeats: int) -> dict[str, list[dict[str, Any]]]:
-    """Replies of each worker to `repeats` runs; the workers take turns."""
+def interleave(
+    workers: Mapping[str, Worker], clips: Path, repeats: int, network: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Replies of each worker to `repeats` runs, of its network alone if so; the workers take turns."""
     replies: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for _ in range(repeats):
         for name, worker in workers.items():
-            replies[name].append(worker.run(clips))
+            replies[name].append(worker.run(clips, network=network))
     return replies
 
 

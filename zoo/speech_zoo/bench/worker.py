@@ -1,9 +1,9 @@
 """What runs in a process of `speech-zoo bench`: one contender of one model, or what prepares it.
 
 The parent writes requests and reads replies, one line of JSON each: first the facts, of a contender those of
-`Contender.facts`, then for each request {"clips": file, "output": file or null} the seconds of one run and the peak
-resident memory so far, in bytes. Clips (B, N) and outputs are `.npy` files. {"error": text} is what a user is told,
-{"absent": text} why there is no such contender here.
+`Contender.facts`, then for each request {"clips": file, "output": file or null, "network": bool} the seconds of one run
+(of its network alone, where that can be had apart) and the peak resident memory so far, in bytes. Clips (B, N) and
+outputs are `.npy` files. {"error": text} is what a user is told, {"absent": text} why there is no such contender here.
 """
 
 import json
@@ -30,14 +30,15 @@ def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Con
     """What makes a contender; the harness's own imports, which are not part of a load, come with it.
 
     Args:
-        job: one of `run.CONTENDERS` or "kaldi-native-fbank", and " float16…" after it.
+        job: one of `run.CONTENDERS` or "kaldi-native-fbank", and after it " float16", " float16 eager" or " float16
+            compiled".
         model: what `load` takes, or `FBANK`.
         gpu: whether MLX computes on one, so that torch may, too.
         scratch: a folder of this model, with the exported file.
     """
-    half = "float16" in job
+    half, eager = "float16" in job, job.endswith("eager")
     if job.startswith("ours"):
-        return partial(ours, model, half)
+        return partial(ours, model, half, eager=eager)
     if job in ("mlx", "coreml"):
         return partial(engine, model, cast("Name", job))
     if job == "stock":
@@ -47,7 +48,7 @@ def contender(job: str, model: str, gpu: bool, scratch: str) -> Callable[[], Con
     from . import originals
 
     if job.startswith("torch"):
-        return partial(originals.original, model, gpu, half)
+        return partial(originals.original, model, gpu, half, eager)
     exported = {"onnxruntime": originals.onnx, "openvino": originals.openvino}
     return partial(exported[job], model, onnx_file(Path(scratch))) if job in exported else originals.kaldi
 
@@ -109,9 +110,11 @@ def main() -> None:
         reply(**made.facts, load_seconds=time.perf_counter() - start)
         for line in sys.stdin:
             asked = json.loads(line)
-            clips = np.load(asked["clips"])
+            given, run = np.load(asked["clips"]), made.run
+            if asked["network"] and made.inputs is not None and made.network is not None:
+                given, run = made.inputs(given), made.network
             start = time.perf_counter()
-            output = made.run(clips)
+            output = run(given)
             seconds = time.perf_counter() - start
             if asked["output"]:
                 np.save(asked["output"], output)

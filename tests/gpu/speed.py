@@ -1,0 +1,128 @@
+"""How fast the families are, next to their originals in PyTorch."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from families import Finding, families, made
+from speech_zoo.bench.process import Worker
+from speech_zoo.bench.run import Plan, agreement, interleave, saved_speech, started
+from speech_zoo.bench.subjects import Subject
+from speech_zoo_core.errors import SpeechZooError
+from speech_zoo_core.oracle import NoOracle
+
+SLOW = "torch float16 compiled"
+PATIENCE = 110.0  # seconds, for all that is compiled by torch
+AT_ONCE = 3  # families whose processes share the GPU's memory
+GOALS = {1: ("torch float16 eager", 1.5), 32: (SLOW, 1.0)}  # by clips: how much of our time the network takes there
+
+
+@dataclass
+class Family:
+    """A family, and the processes that compute it, by contender, warm for every case."""
+
+    name: str
+    model: Subject
+    scratch: Path
+    plan: Plan
+    workers: dict[str, Worker] = field(default_factory=dict)
+    missing: dict[str, Finding] = field(default_factory=dict)
+
+    def clips(self, count: int) -> Path:
+        return saved_speech(self.scratch, self.model, self.plan.seconds[0], count)
+
+    def output(self, contender: str, count: int) -> Path:
+        return self.scratch / f"{contender} {count}.npy"
+
+    def contenders(self) -> list[str]:
+        """On a GPU torch in float16 only."""
+        names = self.plan.names(self.model)
+        return [name for name in names if name != "torch" or SLOW not in names]
+
+    def warm(self, contender: str) -> None:
+        try:
+            worker = started(contender, self.model, self.scratch)
+            for count in self.plan.batches:
+                worker.run(self.clips(count), self.output(contender, count))
+                worker.run(self.clips(count), network=True)
+            self.workers[contender] = worker
+        except SpeechZooError as error:
+            passed = None if isinstance(error, NoOracle) else False
+            self.missing[contender] = (f"{self.name}, {contender}", {"absent": str(error)[:200]}, passed)
+
+    def close(self) -> None:
+        while self.workers:
+            self.workers.popitem()[1].close()
+
+
+def speed(models: list[str], cpu: bool) -> Iterator[Finding]:
+    """First all families' slow contenders are made ready at once; then a few families at a time, timed in turn."""
+    seconds, clips = (1.0, (1, 2)) if cpu else (10.0, (1, 32))
+    plan = Plan((), ("ours", "torch"), (seconds,), clips, repeats=2 if cpu else 5)
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(64) as pool:
+        begin, ready = time.perf_counter(), []
+        for name in families(models, cpu):
+            path = Path(directory) / name
+            path.mkdir()
+            ready.append((name, pool.submit(prepared, name, path, plan)))
+        wait([future for _, future in ready], PATIENCE)
+        found = []
+        for name, future in ready:
+            if not future.done() or (error := future.exception()) is not None:
+                why = str(error) if future.done() else f"was not ready after {PATIENCE:g} s"
+                yield name, {"failed": why[:300]}, False
+            else:
+                found.append((future.result(), pool.submit(future.result().warm, SLOW)))
+        slow: list[Future[None]] = [warm for family, warm in found if SLOW in family.contenders()]
+        wait(slow, max(1.0, begin + PATIENCE - time.perf_counter()))
+        for start in range(0, len(found), AT_ONCE):
+            group = [family for family, _ in found[start : start + AT_ONCE]]
+            rest = [pool.submit(each.warm, name) for each in group for name in each.contenders() if name != SLOW]
+            wait(rest)
+            for family in group:
+                yield from timed(family)
+                family.close()
+
+
+def prepared(name: str, scratch: Path, plan: Plan) -> Family:
+    family = Family(name, made(name, scratch), scratch, plan)
+    for count in plan.batches:
+        family.clips(count)
+    return family
+
+
+def timed(family: Family) -> Iterator[Finding]:
+    """The contenders in turn, from the samples on and of the network alone, next to ours in float16."""
+    workers = {name: family.workers[name] for name in family.contenders() if name in family.workers}
+    for name in family.contenders():
+        if name not in workers:
+            yield family.missing.get(name, (f"{family.name}, {name}", {"absent": "not ready in time"}, False))
+    if "ours" not in workers:
+        return
+    mine = "ours float16" if "ours float16" in workers else "ours"
+    for count in family.plan.batches:
+        for name in list(workers)[1:]:
+            outputs = (np.load(family.output(each, count)) for each in ("ours", name))
+            try:
+                agreement(family.model, name, *outputs)
+            except SpeechZooError as error:
+                yield f"{family.name} x {count}, {name}", {"disagrees": str(error)[:200]}, False
+        audio = count * family.plan.seconds[0]
+        for what in (True, False):
+            times = medians(family, workers, count, what)
+            figures = {"ms": f"{times[mine] * 1e3:.1f}", "audio s / s": f"{audio / times[mine]:.0f}"}
+            figures |= {f"{name} / ours": f"{took / times[mine]:.2f}" for name, took in times.items() if name != mine}
+            other, goal = GOALS.get(count, ("", 0.0))
+            met = times[other] / times[mine] >= goal if what and other in times else None
+            yield f"{family.name} x {count}{', network' if what else ''}", figures, met
+
+
+def medians(family: Family, workers: dict[str, Worker], count: int, network: bool) -> dict[str, float]:
+    replies: dict[str, list[Any]] = interleave(workers, family.clips(count), family.plan.repeats, network)
+    return {name: statistics.median(reply["seconds"] for reply in runs) for name, runs in replies.items()}
