@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -52,9 +51,10 @@ class Family:
                 worker.run(self.clips(count), self.output(contender, count))
                 worker.run(self.clips(count), network=True)
             self.workers[contender] = worker
-        except SpeechZooError as error:
+        except Exception as error:  # whatever it is, the others go on
             passed = None if isinstance(error, NoOracle) else False
-            self.missing[contender] = (f"{self.name}, {contender}", {"absent": str(error)[:200]}, passed)
+            why = str(error)[:200] or type(error).__name__
+            self.missing[contender] = (f"{self.name}, {contender}", {"absent": why}, passed)
 
     def close(self) -> None:
         while self.workers:
@@ -66,23 +66,22 @@ def speed(models: list[str], cpu: bool) -> Iterator[Finding]:
     seconds, clips = (1.0, (1, 2)) if cpu else (10.0, (1, 32))
     plan = Plan((), ("ours", "torch"), (seconds,), clips, repeats=2 if cpu else 5)
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(64) as pool:
-        begin, ready = time.perf_counter(), []
+        ready, slow = [], []
         for name in families(models, cpu):
             path = Path(directory) / name
             path.mkdir()
             ready.append((name, pool.submit(prepared, name, path, plan)))
-        wait([future for _, future in ready], PATIENCE)
-        found = []
+            slow.append(pool.submit(compiled, ready[-1][1]))
+        wait([*(future for _, future in ready), *slow], None if cpu else PATIENCE)
+        found: list[Family] = []
         for name, future in ready:
             if not future.done() or (error := future.exception()) is not None:
                 why = str(error) if future.done() else f"was not ready after {PATIENCE:g} s"
                 yield name, {"failed": why[:300]}, False
             else:
-                found.append((future.result(), pool.submit(future.result().warm, SLOW)))
-        slow: list[Future[None]] = [warm for family, warm in found if SLOW in family.contenders()]
-        wait(slow, max(1.0, begin + PATIENCE - time.perf_counter()))
+                found.append(future.result())
         for start in range(0, len(found), AT_ONCE):
-            group = [family for family, _ in found[start : start + AT_ONCE]]
+            group = found[start : start + AT_ONCE]
             rest = [pool.submit(each.warm, name) for each in group for name in each.contenders() if name != SLOW]
             wait(rest)
             for family in group:
@@ -95,6 +94,12 @@ def prepared(name: str, scratch: Path, plan: Plan) -> Family:
     for count in plan.batches:
         family.clips(count)
     return family
+
+
+def compiled(ready: Future[Family]) -> None:
+    family = ready.result()
+    if SLOW in family.contenders():
+        family.warm(SLOW)
 
 
 def timed(family: Family) -> Iterator[Finding]:
