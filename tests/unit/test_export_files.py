@@ -1,6 +1,7 @@
 """Models as ONNX files: read back by ONNX Runtime, against MLX, from features and from samples."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import speech_zoo
 from export_sessions import assert_close, normal
 from speech_zoo.publish import export as exporting
+from speech_zoo_core.audio.front_end import REDIMNET
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_export import onnx as writer
-from tiny_models import CONFIGS, LABELS, noise, tiny_model
+from tiny_models import CONFIGS, LABELS, model_of, noise, tiny_model, tiny_source
 from wav2vec2_files import hf_folder, source_tensors
 from wav2vec2_kin_files import kin_folder
 
@@ -42,6 +44,25 @@ def test_from_samples(name: str, tmp_path: Path) -> None:
     assert [value.name for value in session.get_inputs()] == ["waveform"]
     for length in LENGTHS:
         assert_close(session.run(None, {"waveform": noise(length)[None]}), [raw(model, noise(length))], 1e-4)
+
+
+def mirroring() -> Any:
+    """A ReDimNet with ID R&D's features, which mirror both ends of a clip."""
+    config = replace(CONFIGS["redimnet"], front_end=replace(REDIMNET, n_mels=16))
+    return model_of(config, tiny_source("redimnet"))
+
+
+def test_from_samples_whose_ends_are_mirrored(tmp_path: Path) -> None:
+    model = mirroring()
+    session = opened(speech_zoo.export(model, tmp_path / "model.onnx", from_="waveform"))
+    for length in (3333, *LENGTHS):
+        assert_close(session.run(None, {"waveform": noise(length)[None]}), [raw(model, noise(length))], 1e-4)
+
+
+def test_mirrored_ends_and_clips_that_are_filled_up(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"need its length: take features \(--from features\)"):
+        speech_zoo.export(mirroring(), tmp_path / "model.mlpackage", from_="waveform")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["basic", "speaker_proxy"])

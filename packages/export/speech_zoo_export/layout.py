@@ -139,7 +139,9 @@ def one_axis(layout: Layout, node: Node) -> bool:
     if len(late) * 2 < len(node.inputs) or not late:
         return False
     source, perm = layout.source(late[0])
-    inputs = [layout.moved(value, perm, source.rank) for value in node.inputs]
+    moved = [layout.moved(value, perm, source.rank) for value in node.inputs]
+    # A single number stays as it is where it is spread, which here it is not.
+    inputs = [x if x.rank == source.rank else layout.reshape(x, (1,) * source.rank) for x in moved]
     attrs = {**node.attrs, "axis": perm[node.attrs["axis"]]}
     return layout.put_off(node.output, layout(node.op, *inputs, **attrs), perm)
 

@@ -72,6 +72,16 @@ def test_convolutions_follow_one_another() -> None:
     assert (counts["Conv"], counts["Pad"], counts["Mul"], counts["Add"]) == (2, 0, 0, 1)
 
 
+def test_a_single_number_beside_a_view_of_an_array() -> None:
+    """As the pre-emphasis has it, of samples (1, N) taken as (N,)."""
+
+    def fn(x: mx.array) -> mx.array:
+        flat = x.reshape(-1)
+        return flat - mx.concatenate([flat[1:2], flat[:-1]])
+
+    check(fn, normal(1, 50), axes=[{1: TIME}], others=[[normal(1, 21)]])
+
+
 def test_writes_into_a_padded_array_are_parts_side_by_side() -> None:
     def fn(x: mx.array) -> mx.array:
         grown = mx.pad(x, [(0, 0), (0, 0), (0, 4)])
