@@ -244,6 +244,22 @@ def test_an_export_with_another_pooling(tmp_path: Path, op: str) -> None:
     assert op in refusal(exporter.export(CONFIG, tmp_path / "model.onnx", pooling=op), load)
 
 
+def test_an_export_that_pools_the_mean_alone(tmp_path: Path) -> None:
+    """Of its width, it could be one of half the mels."""
+    config = replace(CONFIG, pooling_func="TAP")
+    exporter = Exporter(source_weights(config), fold=True, rename=True)
+    mean_alone = exporter.pooling
+
+    def pooling(x: str) -> str:
+        mean_alone(x)
+        mean = next(node for node in exporter.nodes if node.op_type == "ReduceMean")
+        return exporter.node("Flatten", [mean.output[0]])
+
+    exporter.pooling = pooling  # type: ignore[method-assign]
+    path = exporter.export(config, tmp_path / "model.onnx")
+    assert "only TSTP is read from ONNX" in refusal(path, load)
+
+
 def test_an_export_with_three_stages(tmp_path: Path) -> None:
     short = ModelConfig(**vars(CONFIG))
     object.__setattr__(short, "num_blocks", [1, 1, 1])

@@ -81,6 +81,11 @@ class ResNetWalk(Walk):
         gemms = [n for n in self.graph.nodes if n.op in ("Gemm", "MatMul") and n.inputs[1] in self.graph.constants]
         if len(gemms) not in (1, 2):
             raise CheckpointError(f"the graph has {len(gemms)} linear layers, one or two were expected")
+        pooled = self.graph.producer(gemms[0].inputs[0])
+        while pooled is not None and pooled.op in ("Flatten", "Reshape", *self.SKIPPED):
+            pooled = self.graph.producer(pooled.inputs[0])
+        if pooled is None or pooled.op != "Concat" or len(pooled.inputs) != 2:
+            raise CheckpointError("the graph does not pool mean and deviation; only TSTP is read from ONNX")
         value = self.linear(gemms[0], "seg_1")
         if len(gemms) == 2:
             relu = self.next(value, "Relu")
