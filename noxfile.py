@@ -20,7 +20,7 @@ MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins t
 RUNNER = ("pytest>=9", "pytest-xdist>=3.6", "httpx2<3")  # of its tests: upstream/outcomes.py
 SLOW = tuple(
     f"tests/e2e/test_{name}.py"
-    for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "voices_faults")
+    for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "upstream", "voices_faults")
 )
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
@@ -60,7 +60,6 @@ def tests(session: nox.Session) -> None:
             "tests/browser",
             "tests/e2e/test_docs.py",
             "tests/e2e/test_ray.py",
-            "tests/e2e/test_upstream.py",
             *SLOW,
         )
     ]
@@ -69,8 +68,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The end-to-end tests that take long: the demo, the bench, a family of one's own, conversations, kills."""
+    """The end-to-end tests that take long: the demo, the bench, a family of one's own, kills, the series for mlx-audio."""
     env = install_for_tests(session)
+    session.install(*MLX_AUDIO_STYLE)
     session.run("pytest", *SLOW, *session.posargs, env=env)
 
 
@@ -266,13 +266,6 @@ def upstream(session: nox.Session) -> None:
     backend = [f"mlx[{BACKEND.rstrip(',')}]"] if BACKEND else []
     session.install(*backend, *RUNNER, *MLX_AUDIO_STYLE, *mlx_audio_needs(path))
     session.run("python", "-m", "upstream", str(path), *session.posargs[1:])
-
-
-@nox.session
-def series(session: nox.Session) -> None:
-    """The series for mlx-audio on the newest release: tests/e2e/test_upstream.py."""
-    install(session, "onnx", f"mlx-audio=={NEWEST_MLX_AUDIO}", *group("test"), *MLX_AUDIO_STYLE)
-    session.run("pytest", "tests/e2e/test_upstream.py", *session.posargs)
 
 
 def mlx_audio_needs(path: Path) -> list[str]:
