@@ -68,7 +68,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The end-to-end tests that take long: the demo, the bench, a family of one's own, kills, the series for mlx-audio."""
+    """The end-to-end tests that take long: demo, bench, a family of one's own, kills, the series for mlx-audio."""
     env = install_for_tests(session)
     session.install(*MLX_AUDIO_STYLE)
     session.run("pytest", *SLOW, *session.posargs, env=env)

@@ -1,4 +1,4 @@
-"""The series for mlx-audio from end to end: branches, proofs and what is skipped. Run by `nox -s series`."""
+"""The series for mlx-audio from end to end: branches, proofs and what is skipped. Run by `nox -s slow`."""
 
 import shutil
 import sys
