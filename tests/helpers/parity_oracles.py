@@ -80,9 +80,19 @@ def custom_resnet(block: str, num_blocks: list[int], m_channels: int, embed_dim:
     return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
 
 
-def wespeaker_campplus(seed: int, embed_dim: int = 512) -> Oracle:
+def small_relative(kind: str, seed: int) -> Oracle:
+    """WeSpeaker's SimAM-ResNet ("simam") or DF-ResNet ("inverted") of a few channels, with seeded weights."""
+    if kind == "simam":
+        module = wespeaker("samresnet").SimAM_ResNet34_ASP(in_planes=4, embed_dim=64)
+    else:
+        source = wespeaker("gemini_dfresnet")
+        module = source.Gemini_DF_ResNet([1, 2, 1, 1], [8, 8, 16, 32, 64], feat_dim=80, embed_dim=64)
+    return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
+
+
+def wespeaker_campplus(seed: int, embed_dim: int = 512, pooling_func: str = "TSTP") -> Oracle:
     """WeSpeaker's CAM++ with seeded weights."""
-    module = wespeaker("campplus").CAMPPlus(feat_dim=80, embed_dim=embed_dim, pooling_func="TSTP")
+    module = wespeaker("campplus").CAMPPlus(feat_dim=80, embed_dim=embed_dim, pooling_func=pooling_func)
     return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", HAMMING)
 
 

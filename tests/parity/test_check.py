@@ -27,6 +27,7 @@ from parity_oracles import (
     save_state,
     save_wespeaker,
     seeded,
+    small_relative,
     state_dict,
     wespeaker_campplus,
     wespeaker_eres2net,
@@ -123,6 +124,20 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "xvector: SpeechBrain": (lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["xvector"], 9)), "speechbrain"),
     "se_resnet: SpeechBrain": (lambda d: save_speechbrain(d / "sb", SpeechBrain(SMALL["se-resnet"], 9)), "speechbrain"),
+    "resnet34: SimAM": (
+        lambda d: save_state(d / "avg_model.pt", small_relative("simam", 5)),
+        "wespeaker-unofficial",
+    ),
+    "resnet34: DF-ResNet": (
+        lambda d: save_state(d / "avg_model.pt", small_relative("inverted", 6)),
+        "wespeaker-unofficial",
+    ),
+    "campplus: WeSpeaker, MQMHASTP": (
+        lambda d: save_wespeaker(
+            d / "ws", wespeaker_campplus(7, 64, "MQMHASTP"), "CAMPPlus", embed_dim=64, pooling_func="MQMHASTP"
+        ),
+        "wespeaker-unofficial",
+    ),
     "redimnet: WeSpeaker": (
         lambda d: save_state(d / "avg_model.pt", redimnet("", 3, **TINY_REDIMNET)),
         "wespeaker-unofficial",
