@@ -97,6 +97,13 @@ def test_pyannet_has_a_graph_for_each_length(home: Path, tmp_path: Path) -> None
     assert len(list(home.iterdir())) == 2
 
 
+def test_pyannet_in_half_precision(home: Path, tmp_path: Path) -> None:
+    """It computes in float32 all the same."""
+    plain = speech_zoo.load(lightning(tmp_path / "pytorch_model.bin"), engine="mlx", dtype="float16")
+    x = mx.array(voice(16000, 0))[None]
+    assert close(on_onnxruntime(plain)(x), plain(x))
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_half_precision(dtype: mx.Dtype) -> None:
     plain = model_of(CONFIGS["basic"], tiny_source("basic"))
@@ -222,6 +229,13 @@ def test_a_model_without_a_graph(monkeypatch: pytest.MonkeyPatch, caplog: pytest
         assert mx.array_equal(model(x), plain(x)) and mx.array_equal(model(x), plain(x))
     (record,) = caplog.records
     assert record.message.startswith("warning: MLX computes this resnet34, as onnxruntime cannot: bfloat16")
+
+
+def test_a_graph_that_onnxruntime_refuses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny_model("basic")
+    monkeypatch.setattr(graphs, "to_keep", lambda *_: (b"no graph", {}))
+    with pytest.raises(ConfigError, match=r"cannot run this resnet34, use --engine mlx: .*INVALID_PROTOBUF"):
+        on_onnxruntime(plain)(frames(plain, 1, 60))
 
 
 # What is kept

@@ -140,11 +140,12 @@ def _fft(call: Call) -> Term:
 
 
 def _lstm(call: Call) -> Term:
-    """Both directions; ONNX has the gates in another order, and time before the batch."""
+    """Both directions; ONNX has the gates in another order, time before the batch, and all of one type."""
     build, (x, *weights) = call.build, call.inputs
-    if any(value.data is None for value in weights):
+    arrays = [value.data.astype(x.dtype, copy=False) for value in weights if value.data is not None]
+    if len(arrays) < len(weights):
         raise ExportError("the weights of an LSTM are constants")
-    rows = [value.data.reshape(2, 4, -1, *value.shape[2:])[:, [0, 3, 1, 2]].reshape(value.shape) for value in weights]
+    rows = [data.reshape(2, 4, -1, *data.shape[2:])[:, [0, 3, 1, 2]].reshape(data.shape) for data in arrays]
     bias = np.concatenate([rows[2], np.zeros_like(rows[2])], axis=1)
     x = build.transpose(x, (1, 0, 2))
     y = build("LSTM", x, *(constant(row) for row in (*rows[:2], bias)), hidden=rows[1].shape[2])

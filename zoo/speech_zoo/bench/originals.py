@@ -17,6 +17,7 @@ from speech_zoo_core.errors import CheckpointError, ConfigError
 from speech_zoo_core.loader import find, read_model
 from speech_zoo_core.oracle import KALDI, ONNXRUNTIME, NoOracle, Oracle, Package, kaldi_features, output_of, require
 
+from ..engines.ort import refusals
 from ..publish.originals import Converted, Reference
 from .contender import Array, Contender
 
@@ -162,7 +163,7 @@ def export(ref: str, path: Path) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     try:
         found = session.run(None, _given([entry.name for entry in session.get_inputs()], others))[0]
-    except RuntimeError:  # as those of ONNX Runtime are
+    except refusals():
         found = np.zeros(0)
     if found.shape != expected.shape or np.abs(found - expected).max() > AS_EXPORTED * np.abs(expected).max():
         path.unlink()  # or the next that takes it would find it

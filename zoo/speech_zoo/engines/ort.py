@@ -71,7 +71,7 @@ class OnnxRuntime:
             graph = self._graph(model, frames)
         except graphs.NoGraph as error:
             reason = str(error)
-        except RuntimeError as error:  # as those of ONNX Runtime are
+        except refusals() as error:
             reason = str(error).strip().partition("\n")[0]
         else:
             LOG.info("onnxruntime: graph and session %.2f s", time.perf_counter() - start)
@@ -100,7 +100,7 @@ class OnnxRuntime:
             with written_beside(file) as beside:
                 session = started(graph, self.threads, arrays, keep=beside)
             graphs.tidy(file)
-        except (OSError, SpeechZooError, RuntimeError) as error:  # another process may do the same; or the disk is full
+        except (OSError, SpeechZooError, *refusals()) as error:  # another process may do the same; or the disk is full
             LOG.info("the traced graph is not kept: %s", error)
             session = started(graph, self.threads, arrays)
         return Graph(session)
@@ -116,6 +116,14 @@ class Graph:
     def __call__(self, x: Array) -> Array:
         outputs: list[Array] = self.session.run(None, {"x0": x, **self.weights})
         return outputs[0]
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """The errors of ONNX Runtime, which have no class in common."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*kinds, RuntimeError)
 
 
 def started(
