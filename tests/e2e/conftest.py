@@ -195,6 +195,7 @@ CONFIG = SimpleNamespace(
     feat_dim=80,
     embed_dim=16,
     two_emb_layer=False,
+    pooling_func="TSTP",
 )
 CONFIG_YAML = """\
 model: ResNet34
