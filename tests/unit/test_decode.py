@@ -5,7 +5,6 @@ import signal
 import struct
 import tracemalloc
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -401,16 +400,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peaks[1] < 1.1 * peaks[0]
 
 
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """Ctrl-C raises, also where the tests run in the background of a shell, which lets them ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("number", [2, 20])
-def test_an_interrupt_while_a_file_is_read_is_no_end_of_it(number: int, tmp_path: Path, interrupts: None) -> None:
+def test_an_interrupt_while_a_file_is_read_is_no_end_of_it(number: int, tmp_path: Path) -> None:
     class Interrupted(io.FileIO):
         reads = 0
 
