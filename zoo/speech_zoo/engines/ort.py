@@ -95,12 +95,13 @@ class OnnxRuntime:
             except Exception as error:  # whatever the file is, it is made anew
                 LOG.debug("%s: %s", file, error)
         graph, arrays = graphs.to_keep(model, frames, key)
+        failures: tuple[type[Exception], ...] = (OSError, SpeechZooError, *refusals())
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with written_beside(file) as beside:
                 session = started(graph, self.threads, arrays, keep=beside)
             graphs.tidy(file)
-        except (OSError, SpeechZooError, *refusals()) as error:  # another process may do the same; or the disk is full
+        except failures as error:  # another process may do the same; or the disk is full
             LOG.info("the traced graph is not kept: %s", error)
             session = started(graph, self.threads, arrays)
         return Graph(session)
