@@ -334,7 +334,7 @@ def test_another_reference(tmp_path: Path) -> None:
 def test_what_has_no_oracle(tmp_path: Path) -> None:
     proxy = save_proxy(tmp_path / "proxy.pt", Proxy(9, **SMALL_PROXY))
     adapters = WithAdapter(True, **TINY, **LAYER).save(tmp_path / "hf")
-    for source, reason in ((proxy, "code is not public"), (adapters, "refuses checkpoints with add_adapter")):
+    for source, reason in ((proxy, "code is not public"), (adapters, "refuse checkpoints with add_adapter")):
         folder = speech_zoo.convert(source, tmp_path / f"zoo-{source.stem}")
         parity = speech_zoo.check(folder, source)
         assert (parity.passed, parity.oracle, parity.clips) == (None, None, [])
