@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import speech_zoo
-from signals import ALL, BRIEF, COSINE, cosines, embed, in_words
+from signals import ALL, BRIEF, COSINE, RATE, cosines, embed, in_words, waveforms
 
 COLUMNS = ("model", "form", "precision", "signals", "worst", "1 - worst", "centred", "limit", "oracle")
 ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+LOGITS = 1e-4  # of the largest logit
 HAS_TORCH = find_spec("torch") is not None
 collect_ignore_glob = [] if HAS_TORCH else ["test_*.py"]
 
@@ -88,6 +90,28 @@ def compare(record: Callable[..., None]) -> Callable[..., None]:
         )
         assert plain[worst] >= limit, plain
         assert precision != "float32" or min(centred.values()) >= limit, centred
+
+    return check
+
+
+@pytest.fixture
+def compare_logits(record: Callable[..., None]) -> Callable[..., None]:
+    """Compare logits on test signals; float32 has a limit on logits and the top 5, others on the top 1."""
+
+    def check(model: Any, theirs: Any, name: str, form: str, precision: str, signals: tuple[str, ...]) -> None:
+        worst, where = 0.0, ""
+        for signal in signals:
+            clip = waveforms()[signal]
+            logits = np.array(model.logits(clip, RATE, vad=False))
+            expected = theirs.logits(signal)
+            error = float(np.abs(logits - expected).max() / np.abs(expected).max())
+            worst, where = max((worst, where), (error, signal))
+            assert logits.argmax() == expected.argmax(), signal
+            if precision == "float32":
+                assert error <= LOGITS, signal
+                assert (np.argsort(-logits)[:5] == np.argsort(-expected)[:5]).all(), signal
+        limit = "logits 1e-4, top 5" if precision == "float32" else "top 1"
+        record(name, form, precision, f"{len(signals)} signals", f"{worst:.1e} ({where})", "", "", limit, theirs.name)
 
     return check
 

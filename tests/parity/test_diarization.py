@@ -8,35 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import speech_zoo  # isort: skip  # before MLX, whose TF32 it turns off
-import mlx.core as mx
 import numpy as np
 import pytest
-import torch
+from pyannote_segmentation import Original
 from speech_zoo.recordings.conversation import RATE, conversation
 from speech_zoo.recordings.formats import read_rttm, to_rttm
-from speech_zoo_core.checkpoint.source import Source
-from speech_zoo_pyannet.oracle import original_module
 
 PUBLISHED = Path(os.environ.get("SPEECH_ZOO_PYANNET_BIN", "pytorch_model.bin"))
 DIFFERENCE = 0.005  # of diarization error rates
 SECONDS = 30.0
 
 pytest.importorskip("pyannote.metrics")
-
-
-class Original:
-    """Our segmentation model, but the original computes the log-probabilities."""
-
-    def __init__(self, ours: Any, module: torch.nn.Module) -> None:
-        self._ours, self._module, self.windows = ours, module, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ours, name)
-
-    def __call__(self, waves: mx.array) -> mx.array:
-        self.windows += len(waves)
-        with torch.no_grad():
-            return mx.array(self._module(torch.from_numpy(np.array(waves))[:, None]).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +64,7 @@ def test_original_segmentation(rate: Callable[..., float], tmp_path: Path, speak
         file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
     path.with_suffix(".rttm").write_text(to_rttm({path: segments}))
     ours = speech_zoo.load("pyannote-segmentation-3.0")
-    theirs = Original(ours, original_module(Source(PUBLISHED)))
+    theirs = Original(ours, PUBLISHED)
     errors = rate(path, ours), rate(path, theirs)
     assert theirs.windows > 20
     what = f"{speakers} speakers, {SECONDS:g} s"

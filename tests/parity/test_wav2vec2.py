@@ -32,34 +32,12 @@ def oracle(variant: str) -> Classifier:
     return Classifier(masked, **{**TINY, **config})
 
 
-@pytest.fixture
-def check(record: Callable[..., None]) -> Callable[..., None]:
-    """Compare logits on test signals; float32 has a limit on logits and the top 5, others on the top 1."""
-
-    def compare(model: Any, theirs: Classifier, name: str, form: str, precision: str, signals: tuple[str, ...]) -> None:
-        worst, where = 0.0, ""
-        for signal in signals:
-            clip = waveforms()[signal]
-            logits = np.array(model.logits(clip, RATE, vad=False))
-            expected = theirs.logits(signal)
-            error = float(np.abs(logits - expected).max() / np.abs(expected).max())
-            worst, where = max((worst, where), (error, signal))
-            assert logits.argmax() == expected.argmax(), signal
-            if precision == "float32":
-                assert error <= LOGITS, signal
-                assert (np.argsort(-logits)[:5] == np.argsort(-expected)[:5]).all(), signal
-        limit = "logits 1e-4, top 5" if precision == "float32" else "top 1"
-        record(name, form, precision, f"{len(signals)} signals", f"{worst:.1e} ({where})", "", "", limit, theirs.name)
-
-    return compare
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants(variant: str, tmp_path: Path, check: Callable[..., None]) -> None:
+def test_variants(variant: str, tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     theirs = oracle(variant)
     model = speech_zoo.load(theirs.save(tmp_path / "hf"))
     signals = (*VOICES, "0.3 s", "silence", "noise") if variant == "layer norm, stable (MMS)" else FEW
-    check(model, theirs, f"Wav2Vec2, {variant}", "safetensors", "float32", signals)
+    compare_logits(model, theirs, f"Wav2Vec2, {variant}", "safetensors", "float32", signals)
 
 
 @pytest.mark.parametrize("variant", [name for name, (masked, _) in VARIANTS.items() if masked])
@@ -98,10 +76,10 @@ def test_a_batch_without_masks_is_one_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["same width", "projected"])
-def test_adapters(narrow: bool, tmp_path: Path, check: Callable[..., None]) -> None:
+def test_adapters(narrow: bool, tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     theirs = WithAdapter(True, **TINY, **LAYER, **({"output_hidden_size": 64} if narrow else {}))
     model = speech_zoo.load(theirs.save(tmp_path / "hf"))
-    check(model, theirs, "Wav2Vec2, adapters (add_adapter)", "safetensors", "float32", FEW)
+    compare_logits(model, theirs, "Wav2Vec2, adapters (add_adapter)", "safetensors", "float32", FEW)
     clips = [waveforms()[name] for name in ("voice 01", "0.3 s")]
     padded = mx.array(np.stack([clips[0], np.pad(clips[1], (0, len(clips[0]) - len(clips[1])))]))
     logits, expected = np.array(model(padded, mx.array([len(clip) for clip in clips]))), theirs.batch(clips)
@@ -119,19 +97,19 @@ FORMS: dict[str, Callable[[Path, Classifier], Path]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms(form: str, tmp_path: Path, check: Callable[..., None]) -> None:
+def test_forms(form: str, tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     theirs = oracle("layer norm, stable (MMS)")
     folder = FORMS[form](tmp_path, theirs)
     if form == "safetensors, shards":
         assert len(list(folder.glob("*.safetensors"))) > 1
     model = speech_zoo.load(folder)
-    check(model, theirs, "Wav2Vec2, layer norm, stable (MMS)", form, "float32", FEW)
+    compare_logits(model, theirs, "Wav2Vec2, layer norm, stable (MMS)", form, "float32", FEW)
     same = speech_zoo.load(theirs.save(tmp_path / "direct"))
     assert mx.array_equal(model.logits(waveforms()["0.3 s"], RATE), same.logits(waveforms()["0.3 s"], RATE))
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "8-bit", "4-bit"])
-def test_precisions(precision: str, tmp_path: Path, check: Callable[..., None]) -> None:
+def test_precisions(precision: str, tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     theirs = oracle("layer norm, stable (MMS)")
     source = theirs.save(tmp_path / "hf")
     if precision.endswith("bit"):
@@ -139,11 +117,11 @@ def test_precisions(precision: str, tmp_path: Path, check: Callable[..., None]) 
     else:
         model = speech_zoo.load(speech_zoo.convert(source, tmp_path / "zoo", dtype=precision), dtype=precision)
     signals = ("noise", "0.3 s") if precision == "4-bit" else (*FEW, "60 s")
-    check(model, theirs, "Wav2Vec2, layer norm, stable (MMS)", "converted", precision, signals)
+    compare_logits(model, theirs, "Wav2Vec2, layer norm, stable (MMS)", "converted", precision, signals)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "8-bit"])
-def test_mms_width(precision: str, tmp_path: Path, check: Callable[..., None], at_precision: Any) -> None:
+def test_mms_width(precision: str, tmp_path: Path, compare_logits: Callable[..., None], at_precision: Any) -> None:
     """Two layers of MMS-LID's full width, 256 classes."""
     from iso639 import iter_langs
 
@@ -151,14 +129,16 @@ def test_mms_width(precision: str, tmp_path: Path, check: Callable[..., None], a
     theirs = Classifier(True, labels, **MMS)
     model = at_precision(theirs.save(tmp_path / "hf"), precision)
     assert model.config.task == "language-identification"
-    check(model, theirs, "MMS-LID-256, 2 layers", "safetensors", precision, ("1 s", "0.3 s", "noise"))
+    compare_logits(model, theirs, "MMS-LID-256, 2 layers", "safetensors", precision, ("1 s", "0.3 s", "noise"))
 
 
-def test_base_size(tmp_path: Path, check: Callable[..., None]) -> None:
+def test_base_size(tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     theirs = Classifier(False, ("yes", "no", "_unknown_", "_silence_"), use_weighted_layer_sum=True)
     model = speech_zoo.load(theirs.save(tmp_path / "hf"))
     assert model.config.task == "audio-classification"
-    check(model, theirs, "Wav2Vec2 base, 12 layers, layer sum (superb)", "safetensors", "float32", ("1 s", "0.3 s"))
+    compare_logits(
+        model, theirs, "Wav2Vec2 base, 12 layers, layer sum (superb)", "safetensors", "float32", ("1 s", "0.3 s")
+    )
 
 
 def test_the_layer_sum_of_transformers_4(tmp_path: Path) -> None:

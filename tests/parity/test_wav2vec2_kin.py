@@ -53,32 +53,12 @@ def x_vector(variant: str) -> XVector:
     return XVector(True, **TINY, **TINY_X_VECTOR, **X_VECTORS[variant])
 
 
-@pytest.fixture
-def check(record: Callable[..., None]) -> Callable[..., None]:
-    """Compare logits: in float32 they have a limit and the same top 5, else the same top 1."""
-
-    def compare(model: Any, theirs: Classifier, name: str, form: str, precision: str, signals: tuple[str, ...]) -> None:
-        worst, where = 0.0, ""
-        for signal in signals:
-            logits, expected = np.array(model.logits(waveforms()[signal], RATE, vad=False)), theirs.logits(signal)
-            error = float(np.abs(logits - expected).max() / np.abs(expected).max())
-            worst, where = max((worst, where), (error, signal))
-            assert logits.argmax() == expected.argmax(), signal
-            if precision == "float32":
-                assert error <= LOGITS, signal
-                assert (np.argsort(-logits)[:5] == np.argsort(-expected)[:5]).all(), signal
-        limit = "logits 1e-4, top 5" if precision == "float32" else "top 1"
-        record(name, form, precision, f"{len(signals)} signals", f"{worst:.1e} ({where})", "", "", limit, theirs.name)
-
-    return compare
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("variant", CLASSIFIERS)
-def test_classifiers(variant: str, engine: Any, tmp_path: Path, check: Callable[..., None]) -> None:
+def test_classifiers(variant: str, engine: Any, tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     theirs = classifier(variant)
     model = speech_zoo.load(theirs.save(tmp_path / "hf"), engine=engine)
-    check(model, theirs, variant, f"safetensors, {engine}", "float32", (*SIGNALS, "0.3 s"))
+    compare_logits(model, theirs, variant, f"safetensors, {engine}", "float32", (*SIGNALS, "0.3 s"))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -92,10 +72,10 @@ def test_x_vectors(variant: str, engine: Any, tmp_path: Path, compare: Callable[
 @pytest.mark.parametrize("precision", ["float16", "8-bit"])
 @pytest.mark.parametrize("variant", ["HuBERT", "WavLM", "data2vec"])
 def test_precisions(
-    variant: str, precision: str, tmp_path: Path, at_precision: Any, check: Callable[..., None]
+    variant: str, precision: str, tmp_path: Path, at_precision: Any, compare_logits: Callable[..., None]
 ) -> None:
     model = at_precision(classifier(variant).save(tmp_path / "hf"), precision)
-    check(model, classifier(variant), variant, "converted", precision, SIGNALS)
+    compare_logits(model, classifier(variant), variant, "converted", precision, SIGNALS)
 
 
 @pytest.mark.parametrize("precision", ["float16", "8-bit"])
@@ -143,9 +123,11 @@ def base_x_vector() -> XVector:
     return XVector(True, kind="WavLM")
 
 
-def test_hubert_base_size(tmp_path: Path, check: Callable[..., None]) -> None:
+def test_hubert_base_size(tmp_path: Path, compare_logits: Callable[..., None]) -> None:
     """The size of superb/hubert-base-superb-er."""
     theirs = Classifier(False, ("neu", "hap", "ang", "sad"), kind="Hubert", use_weighted_layer_sum=True)
     model = speech_zoo.load(theirs.save(tmp_path / "hf"))
     assert model.config.task == "audio-classification"
-    check(model, theirs, "HuBERT base, 12 layers, layer sum (superb)", "safetensors", "float32", ("1 s", "0.3 s"))
+    compare_logits(
+        model, theirs, "HuBERT base, 12 layers, layer sum (superb)", "safetensors", "float32", ("1 s", "0.3 s")
+    )

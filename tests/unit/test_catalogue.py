@@ -200,3 +200,11 @@ def test_an_entry_without_a_repo_says_what_to_get() -> None:
 @pytest.mark.parametrize("name", entries())
 def test_recorded_outputs_ship_where_the_entry_says_so(name: str) -> None:
     assert entries()[name].goldens == (GOLDENS / f"{name}.safetensors").is_file()
+
+
+def test_no_checkpoint_is_refused_for_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("speech_zoo_core.convert", lambda *_, **options: given.update(options))
+    for name, parameters in (("wavlm-base-sv", None), ("mms-lid-256", entries()["mms-lid-256"].parameters)):
+        speech_zoo.convert(name, "out")
+        assert (given["expected"].parameters, given["expected"].outputs) == (parameters, entries()[name].outputs)

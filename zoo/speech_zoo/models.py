@@ -121,7 +121,10 @@ def convert(
     """
     name = name or name_of(source)
     entry = named(name) if name else None
-    expected = Expected(entry.files, entry.parameters, entry.outputs) if entry else None
+    expected = None
+    if entry is not None:
+        counted = entry.parameters if isinstance(entry.parameters, int) else None
+        expected = Expected(entry.files, counted, entry.outputs)
     return speech_zoo_core.convert(
         resolve(source), out_dir, dtype, bits, revision=revision, force=force, name=name, expected=expected
     )

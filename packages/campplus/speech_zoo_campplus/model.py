@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import ScaleShift, relu, time_mask
+from speech_zoo_core.layers import ScaleShift, masked, relu, time_mask
 from speech_zoo_core.pooling import VALUES, PoolingName, fits, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
@@ -75,8 +75,8 @@ class BasicResBlock(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T, C); the mask (B, 1, T, 1) keeps padded frames at zero."""
-        out = self.conv2(_masked(relu(self.conv1(x)), mask))
-        return _masked(relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
+        out = self.conv2(masked(relu(self.conv1(x)), mask))
+        return masked(relu(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
 
 
 class FCM(nn.Module):
@@ -91,10 +91,10 @@ class FCM(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         mask = None if mask is None else mask[:, None]
-        x = _masked(relu(self.conv1(x.transpose(0, 2, 1)[..., None])), mask)  # F rows, T columns
+        x = masked(relu(self.conv1(x.transpose(0, 2, 1)[..., None])), mask)  # F rows, T columns
         for block in self.layer1 + self.layer2:
             x = block(x, mask)
-        x = _masked(relu(self.conv2(x)), mask)
+        x = masked(relu(self.conv2(x)), mask)
         return x.transpose(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1)  # channel outermost
 
 
@@ -127,7 +127,7 @@ class CAMDenseTDNNLayer(nn.Module):
         self.cam_layer = CAMLayer(width, config.growth_rate, dilation)
 
     def __call__(self, x: mx.array, mask: mx.array | None, lengths: mx.array | None) -> mx.array:
-        hidden = _masked(relu(self.linear1(relu(self.nonlinear1["batchnorm"](x)))), mask)
+        hidden = masked(relu(self.linear1(relu(self.nonlinear1["batchnorm"](x)))), mask)
         return mx.concatenate([x, self.cam_layer(hidden, lengths)], axis=-1)
 
 
@@ -173,7 +173,7 @@ class Model(nn.Module, AudioModel):
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.head.conv1.weight.dtype)
         mask = _mask(x, lengths)
-        x = self.head(_masked(x, mask), mask)
+        x = self.head(masked(x, mask), mask)
         lengths = None if lengths is None else (lengths - 1) // 2 + 1
         x = relu(self.xvector["tdnn"]["linear"](x))
         mask = _mask(x, lengths)
@@ -182,7 +182,7 @@ class Model(nn.Module, AudioModel):
                 x = self.xvector[f"block{i}"][f"tdnnd{j}"](x, mask, lengths)
             transit = self.xvector[f"transit{i}"]
             x = transit["linear"](relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
-        pooled = self.pool(_masked(relu(x), mask), mask)
+        pooled = self.pool(masked(relu(x), mask), mask)
         embedding: mx.array = self.xvector["dense"]["linear"](pooled.astype(x.dtype))
         return embedding
 
@@ -211,10 +211,6 @@ class Model(nn.Module, AudioModel):
             else:
                 fold_batch_norm(arrays, layer, norm, affine=not norm.startswith("xvector.dense."))
         return to_mlx_layout(arrays, self, source_layout=True)
-
-
-def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
-    return x if mask is None else x * mask
 
 
 def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:

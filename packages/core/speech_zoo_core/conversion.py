@@ -19,8 +19,6 @@ from .layers import parameters, quantize
 from .loader import build, find, parse_dtype, read_model, with_source
 from .progress import progress
 
-CLOSE = 1e-6  # relative, of counts: whether there are a dozen weights of a layer sum only a checkpoint itself says
-
 
 @dataclass(frozen=True)
 class Expected:
@@ -140,5 +138,5 @@ def _check_counts(expected: Expected, config: Any, parameters: int, source: str)
     else:
         outputs, what = config.embed_dim, "values in an embedding"
     for count, wanted, unit in ((outputs, expected.outputs, what), (parameters, expected.parameters, "parameters")):
-        if wanted is not None and abs(count - wanted) > CLOSE * wanted:
+        if wanted not in (None, count):
             raise CheckpointError(f"{source} has {count} {unit}, {wanted} were expected: it is another checkpoint")

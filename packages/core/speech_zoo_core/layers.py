@@ -119,6 +119,11 @@ def time_mask(lengths: mx.array, size: int, dtype: mx.Dtype) -> mx.array:
     return (mx.arange(size)[None] < lengths[:, None]).astype(dtype)
 
 
+def masked(x: mx.array, mask: mx.array | None) -> mx.array:
+    """Padding set to 0: `mask`, which broadcasts against x, is 1 where a frame belongs to its clip; None if all do."""
+    return x if mask is None else x * mask
+
+
 def reflected(x: mx.array, size: int, lengths: mx.array | None = None) -> mx.array:
     """`size` more frames at both ends of each clip, mirrored: (B, T, C) to (B, T + 2*size, C).
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import CheckpointError, ConfigError
-from speech_zoo_core.layers import relu, silu, time_mask
+from speech_zoo_core.layers import masked, relu, silu, time_mask
 from speech_zoo_core.pooling import VALUES, PoolingName, fits, frames_of, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
@@ -116,15 +116,15 @@ class Block(nn.Module):
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, F, T, C) to (B, F', T', C'); the mask (B, 1, T', 1) keeps padded frames at zero."""
         x = x[:, :: self.stride, :: self.stride]
-        parts = mx.split(_masked(_clipped(self.conv1(x)), mask), self.scale, axis=-1)
+        parts = mx.split(masked(_clipped(self.conv1(x)), mask), self.scale, axis=-1)
         outputs: list[mx.array] = []
         for i, (part, conv) in enumerate(zip(parts, self.convs, strict=True)):
             joined = part
             if i:
                 joined = self.fuse_models[i - 1](outputs[-1], part) if "fuse_models" in self else outputs[-1] + part
-            outputs.append(_masked(_clipped(conv(joined)), mask))
+            outputs.append(masked(_clipped(conv(joined)), mask))
         out = self.conv3(mx.concatenate(outputs, axis=-1))
-        return _masked(_clipped(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
+        return masked(_clipped(out + (self.shortcut[0](x) if self.shortcut else x)), mask)
 
 
 class Model(nn.Module, AudioModel):
@@ -167,7 +167,7 @@ class Model(nn.Module, AudioModel):
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.conv1.weight.dtype).transpose(0, 2, 1)[..., None]  # F rows, T columns
         mask = _mask(x, lengths)
-        x = _masked(relu(self.conv1(_masked(x, mask))), mask)
+        x = masked(relu(self.conv1(masked(x, mask))), mask)
         fusions, fused = _fusions(self.config), x
         for stage, stride in enumerate(STRIDES):
             lengths = None if lengths is None else (lengths - 1) // stride + 1
@@ -177,7 +177,7 @@ class Model(nn.Module, AudioModel):
                 x = block(x, mask)
             if stage in fusions:
                 down, fuse = fusions[stage]
-                fused = self[fuse](x, _masked(self[down](before), mask))
+                fused = self[fuse](x, masked(self[down](before), mask))
         pooled = self.pool(frames_of(fused), None if mask is None else mask[:, 0])
         embedding = self.seg_1(pooled.astype(x.dtype))
         return self.seg_2(relu(embedding)) if self.config.two_emb_layer else embedding
@@ -211,10 +211,6 @@ def _fusions(config: ModelConfig) -> dict[int, tuple[str, str]]:
 
 def _clipped(x: mx.array) -> mx.array:
     return mx.clip(x, 0, CLIP)
-
-
-def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
-    return x if mask is None else x * mask
 
 
 def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:

@@ -21,7 +21,7 @@ from speech_zoo_core.checkpoint.weights import (
     to_numpy,
 )
 from speech_zoo_core.errors import ConfigError, InputError
-from speech_zoo_core.layers import ScaleShift, gelu, gelu_tanh, relu, time_mask
+from speech_zoo_core.layers import ScaleShift, gelu, gelu_tanh, masked, relu, time_mask
 from speech_zoo_core.pooling import VALUES, PoolingName, fits, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
@@ -138,7 +138,7 @@ class ConvNeXt(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, T, …, C) to the same shape; the mask (B, T, 1…) keeps padded frames at zero."""
-        return x + self.pwconv1(gelu(self.dwconvs[0](_masked(x, mask))))
+        return x + self.pwconv1(gelu(self.dwconvs[0](masked(x, mask))))
 
 
 class ResBasic(nn.Module):
@@ -156,8 +156,8 @@ class ResBasic(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, T, F, C) to (B, T, F, C)."""
-        out = self.bn1(relu(self.conv1pw(self.conv1(_masked(x, mask)))))
-        out = self.conv2pw(self.conv2(_masked(out, mask)))
+        out = self.bn1(relu(self.conv1pw(self.conv1(masked(x, mask)))))
+        out = self.conv2pw(self.conv2(masked(out, mask)))
         if "se" in self:
             frames = mx.mean(out.astype(mx.float32), axis=3)
             if mask is None:
@@ -261,7 +261,7 @@ class Model(nn.Module, AudioModel):
         stem = self.backbone["stem"]
         x = x.astype(stem[0].weight.dtype)
         mask = None if lengths is None else time_mask(lengths, x.shape[1], x.dtype)[..., None]
-        outputs = [stem[1](stem[0](_masked(x, mask)[..., None])).reshape(*x.shape[:2], -1)]
+        outputs = [stem[1](stem[0](masked(x, mask)[..., None])).reshape(*x.shape[:2], -1)]
         for i in range(len(self.config.stages_setup)):
             outputs.append(_run(self.config, i, self.backbone[f"stage{i}"], outputs, mask))
         x = self.backbone["fin_wght1d"](outputs)
@@ -325,7 +325,7 @@ def _run(config: ModelConfig, i: int, parts: list[Any], outputs: list[mx.array],
         y = part["conv_block"](y, image_mask)
     if stage.conv_exp != 1:
         squeeze = parts[3 + stage.num_blocks]
-        y = squeeze[3](gelu(squeeze[0](_masked(y, image_mask))))
+        y = squeeze[3](gelu(squeeze[0](masked(y, image_mask))))
     y = y.reshape(*x.shape)
     return parts[-1](y, mask) if stage.att_block_red is not None else y
 
@@ -345,7 +345,3 @@ def _fold(arrays: Arrays, norm: str) -> None:
         fold_batch_norm(arrays, f"{owner}.0", norm, eps=1e-5 if owner.endswith("mfa") else SQUEEZE_EPS)
     else:
         fold_batch_norm(arrays, f"{owner}.conv2pw" if last == "bn2" else norm, norm)
-
-
-def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
-    return x if mask is None else x * mask

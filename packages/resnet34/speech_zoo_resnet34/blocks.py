@@ -7,7 +7,7 @@ Reference: wespeaker/models/resnet.py, samresnet.py, res2net.py, gemini_dfresnet
 
 import mlx.core as mx
 import mlx.nn as nn
-from speech_zoo_core.layers import relu
+from speech_zoo_core.layers import masked, relu
 
 EXPANSION = {"basic": 1, "bottleneck": 4, "simam": 1, "res2net": 2, "inverted": 1}
 # Of each stage, over frequency and over time; DF-ResNet's is the T14c of Golden Gemini.
@@ -127,10 +127,6 @@ def stage(kind: str, in_planes: int, planes: int, count: int, stride: tuple[int,
         )
         in_planes = planes * EXPANSION[kind]
     return blocks
-
-
-def masked(x: mx.array, mask: mx.array | None) -> mx.array:
-    return x if mask is None else x * mask
 
 
 def _clipped(x: mx.array) -> mx.array:

@@ -15,12 +15,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import ConfigError
-from speech_zoo_core.layers import relu, time_mask
+from speech_zoo_core.layers import masked, relu, time_mask
 from speech_zoo_core.pooling import VALUES, PoolingName, fits, frames_of, pooling
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 
-from .blocks import EXPANSION, STRIDES, masked, stage
+from .blocks import EXPANSION, STRIDES, stage
 
 STAGES = 4
 FOLLOWED = {"seg_bn_1": "seg_2", "pool.norm": "pool.linear2"}

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import ConfigError, InputError
-from speech_zoo_core.layers import ScaleShift, relu, time_mask
+from speech_zoo_core.layers import ScaleShift, masked, relu, time_mask
 from speech_zoo_core.tasks.audio_model import AudioModel
 from speech_zoo_core.tasks.speaker import SpeakerConfig
 
@@ -89,13 +89,13 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None, mask_out: mx.array | None) -> mx.array:
         """(B, T, F, C) to (B, T', F', C'); the masks (B, T, 1, 1) keep padded frames at zero."""
-        out = _masked(relu(self.bn1(x)), mask)
-        out = _masked(relu(self.conv1(out)), mask_out)
-        out = _masked(self.conv3(relu(self.conv2(out))), mask_out)
+        out = masked(relu(self.bn1(x)), mask)
+        out = masked(relu(self.conv1(out)), mask_out)
+        out = masked(self.conv3(relu(self.conv2(out))), mask_out)
         if "se" in self:
             out = self.se(out, mask_out)
         if "downsample" in self:
-            x = _masked(self.downsample[0](x[:, :: self.stride, :: self.stride]), mask_out)
+            x = masked(self.downsample[0](x[:, :: self.stride, :: self.stride]), mask_out)
         return out + x
 
 
@@ -139,7 +139,7 @@ class Model(nn.Module, AudioModel):
         self._check_lengths(lengths, x.shape[1], len(x))
         x = x.astype(self.conv1.weight.dtype)[..., None]  # T rows, F columns
         mask = _mask(x, lengths)
-        x = _masked(relu(self.conv1(_masked(x, mask))), mask)
+        x = masked(relu(self.conv1(masked(x, mask))), mask)
         for i, stride in enumerate(self.config.strides, 1):
             lengths = None if lengths is None else (lengths - 1) // stride + 1
             mask_out = _mask(x[:, ::stride], lengths)
@@ -177,10 +177,6 @@ class Model(nn.Module, AudioModel):
                 layer = folded.get(norm) or (f"{block}.0" if block.endswith("downsample") else norm)
                 fold_batch_norm(arrays, layer, norm)
         return to_mlx_layout(arrays, self, source_layout=True)
-
-
-def _masked(x: mx.array, mask: mx.array | None) -> mx.array:
-    return x if mask is None else x * mask
 
 
 def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:

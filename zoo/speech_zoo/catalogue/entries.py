@@ -53,7 +53,8 @@ class Entry:
         origin: the original, for people.
         licence: the Hub's id of it, as in `licences.yaml`.
         files: what the original must hold, each with its SHA-256; None where that was never seen.
-        parameters: how many numbers a conversion holds, before quantization.
+        parameters: how many numbers a conversion holds, before quantization; an estimate, as in 100.2e+6, where no
+            checkpoint was at hand to count them, which no checkpoint is refused for.
         outputs: size of the embedding, number of labels, or of sets of speakers.
         target: what the names of the published conversions begin with.
         variants: in which precisions and forms it is published, keys of `VARIANTS`.
@@ -75,7 +76,7 @@ class Entry:
     training_data: str
     citation: str
     files: dict[str, str | None]
-    parameters: int
+    parameters: int | float
     outputs: int
     target: str
     variants: list[str]

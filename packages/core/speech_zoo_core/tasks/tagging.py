@@ -65,6 +65,3 @@ class AudioRegression(Labelled):
         """`measure` of many clips, (N, L), equal to one at a time; shows progress on a terminal."""
         rows = [finite(row) for row in self._outputs(audios, "measuring", sample_rate, channel, vad)]
         return evaluated(mx.stack(rows) if rows else mx.zeros((0, len(self.labels))))
-
-    def _together(self, windows: list[mx.array], weights: Array) -> Array:
-        return weights @ np.stack([np.array(window, np.float64) for window in windows])
