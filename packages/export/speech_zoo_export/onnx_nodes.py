@@ -30,7 +30,9 @@ def _elementwise(writer: "Writer", node: Node) -> None:
     """With a number as an array of the output's rank: else ONNX Runtime is slow where the last axis has one element."""
     one = (1,) * node.output.rank
     names = [
-        writer.small(value.data.reshape(one)) if value.data is not None and value.data.size == 1 else writer.name(value)
+        writer.small(value.data.astype(value.dtype).reshape(one))
+        if value.data is not None and value.data.size == 1
+        else writer.name(value)
         for value in node.inputs
     ]
     writer.node(node.op, names, writer.name(node.output))
