@@ -7,10 +7,12 @@ Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011, comp
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 LOW_FREQ = 20.0  # Hz, lower edge of the first mel filter; the last one ends at the Nyquist frequency
 PREEMPHASIS = 0.97
@@ -20,6 +22,7 @@ REDIMNET_FLOOR = 1e-6  # added to the mel energy before the logarithm
 REDIMNET_HIGH_FREQ = 7600.0  # Hz, upper edge of the last mel filter
 TOP_DB = 80.0  # what lies further below the loudest value of the clip is raised to it
 BLOCK_FRAMES = 6000  # frames per pass, to bound memory: one minute at a shift of 10 ms
+FILTER_GROUPS = 4  # of neighbours; each is multiplied by its own bins only, as filters are zero in most others
 
 WINDOWS: dict[str, Callable[[Any], Any]] = {
     "hamming": lambda phase: 0.54 - 0.46 * np.cos(phase),
@@ -43,8 +46,7 @@ def _speechbrain_window(kind: str, size: int) -> mx.array:
     )
 
 
-@lru_cache(maxsize=16)
-def _speechbrain_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
+def _speechbrain_banks(n_mels: int, n_fft: int, sample_rate: int) -> Array:
     """SpeechBrain's filters on the HTK mel scale, (n_fft // 2 + 1, n_mels), computed in float32 as there.
 
     Both slopes of a triangle have the width of its lower side, so that neighbours do not meet as usual.
@@ -53,18 +55,17 @@ def _speechbrain_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
     edges = np.float32(700) * (np.float32(10) ** (mel / np.float32(2595)) - np.float32(1))
     band, centre = np.diff(edges)[:-1], edges[1:-1]
     slope = (_linspace(sample_rate // 2, n_fft // 2 + 1)[:, None] - centre) / band
-    return mx.array(np.maximum(np.float32(0), np.minimum(slope + 1, 1 - slope)))
+    return np.maximum(np.float32(0), np.minimum(slope + 1, 1 - slope))
 
 
-def _linspace(end: float, size: int) -> "np.ndarray[Any, Any]":
+def _linspace(end: float, size: int) -> Array:
     """float32 numbers from 0 to `end`, rounded as PyTorch's linspace rounds them: from both ends to the middle."""
     i, last = np.arange(size, dtype=np.float32), np.float32(end)
     step = last / np.float32(size - 1)
     return np.where(np.arange(size) < size // 2, step * i, last - step * (np.float32(size - 1) - i))
 
 
-@lru_cache(maxsize=16)
-def _mel_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
+def _mel_banks(n_mels: int, n_fft: int, sample_rate: int) -> Array:
     """Triangular filters in the mel domain, (n_fft // 2 + 1, n_mels), float32."""
 
     def mel(freq: Any) -> Any:
@@ -74,7 +75,25 @@ def _mel_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     bins = mel(np.arange(n_fft // 2) * sample_rate / n_fft)[:, None]
     banks = np.maximum(0.0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    return mx.array(np.pad(banks, ((0, 1), (0, 0))).astype(np.float32))  # Kaldi gives the Nyquist bin no weight
+    return np.pad(banks, ((0, 1), (0, 0))).astype(np.float32)  # Kaldi gives the Nyquist bin no weight
+
+
+@lru_cache(maxsize=16)
+def _groups(
+    banks: Callable[[int, int, int], Array], n_mels: int, n_fft: int, sample_rate: int
+) -> list[tuple[slice, mx.array]]:
+    """Filters in `FILTER_GROUPS`, each as its bins and the weights of these."""
+    groups = []
+    for filters in np.array_split(banks(n_mels, n_fft, sample_rate), min(FILTER_GROUPS, n_mels), axis=1):
+        covered = np.append(np.flatnonzero(filters.any(axis=1)), 0)  # filters that are narrower than a bin have none
+        bins = slice(int(covered[0]), int(covered.max()) + 1)
+        groups.append((bins, mx.array(filters[bins])))
+    return groups
+
+
+def _filtered(power: mx.array, banks: Callable[[int, int, int], Array], *args: int) -> mx.array:
+    """Energies (T, n_mels) of a power spectrum (T, n_fft // 2 + 1) in the filters `banks(n_mels, n_fft, rate)`."""
+    return mx.concatenate([power[:, bins] @ weights for bins, weights in _groups(banks, *args)], axis=1)
 
 
 def num_frames(n_samples: int, frame: int, shift: int) -> int:
@@ -109,7 +128,7 @@ def kaldi_fbank(
         x = x - mx.mean(x, axis=1, keepdims=True)
         x = x - PREEMPHASIS * mx.concatenate([x[:, :1], x[:, :-1]], axis=1)
         power = mx.square(mx.abs(mx.fft.rfft(x * _window(window, frame), n=n_fft, axis=1)))
-        blocks.append(mx.log(mx.maximum(power @ _mel_banks(n_mels, n_fft, sample_rate), LOG_FLOOR)))
+        blocks.append(mx.log(mx.maximum(_filtered(power, _mel_banks, n_mels, n_fft, sample_rate), LOG_FLOOR)))
     return mx.concatenate(blocks) if len(blocks) > 1 else blocks[0]
 
 
@@ -132,25 +151,24 @@ def speechbrain_fbank(
     n_fft, shift = round(sample_rate * frame_length / 1000), round(sample_rate * frame_shift / 1000)
     padded = mx.pad(waveform, (n_fft // 2, n_fft // 2))
     frames = mx.as_strided(padded, (num_frames(padded.size, n_fft, shift), n_fft), (shift, 1))
-    banks = _speechbrain_banks(n_mels, n_fft, sample_rate)
     blocks = []
     for start in range(0, len(frames), BLOCK_FRAMES):
         x = frames[start : start + BLOCK_FRAMES] * _speechbrain_window(window, n_fft)
         power = mx.square(mx.abs(mx.fft.rfft(x, axis=1)))
-        blocks.append(10 * mx.log10(mx.maximum(power @ banks, SPEECHBRAIN_FLOOR)))
+        energies = _filtered(power, _speechbrain_banks, n_mels, n_fft, sample_rate)
+        blocks.append(10 * mx.log10(mx.maximum(energies, SPEECHBRAIN_FLOOR)))
     features = mx.concatenate(blocks)
     return mx.maximum(features, mx.max(features) - TOP_DB)
 
 
-@lru_cache(maxsize=16)
-def _htk_banks(n_mels: int, n_fft: int, sample_rate: int) -> mx.array:
+def _htk_banks(n_mels: int, n_fft: int, sample_rate: int) -> Array:
     """Triangular filters on the HTK mel scale, linear in Hz, (n_fft // 2 + 1, n_mels), float32."""
     low, high = (2595 * math.log10(1 + freq / 700) for freq in (LOW_FREQ, REDIMNET_HIGH_FREQ))
     edges = 700 * (10 ** (np.linspace(low, high, n_mels + 2) / 2595) - 1)
     bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
     rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - bins) / np.diff(edges)[1:]
-    return mx.array(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
 def redimnet_fbank(
@@ -175,12 +193,11 @@ def redimnet_fbank(
     x = waveform - PREEMPHASIS * mx.concatenate([waveform[1:2], waveform[:-1]])
     padded = mx.concatenate([x[1 : half + 1][::-1], x, x[-half - 1 : -1][::-1]])
     frames = mx.as_strided(padded[left:], (num_frames(padded.size, n_fft, shift), frame), (shift, 1))
-    banks = _htk_banks(n_mels, n_fft, sample_rate)
     blocks = []
     for start in range(0, len(frames), BLOCK_FRAMES):
         windowed = frames[start : start + BLOCK_FRAMES] * _speechbrain_window(window, frame)
         power = mx.square(mx.abs(mx.fft.rfft(windowed, n=n_fft, axis=1)))
-        blocks.append(mx.log(power @ banks + REDIMNET_FLOOR))
+        blocks.append(mx.log(_filtered(power, _htk_banks, n_mels, n_fft, sample_rate) + REDIMNET_FLOOR))
     return mx.concatenate(blocks)
 
 
