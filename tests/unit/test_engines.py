@@ -14,7 +14,7 @@ import pytest
 import small_models
 import speech_zoo
 from pyannet_files import lightning
-from speech_zoo.engines import choice, graphs
+from speech_zoo.engines import choice, graphs, ort
 from speech_zoo.engines.ort import OnnxRuntime
 from speech_zoo_core import device
 from speech_zoo_core.errors import ConfigError, InputError
@@ -64,6 +64,39 @@ def test_families(name: str, home: Path) -> None:
     x, lengths = frames(plain, 2, 80), mx.array([80, 41])
     assert close(model(x, lengths), plain(x, lengths), 5e-5)
     assert len(list(home.iterdir())) == 1
+
+
+def test_clips_of_one_length_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = on_onnxruntime(tiny_model("basic"))
+    shapes: list[tuple[int, ...]] = []
+    compute = ort.Graph.__call__
+    monkeypatch.setattr(ort.Graph, "__call__", lambda self, x: shapes.append(x.shape) or compute(self, x))
+    clips = [voice(size, seed) for seed, size in enumerate([RATE * 3] * 3 + [RATE * 2] + [RATE * 3] * 4)]
+    batch = model.embed_batch(clips, RATE)
+    assert sorted(shape[0] for shape in shapes) == [1, 1, 2, 4]  # at most 20 s, by powers of two
+    for clip, row in zip(clips, batch, strict=True):
+        assert close(row, model.embed(clip, RATE))
+
+
+@pytest.mark.parametrize(
+    ("version", "option"),
+    [("1.25.1", ("session.intra_op.allow_spinning", "0")), ("1.26.0", ("session.intra_op.spin_duration_us", "100"))],
+)
+def test_idle_threads_soon_sleep(version: str, option: tuple[str, str]) -> None:
+    assert ort._idle(version) == option
+
+
+def test_the_memory_of_a_long_clip_is_given_back() -> None:
+    asked: list[str | None] = []
+
+    class Session:
+        def run(self, outputs: None, inputs: Any, options: Any) -> Any:
+            asked.append(options and options.get_run_config_entry("memory.enable_memory_arena_shrinkage"))
+            return [inputs["x0"]]
+
+    for seconds in (10, 90):
+        ort.Graph(Session())(np.zeros((1, seconds * 100, 80), np.float32))
+    assert asked == [None, "cpu:0"]
 
 
 def test_clips_that_are_longer_or_shorter_than_what_was_traced() -> None:

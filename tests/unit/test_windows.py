@@ -13,6 +13,7 @@ from speech_zoo_core.audio import load_audio
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.audio.vad import speech
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
+from speech_zoo_core.tasks import audio_model
 from tiny_models import RATE, tiny_model, voice
 from wavs import write_wav
 
@@ -31,7 +32,7 @@ def test_the_embedding_of_a_window_is_that_of_its_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, gpu: bool
 ) -> None:
     if gpu:
-        monkeypatch.setattr(windows, "on_cpu", lambda: False)
+        monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
     samples = voice(round(11.7 * RATE))
     path = write_wav(tmp_path / "a.wav", soxr.resample(samples, RATE, rate), rate)
     spans, vectors = embedded(path, 1.0, 0.5)

@@ -20,6 +20,7 @@ class CoreML:
     """Computes one model, in float16 where it can; a program is made, in seconds, for each shape that it is given."""
 
     name = "coreml"
+    batch_seconds = 0.0  # each number of clips would be a program of its own
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

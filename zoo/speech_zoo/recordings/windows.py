@@ -19,7 +19,6 @@ import numpy as np
 from speech_zoo_core.audio.samples import Channel
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.audio.vad import SECONDS, SpeechDetector, check_speech
-from speech_zoo_core.device import on_cpu
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
 from speech_zoo_core.progress import progress
 from speech_zoo_core.tasks.audio_model import BATCH_SECONDS
@@ -198,7 +197,7 @@ def scored(
 ) -> Iterator[tuple[list[Clip], Array]]:
     """Batches of a file's windows, and the model's raw outputs (N, D) float32 of those in which somebody speaks.
 
-    On a CPU these are computed one at a time, which is faster there. Arguments as `cut`.
+    Arguments as `cut`.
 
     Raises:
         AudioError: as `cut`; an output is not finite; nobody speaks in any window.
@@ -213,7 +212,7 @@ def scored(
                     check_speech(clip.speech, stream.name)
         waveforms = [clip.samples for clip in batch if clip.speaks]
         rows: list[Array] = []
-        step = 1 if on_cpu() else size
+        step = max(1, min(size, int(model.batch_seconds // window)))
         for start in range(0, len(waveforms), step):
             rows.append(np.array(model(mx.array(np.stack(waveforms[start : start + step]))).astype(mx.float32)))
         if not all(np.isfinite(part).all() for part in rows):

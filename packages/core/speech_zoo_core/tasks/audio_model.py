@@ -25,6 +25,7 @@ class Engine(Protocol):
     """Computes a model's network in place of MLX."""
 
     name: str
+    batch_seconds: float  # of clips of one length that it computes together; 0: one clip at a time
 
     def __call__(self, model: Any, x: mx.array) -> mx.array | None:
         """Raw outputs (B, …) of features (B, T, F), all clips of one length; None where MLX must compute them."""
@@ -189,7 +190,8 @@ class AudioModel:
             raise AudioError("a batch takes a list of clips; embed or predict takes one")
         front_end = self._front_end()
         frames_per_second = 1 / (front_end.seconds(2) - front_end.seconds(1))
-        limit = 0 if on_cpu() or self.engine is not None else int(BATCH_SECONDS * frames_per_second)
+        limit = int(self.batch_seconds * frames_per_second)
+        unequal = self.batches_unequal and self.engine is None
         rows: list[mx.array] = []
         with progress(total=len(audios), desc=doing, unit="clip") as bar:
             for start in range(0, len(audios), CHUNK_CLIPS):
@@ -202,12 +204,19 @@ class AudioModel:
                         bar.update()
                     else:
                         clips[i] = front_end(waveform)
-                for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, self.batches_unequal):
+                for batch in _batches({i: len(clip) for i, clip in clips.items()}, limit, unequal):
                     outputs = evaluated(self._batch([clips[i] for i in batch]))
                     by_place.update(zip(batch, outputs, strict=True))
                     bar.update(len(batch))
                 rows += [by_place[i] for i in sorted(by_place)]
         return rows
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of audio, padding included, that one pass takes where there are several clips; 0: one clip."""
+        if self.engine is not None:
+            return self.engine.batch_seconds
+        return 0.0 if on_cpu() else BATCH_SECONDS
 
     def _forward(self, clip: mx.array) -> mx.array:
         """The raw output (D,) of one clip's features (T, F), evaluated."""
@@ -256,8 +265,7 @@ def _batches(sizes: dict[int, int], limit: int, mixed: bool) -> Iterator[list[in
 
     Clips of one size only, unless `mixed`.
 
-    A batch keeps a GPU busy, and has a power of two of clips there, so that few shapes are compiled; on a CPU it only
-    adds padding and misses the caches (measured: 1.3 times slower), so the limit is 0 there.
+    A batch has a power of two of clips, so that few shapes are compiled on a GPU.
     """
     batch: list[int] = []
     for i in sorted(sizes, key=sizes.__getitem__):
