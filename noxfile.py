@@ -18,9 +18,12 @@ PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyprojec
 OLDEST_MLX_AUDIO, NEWEST_MLX_AUDIO = "0.4.8", "0.6.2"  # that the plugin is tested with
 MLX_AUDIO_STYLE = ("black==26.3.1", "isort==5.13.2")  # as its pre-commit pins them
 RUNNER = ("pytest>=9", "pytest-xdist>=3.6", "httpx2<3")  # of its tests: upstream/outcomes.py
-SLOW = tuple(
-    f"tests/e2e/test_{name}.py"
-    for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "upstream", "voices_faults")
+SLOW = (
+    *(
+        f"tests/e2e/test_{name}.py"
+        for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "upstream", "voices_faults")
+    ),
+    "tests/unit/test_settings_fuzz.py",
 )
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
 EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
@@ -68,7 +71,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The end-to-end tests that take long: demo, bench, a family of one's own, kills, the series for mlx-audio."""
+    """The tests that take long: demo, bench, a family of one's own, kills, mlx-audio's series, settings at random."""
     env = install_for_tests(session)
     session.install(*MLX_AUDIO_STYLE)
     session.run("pytest", *SLOW, *session.posargs, env=env)
