@@ -135,7 +135,7 @@ def imported_for_now(root: str, **stand_ins: types.ModuleType) -> Iterator[None]
 
 @cache
 def wespeaker(module: str) -> Any:
-    """`wespeaker.models.<module>` without the package's `__init__`, which imports much that the models do not need.
+    """`wespeaker.models.<module>` without the packages' `__init__`, which import much that the models do not need.
 
     Raises:
         NoOracle: it is not installed.
@@ -143,10 +143,11 @@ def wespeaker(module: str) -> Any:
     require(TORCH, WESPEAKER)
     if "wespeaker" in sys.modules:
         return importlib.import_module(f"wespeaker.models.{module}")
-    package = types.ModuleType("wespeaker")
+    package, frontend = types.ModuleType("wespeaker"), types.ModuleType("wespeaker.frontend")
     spec = find_spec("wespeaker")
     package.__path__ = list(spec.submodule_search_locations or []) if spec else []
-    with imported_for_now("wespeaker", wespeaker=package):
+    frontend.__path__ = [f"{path}/frontend" for path in package.__path__]
+    with imported_for_now("wespeaker", wespeaker=package, wespeaker__frontend=frontend):
         return importlib.import_module(f"wespeaker.models.{module}")
 
 

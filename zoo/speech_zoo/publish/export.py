@@ -170,8 +170,8 @@ def _front_end(model: Any, samples: int, axes: dict[int, Any], masked: bool = Fa
     from speech_zoo_export import trace
 
     front_end = model._front_end()
-    if masked and front_end.kind == "redimnet_fbank":
-        raise ConfigError("features that mirror the end of a clip need its length: take features (--from features)")
+    if masked and getattr(front_end, "whole_clips", False):
+        raise ConfigError("features that depend on where a clip ends need its length: take features (--from features)")
     first, second = (round(front_end.seconds(n) * front_end.sample_rate) for n in (1, 2))
 
     def features(x: mx.array, length: mx.array) -> tuple[mx.array, mx.array]:

@@ -1,4 +1,4 @@
-"""Features in MLX: the Kaldi fbank, the SpeechBrain fbank, and torchaudio's mel spectrogram as ReDimNet takes it.
+"""Features in MLX: the Kaldi fbank, the SpeechBrain fbank, and the mel spectrograms of ReDimNet and ReDimNet2.
 
 Reference: Povey et al., "The Kaldi Speech Recognition Toolkit", ASRU 2011, compute-fbank-feats; Ravanelli et al.,
 "SpeechBrain: A General-Purpose Speech Toolkit", 2021, speechbrain/processing/features.py.
@@ -20,6 +20,7 @@ LOG_FLOOR = float(np.finfo(np.float32).eps)  # smallest mel energy before the lo
 SPEECHBRAIN_FLOOR = 1e-10  # the same in SpeechBrain, before 10 * log10
 REDIMNET_FLOOR = 1e-6  # added to the mel energy before the logarithm
 REDIMNET_HIGH_FREQ = 7600.0  # Hz, upper edge of the last mel filter
+REDIMNET2_FLOOR = 1e-8  # of powers and of mel energies, and what is added to these before the logarithm
 TOP_DB = 80.0  # what lies further below the loudest value of the clip is raised to it
 BLOCK_FRAMES = 6000  # frames per pass, to bound memory: one minute at a shift of 10 ms
 FILTER_GROUPS = 4  # of neighbours; each is multiplied by its own bins only, as filters are zero in most others
@@ -198,6 +199,55 @@ def redimnet_fbank(
         windowed = frames[start : start + BLOCK_FRAMES] * _speechbrain_window(window, frame)
         power = mx.square(mx.abs(mx.fft.rfft(windowed, n=n_fft, axis=1)))
         blocks.append(mx.log(_filtered(power, _htk_banks, n_mels, n_fft, sample_rate) + REDIMNET_FLOOR))
+    return mx.concatenate(blocks)
+
+
+def _redimnet2_banks(n_mels: int, n_fft: int, sample_rate: int) -> Array:
+    """Triangular filters in the mel domain, (n_fft // 2 + 1, n_mels), float32.
+
+    The n_fft // 2 bins below the Nyquist frequency are spread as if the last one lay on it.
+    """
+
+    def mel(freq: Any) -> Any:
+        return 2595 * np.log10(1 + np.asarray(freq, np.float64) / 700)
+
+    edges = np.linspace(mel(LOW_FREQ), mel(REDIMNET_HIGH_FREQ), n_mels + 2)
+    bins = mel(np.linspace(0, sample_rate / 2, n_fft // 2))[1:, None]
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    return np.pad(np.maximum(0.0, np.minimum(rising, falling)), ((1, 1), (0, 0))).astype(np.float32)
+
+
+def redimnet2_fbank(
+    waveform: mx.array, sample_rate: int, n_mels: int, window: str, frame_length: float, frame_shift: float
+) -> mx.array:
+    """Log-mel energies as ReDimNet2's `TFMelBanks` computes them, of the clip at zero mean and unit variance.
+
+    Args:
+        waveform: (N,) float32, a frame without a shift long at least.
+        sample_rate: in Hz.
+        n_mels: number of mel filters, F.
+        window: a key of `WINDOWS`.
+        frame_length: in ms; the FFT has the next power of two.
+        frame_shift: in ms.
+
+    Returns:
+        (T, F) float32, natural logarithm; half a shift of zeros lies beyond both ends.
+    """
+    frame, shift = round(sample_rate * frame_length / 1000), round(sample_rate * frame_shift / 1000)
+    n_fft = 1 << (frame - 1).bit_length()
+    x = waveform - mx.mean(waveform)
+    x = x / (mx.sqrt(mx.mean(mx.square(x))) + REDIMNET2_FLOOR)
+    x = x - PREEMPHASIS * mx.concatenate([x[1:2], x[:-1]])
+    padded = mx.pad(x, (shift // 2, shift // 2))
+    frames = mx.as_strided(padded, (num_frames(padded.size, frame, shift), frame), (shift, 1))
+    blocks = []
+    for start in range(0, len(frames), BLOCK_FRAMES):
+        windowed = frames[start : start + BLOCK_FRAMES] * _window(window, frame)
+        power = mx.square(mx.abs(mx.fft.rfft(windowed, n=n_fft, axis=1)))
+        power = mx.clip(power, REDIMNET2_FLOOR, 1 / REDIMNET2_FLOOR)
+        energies = _filtered(power, _redimnet2_banks, n_mels, n_fft, sample_rate)
+        blocks.append(mx.log(mx.clip(energies, REDIMNET2_FLOOR, 1 / REDIMNET2_FLOOR) + REDIMNET2_FLOOR))
     return mx.concatenate(blocks)
 
 

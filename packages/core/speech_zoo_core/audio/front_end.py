@@ -29,7 +29,7 @@ class FrontEnd:
     first, as WeSpeaker; the mean for SpeechBrain's features; soxr's and the first for those of 3D-Speaker.
     """
 
-    kind: Literal["kaldi_fbank", "speechbrain_fbank", "redimnet_fbank"] = "kaldi_fbank"
+    kind: Literal["kaldi_fbank", "speechbrain_fbank", "redimnet_fbank", "redimnet2_fbank"] = "kaldi_fbank"
     sample_rate: int = 16000
     n_mels: int = 80
     window: Literal["hamming", "hanning", "povey", "rectangular"] = "hamming"
@@ -66,19 +66,33 @@ class FrontEnd:
         return round(self.sample_rate * self.frame_shift / 1000)
 
     @property
+    def whole_clips(self) -> bool:
+        """Whether the features depend on where a clip ends, so that no zeros may follow it."""
+        return self.kind.startswith("redimnet")
+
+    @property
+    def _beyond(self) -> int:
+        """Samples that are added to a clip, at both ends together."""
+        return self._shift // 2 * 2 if self.kind == "redimnet2_fbank" else 0
+
+    @property
+    def _centred(self) -> bool:
+        return self.kind in ("speechbrain_fbank", "redimnet_fbank")
+
+    @property
     def _least(self) -> int:
         """Samples that a waveform must have: more than are mirrored at its ends."""
         return (1 << (self._frame - 1).bit_length()) // 2 + 1 if self.kind == "redimnet_fbank" else 0
 
     def num_frames(self, n_samples: int) -> int:
         """Feature frames of a waveform of `n_samples`."""
-        if self.kind != "kaldi_fbank":  # centred frames
+        if self._centred:
             return 1 + n_samples // self._shift if n_samples >= self._least else 0
-        return dsp.num_frames(n_samples, self._frame, self._shift)
+        return dsp.num_frames(n_samples + self._beyond, self._frame, self._shift)
 
     def seconds(self, n_frames: int) -> float:
         """The shortest duration that gives `n_frames` feature frames."""
-        first = self._frame if self.kind == "kaldi_fbank" else 0
+        first = 0 if self._centred else self._frame - self._beyond
         return max(self._least, first + (n_frames - 1) * self._shift) / self.sample_rate
 
     def __call__(self, waveform: mx.array, n_frames: int | mx.array | None = None) -> mx.array:
@@ -88,14 +102,15 @@ class FrontEnd:
         it is an array (1,).
         """
         whole = n_frames is None or (isinstance(n_frames, int) and n_frames == self.num_frames(waveform.size))
-        if self.kind == "redimnet_fbank" and not whole:
+        if self.whole_clips and not whole:
             raise InputError(
-                "these features mirror the end of a clip: give clips without zeros after them, or features"
+                "these features depend on where a clip ends: give clips without zeros after them, or features"
             )
         fbank = {
             "kaldi_fbank": dsp.kaldi_fbank,
             "speechbrain_fbank": dsp.speechbrain_fbank,
             "redimnet_fbank": dsp.redimnet_fbank,
+            "redimnet2_fbank": dsp.redimnet2_fbank,
         }[self.kind]
         features = fbank(
             waveform * self.scale, self.sample_rate, self.n_mels, self.window, self.frame_length, self.frame_shift
@@ -162,5 +177,6 @@ WESPEAKER = FrontEnd()  # wespeaker/cli/speaker.py, extract_embedding and comput
 # speechbrain/dataio/preprocess.py, AudioNormalizer; lobes/features.py, Fbank and InputNormalization
 SPEECHBRAIN = FrontEnd("speechbrain_fbank", scale=1.0)
 REDIMNET = FrontEnd("redimnet_fbank", n_mels=72, scale=1.0)  # redimnet/layers/features.py, MelBanks
+REDIMNET2 = FrontEnd("redimnet2_fbank", n_mels=72, scale=1.0)  # wespeaker/frontend/tfmel.py, TFMelBanks, normalising
 # speakerlab/bin/infer_sv.py, load_wav, whose SoX `rate` soxr agrees with; process/processor.py, FBank
 THREE_D_SPEAKER = FrontEnd(window="povey", scale=1.0)
