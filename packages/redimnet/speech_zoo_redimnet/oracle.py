@@ -1,12 +1,18 @@
-"""The original of ReDimNet: wespeaker.models.redimnet; for IDRnD's checkpoints, with their features and head."""
+"""The originals of ReDimNet and ReDimNet2: wespeaker.models.redimnet, for IDRnD's checkpoints with their features and
+head, and wespeaker.models.redimnet2.
+"""
 
 import re
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from speech_zoo_core.audio.front_end import REDIMNET2
 from speech_zoo_core.audio.front_end import WESPEAKER as WESPEAKER_FEATURES
 from speech_zoo_core.checkpoint.source import Source, without_prefix
 from speech_zoo_core.oracle import (
@@ -28,7 +34,8 @@ from speech_zoo_core.oracle import (
 from speech_zoo_core.registry import Example
 
 from .model import ModelConfig, Stage
-from .source import FINAL, SIZES
+from .sizes import SIZES, SIZES_2
+from .source import FINAL
 
 TRANSFORMERS = Package("transformers", "transformers>=5")  # for its mel filters, those of torchaudio
 EXAMPLE_SETTINGS = """\
@@ -40,6 +47,8 @@ dataset_args: {fbank_args: {num_mel_bins: 72, frame_length: 25, frame_shift: 10,
 
 def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     """See `ModelSpec.oracle`."""
+    if config.is_second:
+        return _second(config, original)
     if not config.source["form"].startswith("WeSpeaker"):
         return _idrnd(config, original)
     require(TORCH, KALDI, WESPEAKER)
@@ -50,6 +59,69 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
         return fill(_redimnet(config), tensors, source.main_file.name, dropped=("projection.",))
 
     return fbank_oracle(WESPEAKER, module, wespeaker_fbank(source, config.feat_dim))
+
+
+def _second(config: Any, original: Callable[[], Source]) -> Oracle:
+    """WeSpeaker's ReDimNet2, whose names PalabraAI's checkpoints have, too, on WeSpeaker's own features."""
+    require(TORCH, WESPEAKER)
+    source = original()
+
+    def module() -> Any:
+        tensors = without_prefix(read_tensors(source.main_file)[0], "backbone.stem.0.weight", FINAL)
+        whole = second_module(config, any(name.startswith("bn2.") for name in tensors))
+        return fill(whole, tensors, source.main_file.name, ("projection.", "spec.", "frontend.", "cls_head."))
+
+    def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return tf_mel_banks(waveform, config.feat_dim)
+
+    def inputs(clips: "np.ndarray[Any, Any]") -> tuple[Any, ...]:
+        return (np.stack([features(clip) for clip in clips]),)
+
+    return torch_oracle(WESPEAKER, module, inputs, features=features, features_by=str(WESPEAKER))
+
+
+def second_module(config: Any, emb_bn: bool = False) -> Any:
+    """WeSpeaker's ReDimNet2, which takes features (B, T, F) here."""
+    original = wespeaker("redimnet2").ReDimNet2Wrap
+
+    class TimeFirst(original):  # type: ignore[misc, valid-type]
+        def forward(self, x: Any) -> Any:
+            return super().forward(x.permute(0, 2, 1))
+
+    with redirect_stdout(StringIO()):  # it prints its width
+        return TimeFirst(
+            config.feat_dim,
+            config.C,
+            embed_dim=config.embed_dim,
+            pooling_func=config.pooling_func,
+            out_channels=config.out_channels,
+            block_2d_type=config.block_2d_type,
+            return_2d_output=config.return_2d_output,
+            stages_setup=second_stages(config),
+            group_divisor=config.group_divisor,
+            dual_agg=config.dual_agg,
+            agg_gnorm=config.agg_gnorm,
+            global_context_att=config.global_context_att,
+            emb_bn=emb_bn,
+        )
+
+
+def second_stages(config: Any) -> list[list[Any]]:
+    """`stages_setup` as ReDimNet2 writes it."""
+    return [
+        [[s.stride, s.time_stride], s.num_blocks, s.conv_exp, [s.kernel_size], s.att_block_red]
+        for s in config.stages_setup
+    ]
+
+
+def tf_mel_banks(waveform: "np.ndarray[Any, Any]", n_mels: int) -> "np.ndarray[Any, Any]":
+    """The features (T, F) of wespeaker/frontend/tfmel.py, `TFMelBanks`."""
+    import torch
+
+    banks = wespeaker("redimnet2").TFMelBanks(n_mels=n_mels, norm_signal=True).eval()
+    with warnings.catch_warnings():  # torch.cuda.amp.autocast is deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        return banks(torch.tensor(waveform)[None])[0].numpy().T  # type: ignore[no-any-return]
 
 
 def _idrnd(config: Any, original: Callable[[], Source]) -> Oracle:
@@ -159,6 +231,24 @@ def config_of(size: str, **more: Any) -> ModelConfig:
         embed_dim=192,
         front_end=replace(WESPEAKER_FEATURES, n_mels=sizes["feat_dim"]),
         stages_setup=[Stage(stride=s, num_blocks=n, conv_exp=e, att_block_red=r) for s, n, e, r in stages],
+        **sizes,
+    )
+
+
+def second_config_of(size: str, **more: Any) -> ModelConfig:
+    """The config of one of WeSpeaker's sizes of ReDimNet2, "B0" to "B6"."""
+    channels, out_channels, image, stages = SIZES_2[size]
+    sizes: dict[str, Any] = {"C": channels, "out_channels": out_channels, "return_2d_output": image} | more
+    return ModelConfig(
+        model_type="redimnet",
+        variant="ReDimNet2",
+        embed_dim=192,
+        front_end=REDIMNET2,
+        block_2d_type="basic_resnet",
+        group_divisor=1,
+        stages_setup=[
+            Stage(stride=s, time_stride=t, num_blocks=n, conv_exp=e, att_block_red=r) for (s, t), n, e, _, r in stages
+        ],
         **sizes,
     )
 

@@ -1,10 +1,12 @@
-"""Recognise ReDimNet as published: IDRnD's checkpoints with their `model_config`, WeSpeaker's `avg_model.pt`."""
+"""Recognise ReDimNet and ReDimNet2 as published: the checkpoints of IDRnD and of PalabraAI with their `model_config`,
+WeSpeaker's `avg_model.pt`.
+"""
 
 import re
 from typing import Any
 
 import mlx.core as mx
-from speech_zoo_core.audio.front_end import REDIMNET, FrontEnd
+from speech_zoo_core.audio.front_end import REDIMNET, REDIMNET2, FrontEnd
 from speech_zoo_core.checkpoint.source import Recognised, Source, expect, mapping, shape_of, without_prefix
 from speech_zoo_core.checkpoint.wespeaker import (
     POOLING_TENSORS,
@@ -17,46 +19,14 @@ from speech_zoo_core.config import to_dict
 from speech_zoo_core.errors import CheckpointError, ConfigError, shown
 from speech_zoo_core.pooling import VALUES
 
+from .sizes import SIZES, SIZES_2
+
 FINAL = "backbone.fin_wght1d.w"  # IDRnD's name; WeSpeaker numbers the shares: backbone.inputs_weights.6
 NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 BLOCK_TYPES = {"dwconvs.0.weight": "convnext_like", "conv1.weight": "basic_resnet"}
-# WeSpeaker's sizes: C, block_2d_type, group_divisor, and of each stage stride, num_blocks, conv_exp, att_block_red.
-SIZES: dict[str, tuple[int, str, int, list[tuple[int, int, int, int | None]]]] = {
-    "B0": (10, "basic_resnet", 1, [(1, 2, 1, 30), (2, 3, 2, 30), (1, 3, 3, 30), (2, 4, 2, 10), (1, 3, 1, 10)]),
-    "B1": (12, "convnext_like", 8, [(1, 2, 1, None), (2, 3, 1, None), (3, 4, 1, 12), (2, 5, 1, 12), (2, 3, 1, 8)]),
-    "B2": (
-        16,
-        "convnext_like",
-        4,
-        [(1, 2, 1, 12), (2, 2, 1, 12), (1, 3, 1, 12), (2, 4, 1, 8), (1, 4, 1, 8), (2, 4, 1, 4)],
-    ),
-    "B3": (
-        16,
-        "basic_resnet_fwse",
-        1,
-        [(1, 6, 4, 32), (2, 6, 2, 32), (1, 8, 2, 32), (2, 10, 2, 16), (1, 10, 1, 16), (2, 8, 1, 16)],
-    ),
-    "B4": (
-        32,
-        "basic_resnet_fwse",
-        1,
-        [(1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16)],
-    ),
-    "B5": (
-        32,
-        "basic_resnet_fwse",
-        16,
-        [(1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16)],
-    ),
-    "B6": (
-        32,
-        "basic_resnet",
-        32,
-        [(1, 4, 4, 32), (2, 6, 2, 32), (1, 6, 2, 24), (3, 8, 1, 24), (1, 8, 1, 16), (2, 8, 1, 16)],
-    ),
-}
 # What may stand in IDRnD's model_config without changing the embedding of a clip.
 FREE = {"num_classes", "class_dropout", "feat_agg_dropout", "head_activation", "emb_bn", "stages_setup"}
+FREE_2 = FREE | {"two_emb_layer", "feat_type", "spec", "spec_params"}
 AUGMENTATION = {"do_spec_aug", "freq_mask_width", "time_mask_width", "freq_start_bin", "num_apply_spec_aug"}
 
 
@@ -81,6 +51,8 @@ def recognise(source: Source) -> Recognised | None:
         raise CheckpointError(
             f"{source.main_file} looks like a ReDimNet, but has {len(others)} tensors that none has: {listed}"
         )
+    if _is_second(weights):
+        return _second(source, weights)
     settings = wespeaker_settings(source) if of_wespeaker else None
     sizes = _sizes(weights, settings)
     if of_wespeaker:
@@ -95,9 +67,43 @@ def recognise(source: Source) -> Recognised | None:
     return Recognised(config, weights, form)
 
 
+def _is_second(weights: dict[str, mx.array]) -> bool:
+    """Whether tensors are those of ReDimNet2, whose convolutions with strides have groups."""
+    if "backbone.stage0_pre.2.weight" in weights:
+        return True
+    return shape_of(weights, "backbone.stage0.2.weight", 4)[1] != shape_of(weights, "backbone.stem.0.weight", 4)[0]
+
+
+def _second(source: Source, weights: dict[str, mx.array]) -> Recognised:
+    """A ReDimNet2, whose tensors have the same names from everyone."""
+    extra = mapping(source.checkpoint.extra, "model_config", "the checkpoint")
+    settings = None if extra else wespeaker_settings(source)
+    if not extra and settings is None and any(name.startswith("spec.") for name in weights):
+        raise CheckpointError(
+            f"{source.main_file} holds a ReDimNet2 without its model_config, which tells its features"
+        )
+    said = {"model_args": extra} if extra else settings
+    sizes = _sizes(weights, said)
+    form = "WeSpeaker ReDimNet2 state dict"
+    if extra:
+        form, where = "PalabraAI ReDimNet2", f"{source.main_file}: model_config"
+        _usual(extra, where, {"feat_type": ("tf", "tf_mel")}, required=True)
+        _features_2(mapping(extra, "spec_params", where), f"{where}: spec_params")
+        _compare_2(sizes, extra, where)
+    elif settings is not None:
+        form = f"WeSpeaker {settings['model']}"
+        args = mapping(settings, "model_args", "config.yaml")
+        _wespeaker_2(settings, sizes["feat_dim"])
+        _usual(args, "config.yaml", {"spec": (None, "fbank")})
+        _compare_2(sizes, _claimed_2(settings["model"]) | args, "config.yaml")
+    front_end = FrontEnd(REDIMNET2.kind, n_mels=sizes["feat_dim"], scale=1.0)
+    config = {"model_type": "redimnet", **sizes, "front_end": to_dict(front_end), "threshold": THRESHOLD}
+    return Recognised(config, weights, form)
+
+
 def _known(name: str) -> bool:
     """Whether a ReDimNet of this kind has a tensor of this name."""
-    stage = r"backbone\.stage\d+\.\d+\."
+    stage, context_alone = r"backbone\.stage\d+(_pre)?\.\d+\.", r"backbone\.stage\d+_1d\."
     block = rf"conv_block\.(dwconvs\.0|pwconv1|conv[12](pw)?|norm|bn[12]|se\.(squeeze|exitation))\.{NORM}"
     context = rf"(red_dim_conv\.[01]|tcm\.[0-3]\.(dwconvs\.0|norm|pwconv1)|exp_dim_conv)\.{NORM}"
     encoder = (
@@ -106,8 +112,9 @@ def _known(name: str) -> bool:
     )
     pattern = (
         rf"{stage}(w|{NORM}|[013]\.{NORM}|{block}|{context}|{encoder})|backbone\.fin_wght1d\.w"
+        rf"|{context_alone}({context}|{encoder})|backbone\.(stem_gnorm|stage\d+_up_[12]d\.1|head)\.(weight|bias)"
         rf"|backbone\.(stem|mfa)\.[01]\.{NORM}|{POOLING_TENSORS}|(bn|bn2|seg_bn_1|linear|seg_2)\.{NORM}"
-        r"|(spec|cls_head|projection)\..*"
+        r"|(spec|frontend|cls_head|projection)\..*"
     )
     return re.fullmatch(pattern, name) is not None
 
@@ -131,46 +138,73 @@ def _sizes(weights: dict[str, mx.array], settings: dict[str, Any] | None) -> dic
     _, count, width, _ = shape_of(weights, FINAL, 4)
     if width % channels:
         raise CheckpointError(f"{FINAL} has {width} channels, no multiple of the stem's {channels}")
-    stages, kinds, groups, c = [], set(), {}, channels
-    for i in range(count - 1):
-        name, (wide, _, stride, _) = f"backbone.stage{i}", shape_of(weights, f"backbone.stage{i}.2.weight", 4)
-        c *= stride
-        inside = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
-        reduced = [x.shape[0] for key, x in inside.items() if re.fullmatch(r"\d+\.red_dim_conv\.0\.weight", key)]
-        part = next((part for part in BLOCK_TYPES if f"3.conv_block.{part}" in inside), None)
-        if wide % c or part is None or not 0 < min(reduced, default=1) <= width:
-            raise CheckpointError(f"{name} has no blocks that are known, or widths that give no ReDimNet")
-        stages.append(
-            {
-                "stride": stride,
-                "num_blocks": len({m[1] for key in inside if (m := re.match(r"(\d{1,3})\.conv_block\.", key))}),
-                "conv_exp": wide // c,
-                "att_block_red": width // reduced[0] if reduced else None,
-            }
-        )
-        groups[wide] = shape_of(weights, f"{name}.3.conv_block.{part}", 4)[1]
-        kinds.add(BLOCK_TYPES[part] + ("_fwse" if "3.conv_block.se.squeeze.weight" in inside else ""))
+    second, stages, kinds, groups = _is_second(weights), [], set(), {}
+    c, step, outputs = channels, 1, 1
+    while outputs < count:
+        stage, wide, kind, group = _stage_sizes(weights, len(stages), c, step, width)
+        stages.append(stage)
+        kinds.add(kind)
+        groups[wide] = group
+        c, step = c * stage["stride"], step * stage["time_stride"]
+        outputs += 2 if f"backbone.stage{len(stages) - 1}_pre.2.weight" in weights else 1
     fits = [d for d in {*groups.values()} if all(x // d and x // (x // d) == inner for x, inner in groups.items())]
     if len(kinds) != 1 or not fits:
         raise CheckpointError(f"its blocks ({', '.join(sorted(kinds))}), or their groups of channels, give no ReDimNet")
     embed_dim, taken = shape_of(weights, "linear.weight", 2)
-    mfa, pooling = "backbone.mfa.0.weight" in weights, pooling_of(weights, settings)
-    pooled = shape_of(weights, "backbone.mfa.0.weight", 3)[0] if mfa else width
+    pooling, head = pooling_of(weights, settings), "backbone.head.weight" if second else "backbone.mfa.0.weight"
+    pooled, out_channels, image = width, None, False
+    if head in weights:
+        image = second and weights[head].ndim == 4
+        out_channels = shape_of(weights, head, 4 if image else 3)[0]
+        pooled = out_channels * (width // c if image else 1)
+    elif second:  # the tensors are the same
+        image = mapping(settings or {}, "model_args", "config.yaml").get("return_2d_output") is True
     if taken != VALUES[pooling] * pooled:
         raise CheckpointError(f"linear takes {taken} values, which {pooling} of {pooled} channels does not give")
     attentive = pooling == "ASTP"
-    return {
+    sizes = {
         "C": channels,
         "feat_dim": width // channels,
         "stages_setup": stages,
         "block_2d_type": kinds.pop(),
         "group_divisor": min(fits),
-        "out_channels": pooled if mfa else None,
+        "out_channels": out_channels,
         "embed_dim": embed_dim,
         "pooling_func": pooling,
         "global_context_att": attentive and shape_of(weights, "pool.linear1.weight", 3)[1] == 3 * pooled,
         "two_emb_layer": "seg_2.weight" in weights,
     }
+    if second:
+        sizes |= {"variant": "ReDimNet2", "return_2d_output": image, "dual_agg": outputs > len(stages) + 1}
+        sizes["agg_gnorm"] = "backbone.stem_gnorm.weight" in weights
+    return sizes
+
+
+def _stage_sizes(
+    weights: dict[str, mx.array], i: int, channels: int, step: int, width: int
+) -> tuple[dict[str, Any], int, str, int]:
+    """A stage after so many channels and strides: its settings, its channels, what its blocks are, and their groups."""
+    name = f"backbone.stage{i}_pre" if f"backbone.stage{i}_pre.2.weight" in weights else f"backbone.stage{i}"
+    wide, _, stride, steps = shape_of(weights, f"{name}.2.weight", 4)
+    c = channels * stride
+    inside = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
+    context = rf"backbone\.stage{i}(\.\d+|_1d)\.red_dim_conv\.0\.weight"
+    reduced = [x.shape[0] for key, x in weights.items() if re.fullmatch(context, key)]
+    part = next((part for part in BLOCK_TYPES if f"3.conv_block.{part}" in inside), None)
+    whole = wide % c == 0
+    if not (whole or _is_second(weights)) or part is None or not 0 < min(reduced, default=1) <= width or steps % step:
+        raise CheckpointError(f"{name} has no blocks that are known, or widths that give no ReDimNet")
+    conv = shape_of(weights, f"{name}.3.conv_block.{part}", 4)
+    stage = {
+        "stride": stride,
+        "num_blocks": len({m[1] for key in inside if (m := re.match(r"(\d{1,3})\.conv_block\.", key))}),
+        "conv_exp": wide // c if whole else wide / c,
+        "att_block_red": width // reduced[0] if reduced else None,
+        "time_stride": steps // step,
+        "kernel_size": list(conv[2:]),
+    }
+    kind = BLOCK_TYPES[part] + ("_fwse" if "3.conv_block.se.squeeze.weight" in inside else "")
+    return stage, wide, kind, conv[1]
 
 
 def _compare_wespeaker(sizes: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -201,15 +235,8 @@ def _compare_idrnd(sizes: dict[str, Any], weights: dict[str, mx.array], given: d
         "pooling_func": ("ASTP",),
     }
     usual |= {"hop_length": (160,), "return_all_outputs": (False,), "tf_optimized_arch": (False,)}
-    for key, values in usual.items():
-        if given.get(key, values[0]) not in values:
-            raise ConfigError(f"{where}: {key} = {shown(given[key])} is not supported (only {shown(values[0])})")
-    spec = mapping(given, "spec_params", where)
-    features = {"norm_signal": False, "do_preemph": True, "spec_norm": "mn", "n_fft": 512, "win_length": 400}
-    features |= {"f_min": 20, "f_max": 7600, "sample_rate": 16000, "hop_length": 160}
-    expect(spec, f"{where}: spec_params", features)
-    if unknown := sorted(spec.keys() - features.keys() - AUGMENTATION):
-        raise ConfigError(f"{where}: spec_params: {', '.join(unknown)} is not supported")
+    _usual(given, where, usual)
+    _features(mapping(given, "spec_params", where), f"{where}: spec_params", {"norm_signal": False, "spec_norm": "mn"})
     claimed = {key: value for key, value in given.items() if key not in FREE | usual.keys() | {"spec_params"}}
     if "F" in claimed:
         claimed["feat_dim"] = claimed.pop("F")
@@ -219,8 +246,89 @@ def _compare_idrnd(sizes: dict[str, Any], weights: dict[str, mx.array], given: d
     _compare(sizes, claimed, where)
 
 
+def _compare_2(sizes: dict[str, Any], given: dict[str, Any], where: str) -> None:
+    """Hold the arguments of a ReDimNet2 against the tensors."""
+    usual: dict[str, tuple[Any, ...]] = {"causal": ("none", False), "spec_in_channels": (1,)}
+    usual |= {"block_1d_type": ("conv+att",), "compress_tconvs": (True,), "use_freq_pos_enc": (False,)}
+    usual |= {"fm_weigthing_type": ("NC",), "hop_length": (160,), "return_all_outputs": (False,)}
+    usual |= {"pad_right_samples": (None,), "before_pool_offset": (None,)}
+    _usual(given, where, usual)
+    claimed = {key: value for key, value in given.items() if key not in FREE_2 | usual.keys()}
+    if claimed.get("feat_dim") is None:
+        claimed["feat_dim"] = claimed.get("F", sizes["feat_dim"])
+    claimed.pop("F", None)
+    if sizes["pooling_func"] != "ASTP":  # nothing else looks at it
+        claimed.pop("global_context_att", None)
+    if "stages_setup" in given:
+        claimed["stages_setup"] = _stages_2(given["stages_setup"], sizes["block_2d_type"] == "convnext_like")
+    _compare(sizes, claimed, where)
+
+
+def _claimed_2(model: str) -> dict[str, Any]:
+    """The arguments that WeSpeaker's name of a ReDimNet2 stands for."""
+    if model in ("ReDimNet2Custom", "ReDimNet2Wrap"):
+        return {}
+    size = model.removeprefix("ReDimNet2")
+    if size not in SIZES_2 or not model.startswith("ReDimNet2"):
+        raise ConfigError(f"config.yaml: model {shown(model)} is not in this family (ReDimNet2B0 to ReDimNet2B6)")
+    c, out_channels, image, stages = SIZES_2[size]
+    rows = [[strides, blocks, exp, [kernel], red] for strides, blocks, exp, kernel, red in stages]
+    return {"C": c, "out_channels": out_channels, "return_2d_output": image, "stages_setup": rows}
+
+
+def _stages_2(rows: Any, with_kernels: bool) -> Any:
+    """`stages_setup` of ReDimNet2 as the config has it; blocks that are not convnext_like take no notice of kernels."""
+    try:
+        return [
+            {
+                "stride": strides[0],
+                "num_blocks": blocks,
+                "conv_exp": exp,
+                "att_block_red": red,
+                "time_stride": strides[1],
+                "kernel_size": list(kernels[0]) if with_kernels else [3, 3],
+            }
+            for strides, blocks, exp, kernels, red in rows
+        ]
+    except (TypeError, ValueError, IndexError):
+        return rows  # which the tensors contradict
+
+
+def _wespeaker_2(settings: dict[str, Any], feat_dim: int) -> None:
+    """Raises ConfigError unless WeSpeaker's `config.yaml` asks for the features that the front end has."""
+    data = mapping(settings, "dataset_args", "config.yaml")
+    usual = {"frontend": ("tfmel",), "cmvn": (False,), "resample_rate": (16000,)}
+    _usual(data, "config.yaml", usual, required=True)
+    args = mapping(data, "tfmel_args", "config.yaml")
+    _usual(args, "config.yaml tfmel_args", {"n_mels": (feat_dim,)}, required=True)
+    _features_2({key: value for key, value in args.items() if key != "n_mels"}, "config.yaml tfmel_args")
+
+
+def _features_2(given: dict[str, Any], where: str) -> None:
+    _usual(given, where, {"norm_signal": (True,)}, required=True)
+    _features(given, where, {"norm_signal": True, "eps": 1e-8})
+
+
+def _features(given: dict[str, Any], where: str, own: dict[str, Any]) -> None:
+    """Raises ConfigError for features other than those with these settings of their own."""
+    values = own | {"do_preemph": True, "n_fft": 512, "win_length": 400, "hop_length": 160}
+    values |= {"f_min": 20, "f_max": 7600, "sample_rate": 16000}
+    expect(given, where, values)
+    if unknown := sorted(given.keys() - values.keys() - AUGMENTATION):
+        raise ConfigError(f"{where}: {', '.join(unknown)} is not supported")
+
+
+def _usual(given: dict[str, Any], where: str, usual: dict[str, tuple[Any, ...]], required: bool = False) -> None:
+    """Raises ConfigError for other values than these; absent ones are fine unless they are required."""
+    for key, values in usual.items():
+        value = given.get(key) if required else given.get(key, values[0])
+        if value not in values:
+            raise ConfigError(f"{where}: {key} = {shown(value)} is not supported (only {shown(values[0])})")
+
+
 def _stages(rows: list[tuple[int, int, int, int | None]]) -> list[dict[str, Any]]:
-    return [dict(zip(("stride", "num_blocks", "conv_exp", "att_block_red"), row, strict=True)) for row in rows]
+    names = ("stride", "num_blocks", "conv_exp", "att_block_red")
+    return [dict(zip(names, row, strict=True)) | {"time_stride": 1, "kernel_size": [3, 3]} for row in rows]
 
 
 def _compare(sizes: dict[str, Any], claimed: dict[str, Any], where: str) -> None:
