@@ -5,7 +5,9 @@ ECAPA-TDNN, x-vector and ResNet and of 3D-Speaker's ERes2Net; BatchNorm statisti
 PyTorch.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -321,6 +323,8 @@ def _se_resnet(config: Any, weights: _Weights) -> _Weights:
 
 def _redimnet(config: Any, weights: _Weights) -> _Weights:
     """Under IDRnD's names."""
+    if config.is_second:
+        return _redimnet2(config, weights)
     width, channels = config.width, config.C
     weights.layer("backbone.stem.0", channels, 1, 3, 3, bias=True)
     _layer_norm(weights, "backbone.stem.1", channels)
@@ -355,10 +359,53 @@ def _redimnet(config: Any, weights: _Weights) -> _Weights:
     return weights
 
 
-def _redimnet_block(weights: _Weights, name: str, config: Any, channels: int, rows: int) -> None:
+def _redimnet2(config: Any, weights: _Weights) -> _Weights:
+    """Under PalabraAI's names."""
+    width, channels, step, outputs = config.width, config.C, 1, 1
+    weights.layer("backbone.stem.0", channels, 1, 3, 3, bias=True)
+    _layer_norm(weights, "backbone.stem.1", channels)
+    if config.agg_gnorm:
+        _layer_norm(weights, "backbone.stem_gnorm", width)
+    for i, stage in enumerate(config.stages_setup):
+        split = config.dual_agg and stage.att_block_red is not None
+        name, inner, k = f"backbone.stage{i}" + ("_pre" if split else ""), channels * stage.stride, 3
+        wide, step = int(inner * stage.conv_exp), step * stage.time_stride
+        shares = weights.rng.standard_normal((1, outputs, width, 1)).astype(np.float32)
+        weights[f"{name}.0.w"] = shares if i else np.ones((1, 1, 1, 1), np.float32)
+        weights.layer(f"{name}.2", wide, channels // math.gcd(channels, wide), stage.stride, step, bias=True)
+        for _ in range(stage.num_blocks):
+            _redimnet_block(weights, f"{name}.{k}.conv_block", config, wide, config.rows(i), stage.kernel_size)
+            k += 1
+        if stage.conv_exp != 1:
+            weights.layer(f"{name}.{k}.0", inner, wide, 1, 1, bias=True)
+            weights.norm(f"{name}.{k}.1", inner)
+            k += 1
+        if stage.att_block_red is not None:
+            context = f"backbone.stage{i}_1d" if split else f"{name}.{k + 1}"
+            _time_context(weights, context, width, width // stage.att_block_red)
+            k += 1
+        if config.agg_gnorm:
+            ends = [f"backbone.stage{i}_up_{kind}.1" for kind in ("2d", "1d")] if split else [f"{name}.{k + 2}"]
+            for end in ends:
+                _layer_norm(weights, end, width)
+        channels, outputs = inner, outputs + (2 if split else 1)
+    weights["backbone.fin_wght1d.w"] = weights.rng.standard_normal((1, outputs, width, 1)).astype(np.float32)
+    out = width
+    if config.out_channels is not None:
+        image = config.return_2d_output
+        out = config.out_channels * (config.rows(i) if image else 1)
+        sizes = (channels, 1, 1) if image else (width, 1)
+        weights.layer("backbone.head", config.out_channels, *sizes, bias=True)
+    _pooled(weights, "pool", config, out, "linear", context=3 if config.global_context_att else 1)
+    return weights
+
+
+def _redimnet_block(
+    weights: _Weights, name: str, config: Any, channels: int, rows: int, kernel: Sequence[int] = (3, 3)
+) -> None:
     inner = channels // (channels // config.group_divisor)
     if config.block_2d_type == "convnext_like":
-        weights.layer(f"{name}.dwconvs.0", channels, inner, 3, 3, bias=True)
+        weights.layer(f"{name}.dwconvs.0", channels, inner, *kernel, bias=True)
         weights.norm(f"{name}.norm", channels)
         weights.layer(f"{name}.pwconv1", channels, channels, 1, 1, bias=True)
         return

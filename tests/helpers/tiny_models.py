@@ -122,6 +122,25 @@ REDIMNET = ReDimNetConfig(
     ],
     threshold=0.3,
 )
+REDIMNET2 = replace(
+    REDIMNET,
+    variant="ReDimNet2",
+    stages_setup=[
+        Stage(stride=1, num_blocks=1, conv_exp=2, att_block_red=8, kernel_size=[3, 5]),
+        Stage(stride=2, num_blocks=2, time_stride=2, kernel_size=[5, 7]),
+        Stage(stride=2, num_blocks=1, conv_exp=0.5, att_block_red=4, time_stride=2),
+    ],
+    out_channels=24,
+)
+REDIMNET2_IMAGE = replace(
+    REDIMNET2,
+    block_2d_type="basic_resnet",
+    stages_setup=[replace(stage, kernel_size=[3, 3]) for stage in REDIMNET2.stages_setup],
+    out_channels=6,
+    return_2d_output=True,
+    agg_gnorm=True,
+    dual_agg=True,
+)
 POOLINGS: tuple[PoolingName, ...] = ("ASTP", "TAP", "TSDP", "MHASTP", "MQMHASTP")
 PROXY = proxy_config(input_dim=24, embed_dim=8, channels=16)
 CONFIGS: dict[str, Any] = {
@@ -157,6 +176,9 @@ CONFIGS: dict[str, Any] = {
         REDIMNET, block_2d_type="basic_resnet_fwse", out_channels=24, global_context_att=False, group_divisor=4
     ),
     "redimnet_tstp": replace(REDIMNET, pooling_func="TSTP", global_context_att=False),
+    "redimnet2": REDIMNET2,
+    "redimnet2_image": REDIMNET2_IMAGE,
+    "redimnet2_plain": replace(REDIMNET2_IMAGE, out_channels=None, dual_agg=False, group_divisor=1),
     "speaker_proxy": PROXY,
 }
 AUDIO = [name for name, config in CONFIGS.items() if config.front_end is not None]

@@ -12,7 +12,7 @@ import pytest
 import speech_zoo
 from export_sessions import assert_close, normal
 from speech_zoo.publish import export as exporting
-from speech_zoo_core.audio.front_end import REDIMNET
+from speech_zoo_core.audio.front_end import REDIMNET, REDIMNET2
 from speech_zoo_core.errors import CheckpointError, ConfigError, SpeechZooError
 from speech_zoo_export import onnx as writer
 from tiny_models import CONFIGS, LABELS, model_of, noise, tiny_model, tiny_source
@@ -46,22 +46,24 @@ def test_from_samples(name: str, tmp_path: Path) -> None:
         assert_close(session.run(None, {"waveform": noise(length)[None]}), [raw(model, noise(length))], 1e-4)
 
 
-def mirroring() -> Any:
-    """A ReDimNet with ID R&D's features, which mirror both ends of a clip."""
-    config = replace(CONFIGS["redimnet"], front_end=replace(REDIMNET, n_mels=16))
-    return model_of(config, tiny_source("redimnet"))
+def of_whole_clips(name: str) -> Any:
+    """A model with features that depend on where a clip ends: ReDimNet mirrors both ends, ReDimNet2 normalises it."""
+    front_end = {"redimnet": REDIMNET, "redimnet2": REDIMNET2}[name]
+    return model_of(replace(CONFIGS[name], front_end=replace(front_end, n_mels=16)), tiny_source(name))
 
 
-def test_from_samples_whose_ends_are_mirrored(tmp_path: Path) -> None:
-    model = mirroring()
+@pytest.mark.parametrize("name", ["redimnet", "redimnet2"])
+def test_from_samples_of_whole_clips(name: str, tmp_path: Path) -> None:
+    model = of_whole_clips(name)
     session = opened(speech_zoo.export(model, tmp_path / "model.onnx", from_="waveform"))
     for length in (3333, *LENGTHS):
         assert_close(session.run(None, {"waveform": noise(length)[None]}), [raw(model, noise(length))], 1e-4)
 
 
-def test_mirrored_ends_and_clips_that_are_filled_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["redimnet", "redimnet2"])
+def test_whole_clips_and_clips_that_are_filled_up(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"need its length: take features \(--from features\)"):
-        speech_zoo.export(mirroring(), tmp_path / "model.mlpackage", from_="waveform")
+        speech_zoo.export(of_whole_clips(name), tmp_path / "model.mlpackage", from_="waveform")
     assert not list(tmp_path.iterdir())
 
 

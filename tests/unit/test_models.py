@@ -31,6 +31,8 @@ each_family = pytest.mark.parametrize(
         "se_resnet",
         "redimnet",
         "redimnet_fwse",
+        "redimnet2",
+        "redimnet2_image",
     ],
 )
 CHECKED = ("ecapa_tdnn", "xvector", "se_resnet", "redimnet")  # that refuse a shape by themselves
@@ -342,6 +344,9 @@ def test_a_silent_clip_is_refused(name: str, signal: np.ndarray) -> None:
         "redimnet",
         "redimnet_resnet",
         "redimnet_fwse",
+        "redimnet2",
+        "redimnet2_image",
+        "redimnet2_plain",
         "speaker_proxy",
     ],
 )
