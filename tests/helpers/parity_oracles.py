@@ -20,6 +20,7 @@ import torch
 import yaml
 from signals import raw_bits, seeded_weights, waveforms
 from speech_zoo_core.oracle import kaldi_features, wespeaker
+from speech_zoo_redimnet.oracle import second_module, tf_mel_banks
 from torch import nn
 
 HAMMING = {"window": "hamming", "scale": 32768.0}  # WeSpeaker
@@ -127,6 +128,21 @@ def redimnet(size: str, seed: int, **sizes: Any) -> Oracle:
     module = getattr(wespeaker("redimnet"), f"ReDimNet{size}")(**sizes)
     front_end = HAMMING | {"n_mels": module.backbone.F}
     return Oracle(seeded(module, seed), f"wespeaker-unofficial {version('wespeaker-unofficial')}", front_end)
+
+
+class Redimnet2Oracle(Oracle):
+    """WeSpeaker's ReDimNet2 behind WeSpeaker's own features."""
+
+    def embed(self, signal: str) -> np.ndarray:
+        if signal not in self._known:
+            self._known[signal] = self(tf_mel_banks(waveforms()[signal], self.front_end["n_mels"]))
+        return self._known[signal]
+
+
+def redimnet2(config: Any, seed: int) -> Oracle:
+    """WeSpeaker's ReDimNet2 of a config, with seeded weights."""
+    name = f"wespeaker-unofficial {version('wespeaker-unofficial')}"
+    return Redimnet2Oracle(seeded(second_module(config), seed), name, {"n_mels": config.feat_dim})
 
 
 TINY_REDIMNET = {

@@ -1,4 +1,6 @@
-"""ReDimNet as IDRnD publishes it: its features, head and names, on WeSpeaker's backbone. Needs PyTorch."""
+"""ReDimNet as IDRnD publishes it: its features, head and names, on WeSpeaker's backbone; ReDimNet2 as WeSpeaker and
+PalabraAI write it. Needs PyTorch.
+"""
 
 import re
 from importlib.metadata import version
@@ -7,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from parity_oracles import Oracle, seeded
 from signals import waveforms
-from speech_zoo_redimnet.oracle import config_of, idrnd_module, mel_banks
+from speech_zoo_redimnet.oracle import config_of, idrnd_module, mel_banks, second_stages
 from speech_zoo_redimnet.source import FINAL
 
 
@@ -69,4 +72,53 @@ def save_idrnd(path: Path, oracle: IdrndOracle, **changes: Any) -> Path:
     """The state dict, with the constants of the features, and `model_config`."""
     constants = {"spec.torchfbank.1.flipped_filter": torch.tensor([[[-0.97, 1.0]]])}
     torch.save({"state_dict": idrnd_names(oracle) | constants, "model_config": model_config(oracle) | changes}, path)
+    return path
+
+
+# As in WeSpeaker's recipe for VoxCeleb.
+TF_MEL = {"n_mels": 72, "hop_length": 160, "win_length": 400, "n_fft": 512, "f_min": 20, "f_max": 7600}
+TF_MEL |= {"do_preemph": True, "norm_signal": True, "do_spec_aug": False, "eps": 1e-8}
+
+
+def save_wespeaker_2(folder: Path, oracle: Oracle, model: str) -> Path:
+    """WeSpeaker's form of a ReDimNet2: `avg_model.pt`, with constants of the features, and `config.yaml`."""
+    folder.mkdir(parents=True)
+    constants = {"frontend.spec.torchfbank.1.flipped_filter": torch.tensor([[[-0.97, 1.0]]])}
+    torch.save(oracle.module.state_dict() | constants, folder / "avg_model.pt")
+    settings = {
+        "model": model,
+        "model_args": {"feat_dim": 72, "embed_dim": 192, "pooling_func": "ASTP"},
+        "dataset_args": {"frontend": "tfmel", "tfmel_args": TF_MEL, "resample_rate": 16000, "cmvn": False},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def save_palabra(path: Path, oracle: Oracle, config: Any) -> Path:
+    """PalabraAI's form: the state dict, with constants of the features, and `model_config`."""
+    constants = {"spec.torchfbank.1.flipped_filter": torch.tensor([[[-0.97, 1.0]]])}
+    settings = {
+        "F": config.feat_dim,
+        "C": config.C,
+        "agg_gnorm": config.agg_gnorm,
+        "dual_agg": config.dual_agg,
+        "block_1d_type": "conv+att",
+        "block_2d_type": config.block_2d_type,
+        "causal": "none",
+        "compress_tconvs": True,
+        "emb_bn": False,
+        "embed_dim": config.embed_dim,
+        "feat_type": "tf",
+        "fm_weigthing_type": "NC",
+        "global_context_att": True,
+        "group_divisor": config.group_divisor,
+        "hop_length": 160,
+        "out_channels": config.out_channels,
+        "pooling_func": "ASTP",
+        "return_2d_output": config.return_2d_output,
+        "spec_in_channels": 1,
+        "spec_params": {"do_preemph": True, "do_spec_aug": False, "norm_signal": True},
+        "stages_setup": second_stages(config),
+    }
+    torch.save({"state_dict": oracle.module.state_dict() | constants, "model_config": settings}, path)
     return path
