@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from parity_oracles import (
     export_onnx,
     minus_mean,
     redimnet,
+    redimnet2,
     save_pyannote,
     save_state,
     save_wespeaker,
@@ -32,17 +34,19 @@ from parity_oracles import (
     wespeaker_campplus,
     wespeaker_eres2net,
 )
-from redimnet_files import idrnd, save_idrnd
+from redimnet_files import idrnd, save_idrnd, save_palabra, save_wespeaker_2
 from safetensors.numpy import load_file, save_file
 from speech_zoo.cli import main as cli
 from speech_zoo.publish import check as comparison
 from speech_zoo.publish.parity import read
 from speech_zoo_core.oracle import NoOracle, read_tensors, wespeaker
+from speech_zoo_redimnet.oracle import second_config_of
 from speechbrain_files import SMALL, SMALL_PROXY
 from speechbrain_oracles import Proxy, SpeechBrain, save_proxy, save_speechbrain
 from transformers_oracles import LAYER, TINY, TINY_X_VECTOR, Classifier, WithAdapter, XVector
 
 FEW = ("libri_07_spk1580", "1 s", "0.5 s", "silence", "noise")
+PALABRA = replace(second_config_of("B0"), agg_gnorm=True, dual_agg=True, return_2d_output=True)
 LEGACY = {"dynamo": False, "opset_version": 14}
 
 
@@ -144,6 +148,14 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "redimnet: IDRnD": (
         lambda d: save_idrnd(d / "b0-vox2-ft_lm.pt", idrnd("B0", 4, feat_dim=60)),
+        "wespeaker-unofficial",
+    ),
+    "redimnet: WeSpeaker, ReDimNet2": (
+        lambda d: save_wespeaker_2(d / "ws", redimnet2(second_config_of("B0"), 5), "ReDimNet2B0"),
+        "wespeaker-unofficial",
+    ),
+    "redimnet: PalabraAI": (
+        lambda d: save_palabra(d / "b0-vox2-lm.pt", redimnet2(PALABRA, 6), PALABRA),
         "wespeaker-unofficial",
     ),
     "eres2net: 3D-Speaker": (lambda d: save_state(d / "a.ckpt", eres2net("ERes2NetV2", 3, m_channels=8)), "speakerlab"),

@@ -47,6 +47,7 @@ FAMILIES = [
     "xvector",
     "se_resnet",
     "redimnet",
+    "redimnet2",
     "proxy",
     "wav2vec2",
 ]
@@ -61,7 +62,7 @@ def folder_of(path: Path, family: str, prefix: str = "", more: tuple[str, ...] =
 
     if family == "wav2vec2":
         return hf_folder(path, named(dict(source_tensors())))
-    if family.startswith("eres2net"):
+    if family.startswith(("eres2net", "redimnet2")):
         return tf.save_zip(path, tf.state_dict(named(tiny_source(family))))
     if family == "redimnet":  # of IDRnD, whose features tell what they are
         constants = {"spec.torchfbank.2.mel_scale.fb": np.ones((257, 16), np.float32)}

@@ -1,4 +1,6 @@
-"""ReDimNet: WeSpeaker's and IDRnD's names, settings beside a checkpoint and in it, features, what is refused."""
+"""ReDimNet and ReDimNet2: the names of WeSpeaker, IDRnD and PalabraAI, settings beside a checkpoint and in it, what is
+refused; features.
+"""
 
 import re
 from dataclasses import replace
@@ -10,16 +12,18 @@ import numpy as np
 import pytest
 import yaml
 from speech_zoo_core.audio.front_end import REDIMNET as FEATURES
+from speech_zoo_core.audio.front_end import REDIMNET2 as FEATURES_2
 from speech_zoo_core.audio.front_end import WESPEAKER, FrontEnd
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError, SpeechZooError
 from speech_zoo_core.loader import load
 from speech_zoo_redimnet.model import Stage
-from speech_zoo_redimnet.oracle import config_of
-from speech_zoo_redimnet.source import SIZES
-from tiny_models import CONFIGS, REDIMNET, tiny_source, voice
+from speech_zoo_redimnet.oracle import config_of, second_config_of, second_stages
+from speech_zoo_redimnet.sizes import SIZES, SIZES_2
+from tiny_models import CONFIGS, REDIMNET, REDIMNET2, tiny_model, tiny_source, voice
 from torch_files import save_zip, state_dict
 
 NAMES = ["redimnet", "redimnet_resnet", "redimnet_fwse"]
+SECOND = ["redimnet2", "redimnet2_image", "redimnet2_plain"]
 
 
 def wespeaker_names(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,6 +168,140 @@ def test_sizes() -> None:
     assert [config_of(size, **({"feat_dim": 60} if size == "B0" else {})).embed_dim for size in SIZES] == [192] * 7
 
 
+# ReDimNet2
+
+
+def arguments(name: str, **changes: Any) -> dict[str, Any]:
+    """Those of the original's class, as WeSpeaker and PalabraAI give them; None leaves one out."""
+    config = CONFIGS[name]
+    given = {
+        "F": config.feat_dim,
+        "C": config.C,
+        "agg_gnorm": config.agg_gnorm,
+        "dual_agg": config.dual_agg,
+        "block_1d_type": "conv+att",
+        "block_2d_type": config.block_2d_type,
+        "causal": "none",
+        "compress_tconvs": True,
+        "embed_dim": config.embed_dim,
+        "fm_weigthing_type": "NC",
+        "global_context_att": True,
+        "group_divisor": config.group_divisor,
+        "out_channels": config.out_channels,
+        "pooling_func": "ASTP",
+        "return_2d_output": config.return_2d_output,
+        "stages_setup": second_stages(config),
+    } | changes
+    return {key: value for key, value in given.items() if value is not None or key == "out_channels"}
+
+
+def palabra(path: Path, name: str, **changes: Any) -> Path:
+    spec = {"norm_signal": True, "do_preemph": True, "do_spec_aug": False}
+    given = {"feat_type": "tf", "hop_length": 160, "emb_bn": False, "spec_params": spec} | changes
+    constants = {"spec.torchfbank.2.melbanks_pt": np.ones((16, 256, 1), np.float32)}
+    content = {"state_dict": state_dict(dict(tiny_source(name)) | constants), "model_config": arguments(name, **given)}
+    return save_zip(path, content)
+
+
+def wespeaker_2(folder: Path, name: str, data: dict[str, Any] | None = None, **changes: Any) -> Path:
+    features = {"n_mels": 16, "hop_length": 160, "f_max": 7600, "norm_signal": True, "eps": 1e-8}
+    settings = {"model": changes.pop("model", "ReDimNet2Custom"), "model_args": arguments(name, **changes)}
+    data = {"frontend": "tfmel", "tfmel_args": features, "resample_rate": 16000, "cmvn": False} | (data or {})
+    constants = {"frontend.spec.torchfbank.2.melbanks_pt": np.ones((16, 256, 1), np.float32)}
+    save_zip(folder / "avg_model.pt", state_dict(dict(tiny_source(name)) | constants))
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"dataset_args": data}))
+    return folder
+
+
+@pytest.mark.parametrize("form", [palabra, wespeaker_2])
+@pytest.mark.parametrize("name", SECOND)
+def test_second(tmp_path: Path, name: str, form: Any) -> None:
+    model = load(form(tmp_path / "b0-vox2-lm.pt" if form is palabra else tmp_path, name))
+    assert replace(model.config, source=None) == replace(CONFIGS[name], front_end=replace(FEATURES_2, n_mels=16))
+
+
+def test_second_without_settings(tmp_path: Path) -> None:
+    path = save_zip(tmp_path / "avg_model.pt", state_dict(tiny_source("redimnet2")))
+    assert load(path).config.front_end == replace(FEATURES_2, n_mels=16)
+    constants = {"spec.torchfbank.2.melbanks_pt": np.ones((16, 256, 1), np.float32)}
+    path = save_zip(tmp_path / "b0.pt", state_dict(dict(tiny_source("redimnet2")) | constants))
+    assert "without its model_config, which tells its features" in refusal(path, CheckpointError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"F": 72}, "feat_dim = 72, the tensors say 16"),
+        ({"stages_setup": [[1, 1, 1, [[3, 3]], 8]]}, "stages_setup = "),
+        ({"feat_type": "pt"}, "feat_type = 'pt' is not supported (only 'tf')"),
+        ({"feat_type": None}, "feat_type = None is not supported"),
+        ({"causal": "full"}, "causal = 'full' is not supported"),
+        ({"before_pool_offset": 3}, "before_pool_offset = 3 is not supported"),
+        ({"spec_params": {}}, "norm_signal = None is not supported"),
+        ({"spec_params": {"norm_signal": True, "f_max": 8000}}, "f_max = 8000 is not supported"),
+        ({"agg_gnorm": True}, "agg_gnorm = True, the tensors say False"),
+        ({"return_2d_output": True}, "return_2d_output = True, the tensors say False"),
+        ({"se_ratio": 8}, "se_ratio is not supported"),
+    ],
+)
+def test_second_model_configs_that_contradict(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    assert named in refusal(palabra(tmp_path / "b0.pt", "redimnet2", **changes), ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "ReDimNet2B0"}, "stages_setup = "),
+        ({"model": "ReDimNet2B7"}, "is not in this family (ReDimNet2B0 to ReDimNet2B6)"),
+        ({"spec": "pt"}, "spec = 'pt' is not supported"),
+        ({"data": {"frontend": "fbank"}}, "frontend = 'fbank' is not supported (only 'tfmel')"),
+        ({"data": {"cmvn": True}}, "cmvn = True is not supported"),
+        ({"data": {"tfmel_args": {"norm_signal": True}}}, "n_mels = None is not supported (only 16)"),
+    ],
+)
+def test_second_settings_that_contradict(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    if "model" in changes:
+        changes = changes | {"stages_setup": None}
+    assert named in refusal(wespeaker_2(tmp_path, "redimnet2", **changes), ConfigError)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": "ReDimNet"},
+        {"stages_setup": [Stage(stride=1, num_blocks=1, time_stride=0)]},
+        {"stages_setup": [Stage(stride=1, num_blocks=1, kernel_size=[3, 4])]},
+        {"stages_setup": [Stage(stride=1, num_blocks=1, conv_exp=0.1)]},
+    ],
+    ids=str,
+)
+def test_second_configs_that_give_no_model(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        replace(REDIMNET2, **changes)
+
+
+def test_what_is_of_the_second_alone() -> None:
+    for changes in ({"agg_gnorm": True}, {"return_2d_output": True}, {"dual_agg": True}):
+        with pytest.raises(ConfigError, match="of ReDimNet2 alone"):
+            replace(REDIMNET, **changes)
+
+
+def test_second_sizes() -> None:
+    sizes = {size: second_config_of(size) for size in SIZES_2}
+    assert {config.time_stride(6) for config in sizes.values()} == {4}
+    assert [config.pooled for config in sizes.values()] == [64, 64, 64, 64, 2304, 256, 2016]
+
+
+def test_a_rest_after_the_strides_is_dropped() -> None:
+    model = tiny_model("redimnet2")
+    x = mx.random.normal((1, 43, 16), key=mx.random.key(0))
+    assert model.min_frames == 4
+    assert mx.array_equal(model(x), model(x[:, :40]))
+    assert not mx.allclose(model(x), model(x[:, :36]))
+    with pytest.raises(InputError, match="T of 4 or more"):
+        model(x[:, :3])
+
+
 # The features
 
 
@@ -180,6 +318,22 @@ def test_the_features_against_a_plain_computation() -> None:
     for k in (0, 30, 71):
         triangle = np.interp(np.arange(257) * 31.25, edges[k : k + 3], [0, 1, 0])
         assert ours[:, k] == pytest.approx(np.log(power @ triangle + 1e-6), abs=1e-3)
+
+
+def test_the_features_of_the_second_against_a_plain_computation() -> None:
+    clip = voice(4000).astype(np.float64)
+    x = (clip - clip.mean()) / clip.std()
+    x = np.pad(x - 0.97 * np.concatenate([x[1:2], x[:-1]]), 80)
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(400) / 399)
+    power = np.array([np.abs(np.fft.rfft(x[i : i + 400] * window, 512))[:256] ** 2 for i in range(0, 3700, 160)])
+    ours = np.array(replace(FEATURES_2, cmn=False)(mx.array(voice(4000))))
+    assert ours.shape == (24, 72) == (FEATURES_2.num_frames(4000), 72)
+    mels = 2595 * np.log10(1 + np.linspace(0, 8000, 256) / 700)
+    edges = np.linspace(*(2595 * np.log10(1 + np.array([20, 7600]) / 700)), 74)
+    for k in (0, 30, 71):
+        triangle = np.interp(mels, edges[k : k + 3], [0, 1, 0])
+        assert ours[:, k] == pytest.approx(np.log(np.maximum(power, 1e-8) @ triangle + 1e-8), abs=1e-3)
+    assert (FEATURES_2.num_frames(239), FEATURES_2.num_frames(240), FEATURES_2.seconds(2)) == (0, 1, 0.025)
 
 
 def test_short_and_padded_waveforms() -> None:
