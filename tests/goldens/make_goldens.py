@@ -33,6 +33,7 @@ from parity_oracles import (
     POVEY,
     REAL_CAMPPLUS,
     TINY_REDIMNET,
+    TINY_REDIMNET2,
     Oracle,
     custom_ecapa,
     custom_resnet,
@@ -42,6 +43,7 @@ from parity_oracles import (
     minus_mean,
     real_campplus,
     redimnet,
+    redimnet2,
     resnet,
     save_pyannote,
     state_dict,
@@ -82,6 +84,7 @@ def seeded_cases() -> dict[str, tuple[int, Oracle, tuple[str, ...]]]:
         "xvector": (13, SpeechBrain(SMALL["xvector"], 13), SOME),
         "se-resnet": (14, SpeechBrain(SMALL["se-resnet"], 14), SOME),
         "redimnet": (15, redimnet("", 15, **TINY_REDIMNET), SOME),
+        "redimnet2": (16, redimnet2(TINY_REDIMNET2, 16), SOME),
         "speaker-proxy": (9, Proxy(9, **SMALL_PROXY), ("50 frames", "12 frames", "5 frames")),
     }
 

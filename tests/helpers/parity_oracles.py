@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,10 @@ import onnxruntime
 import torch
 import yaml
 from signals import raw_bits, seeded_weights, waveforms
+from speech_zoo_core.audio.front_end import REDIMNET2 as TF_MEL
 from speech_zoo_core.oracle import kaldi_features, wespeaker
 from speech_zoo_redimnet.oracle import second_module, tf_mel_banks
+from tiny_models import REDIMNET2_IMAGE
 from torch import nn
 
 HAMMING = {"window": "hamming", "scale": 32768.0}  # WeSpeaker
@@ -153,6 +156,9 @@ TINY_REDIMNET = {
     "group_divisor": 2,
     "embed_dim": 48,
 }
+
+
+TINY_REDIMNET2 = replace(REDIMNET2_IMAGE, front_end=replace(TF_MEL, n_mels=16), embed_dim=48)
 
 
 @cache

@@ -18,7 +18,6 @@ MAX_MS = 1000.0  # of a frame and its shift
 MAX_FRAME = 1 << 14  # samples
 MAX_SCALE = 1e9
 VARIANCE_EPS = 1e-7  # transformers/models/wav2vec2/feature_extraction_wav2vec2.py
-SUM_RUN = 256  # samples
 
 
 @dataclass(frozen=True)
@@ -151,12 +150,12 @@ class WaveformFrontEnd:
         """
         if self.normalise and isinstance(n_frames, mx.array):
             within, share = mx.arange(waveform.size) < n_frames, waveform.size / n_frames
-            waveform = mx.where(within, waveform - _mean(mx.where(within, waveform, 0)) * share, 0)
-            waveform = waveform * mx.rsqrt(_mean(mx.square(waveform)) * share + VARIANCE_EPS)
+            waveform = mx.where(within, waveform - dsp.mean(mx.where(within, waveform, 0)) * share, 0)
+            waveform = waveform * mx.rsqrt(dsp.mean(mx.square(waveform)) * share + VARIANCE_EPS)
         elif self.normalise:
             clip = waveform[:n_frames]
-            clip = clip - _mean(clip)
-            clip = clip * mx.rsqrt(_mean(mx.square(clip)) + VARIANCE_EPS)
+            clip = clip - dsp.mean(clip)
+            clip = clip * mx.rsqrt(dsp.mean(mx.square(clip)) + VARIANCE_EPS)
             waveform = mx.pad(clip, (0, waveform.size - clip.size))
         return waveform[:, None]
 
@@ -165,12 +164,6 @@ def _default(config: object, name: str, value: str) -> None:
     """Set a field of a frozen dataclass that was not given."""
     if getattr(config, name) is None:
         object.__setattr__(config, name, value)
-
-
-def _mean(x: mx.array) -> mx.array:
-    """The mean of (N,), summed in runs: a single float32 sum over a clip is off by 1e-4 of itself on a CPU."""
-    runs = mx.pad(x, (0, -x.size % SUM_RUN)).reshape(-1, SUM_RUN)
-    return mx.sum(mx.sum(runs, axis=1)) / x.size
 
 
 WESPEAKER = FrontEnd()  # wespeaker/cli/speaker.py, extract_embedding and compute_fbank
