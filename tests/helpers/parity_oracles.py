@@ -22,7 +22,7 @@ import yaml
 from signals import raw_bits, seeded_weights, waveforms
 from speech_zoo_core.audio.front_end import REDIMNET2 as TF_MEL
 from speech_zoo_core.oracle import kaldi_features, wespeaker
-from speech_zoo_redimnet.oracle import second_module, tf_mel_banks
+from speech_zoo_redimnet.oracle import redimnet2_module, tf_mel_banks
 from tiny_models import REDIMNET2_IMAGE
 from torch import nn
 
@@ -145,7 +145,7 @@ class Redimnet2Oracle(Oracle):
 def redimnet2(config: Any, seed: int) -> Oracle:
     """WeSpeaker's ReDimNet2 of a config, with seeded weights."""
     name = f"wespeaker-unofficial {version('wespeaker-unofficial')}"
-    return Redimnet2Oracle(seeded(second_module(config), seed), name, {"n_mels": config.feat_dim})
+    return Redimnet2Oracle(seeded(redimnet2_module(config), seed), name, {"n_mels": config.feat_dim})
 
 
 TINY_REDIMNET = {

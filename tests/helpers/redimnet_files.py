@@ -12,7 +12,7 @@ import torch
 import yaml
 from parity_oracles import Oracle, seeded
 from signals import waveforms
-from speech_zoo_redimnet.oracle import config_of, idrnd_module, mel_banks, second_stages
+from speech_zoo_redimnet.oracle import config_of, idrnd_module, mel_banks, redimnet2_stages
 from speech_zoo_redimnet.source import FINAL
 
 
@@ -118,7 +118,7 @@ def save_palabra(path: Path, oracle: Oracle, config: Any) -> Path:
         "return_2d_output": config.return_2d_output,
         "spec_in_channels": 1,
         "spec_params": {"do_preemph": True, "do_spec_aug": False, "norm_signal": True},
-        "stages_setup": second_stages(config),
+        "stages_setup": redimnet2_stages(config),
     }
     torch.save({"state_dict": oracle.module.state_dict() | constants, "model_config": settings}, path)
     return path

@@ -323,7 +323,7 @@ def _se_resnet(config: Any, weights: _Weights) -> _Weights:
 
 def _redimnet(config: Any, weights: _Weights) -> _Weights:
     """Under IDRnD's names."""
-    if config.is_second:
+    if config.is_redimnet2:
         return _redimnet2(config, weights)
     width, channels = config.width, config.C
     weights.layer("backbone.stem.0", channels, 1, 3, 3, bias=True)

@@ -25,7 +25,7 @@ from parity_oracles import (
 )
 from signals import COSINE, RATE, cosine, raw_bits, waveforms
 from speech_zoo_core.tasks import audio_model
-from speech_zoo_redimnet.oracle import second_config_of
+from speech_zoo_redimnet.oracle import redimnet2_config_of
 from speechbrain_files import SMALL
 from speechbrain_oracles import SpeechBrain, save_speechbrain, speechbrain_speaker
 
@@ -49,7 +49,7 @@ def sources() -> dict[str, Callable[[Path], Any]]:
         "ERes2NetV2": lambda d: save_state(d, eres2net("ERes2NetV2", 8, m_channels=8)),
         "ECAPA SpeechBrain": lambda d: save_speechbrain(d, speechbrain_speaker(1)),
         "ReDimNet": lambda d: save_state(d, redimnet("", 9, **TINY_REDIMNET)),
-        "ReDimNet2": lambda d: save_state(d, redimnet2(second_config_of("B0"), 10)),
+        "ReDimNet2": lambda d: save_state(d, redimnet2(redimnet2_config_of("B0"), 10)),
         "x-vector": lambda d: save_speechbrain(d, SpeechBrain(SMALL["xvector"], 7)),
         "SE-ResNet": lambda d: save_speechbrain(d, SpeechBrain(SMALL["se-resnet"], 8)),
         "ECAPA WeSpeaker GLOB": lambda d: save_wespeaker(

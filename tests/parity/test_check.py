@@ -40,13 +40,13 @@ from speech_zoo.cli import main as cli
 from speech_zoo.publish import check as comparison
 from speech_zoo.publish.parity import read
 from speech_zoo_core.oracle import NoOracle, read_tensors, wespeaker
-from speech_zoo_redimnet.oracle import second_config_of
+from speech_zoo_redimnet.oracle import redimnet2_config_of
 from speechbrain_files import SMALL, SMALL_PROXY
 from speechbrain_oracles import Proxy, SpeechBrain, save_proxy, save_speechbrain
 from transformers_oracles import LAYER, TINY, TINY_X_VECTOR, Classifier, WithAdapter, XVector
 
 FEW = ("libri_07_spk1580", "1 s", "0.5 s", "silence", "noise")
-PALABRA = replace(second_config_of("B0"), agg_gnorm=True, dual_agg=True, return_2d_output=True)
+PALABRA = replace(redimnet2_config_of("B0"), agg_gnorm=True, dual_agg=True, return_2d_output=True)
 LEGACY = {"dynamo": False, "opset_version": 14}
 
 
@@ -151,7 +151,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "wespeaker-unofficial",
     ),
     "redimnet: WeSpeaker, ReDimNet2": (
-        lambda d: save_wespeaker_2(d / "ws", redimnet2(second_config_of("B0"), 5), "ReDimNet2B0"),
+        lambda d: save_wespeaker_2(d / "ws", redimnet2(redimnet2_config_of("B0"), 5), "ReDimNet2B0"),
         "wespeaker-unofficial",
     ),
     "redimnet: PalabraAI": (

@@ -23,7 +23,7 @@ from parity_oracles import (
 from signals import COSINE, RATE, VOICES, cosine, waveforms
 from speech_zoo_export import trace
 from speech_zoo_export.coreml import to_coreml
-from speech_zoo_redimnet.oracle import second_config_of
+from speech_zoo_redimnet.oracle import redimnet2_config_of
 from speechbrain_files import SMALL, xvector_hyperparams
 from speechbrain_oracles import SpeechBrain, save_speechbrain, speechbrain_speaker
 from transformers_oracles import MMS, Classifier
@@ -51,7 +51,7 @@ SPEAKERS: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], Any]]] = {
         save_state,
     ),
     "ReDimNet2 B2": (
-        lambda: redimnet2(second_config_of("B2"), 4),
+        lambda: redimnet2(redimnet2_config_of("B2"), 4),
         save_state,
     ),
     "x-vector, SpeechBrain": (lambda: SpeechBrain(xvector_hyperparams(), 1), save_speechbrain),

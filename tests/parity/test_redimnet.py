@@ -16,7 +16,7 @@ import speech_zoo
 from parity_oracles import Oracle, redimnet, redimnet2, save_state
 from redimnet_files import IdrndOracle, idrnd, save_idrnd, save_palabra, save_wespeaker_2
 from signals import ALL, BRIEF, FEW, RATE, cosine, voices, waveforms
-from speech_zoo_redimnet.oracle import mel_banks, second_config_of, tf_mel_banks
+from speech_zoo_redimnet.oracle import mel_banks, redimnet2_config_of, tf_mel_banks
 from torchaudio_resampling import torchaudio_resample
 
 Compare = Callable[..., None]
@@ -59,31 +59,34 @@ def test_idrnd(converted: bool, tmp_path: Path, compare: Compare) -> None:
 
 
 @cache
-def second(size: str) -> Oracle:
-    return redimnet2(second_config_of(size), 53)
+def of_redimnet2(size: str) -> Oracle:
+    return redimnet2(redimnet2_config_of(size), 53)
 
 
 @pytest.mark.parametrize("size", ["B1", "B2", "B3", "B4", "B5", "B6"])
-def test_second_sizes(size: str, tmp_path: Path, compare: Compare) -> None:
-    model = speech_zoo.load(save_wespeaker_2(tmp_path / "source", second(size), f"ReDimNet2{size}"))
-    assert replace(model.config, source=None, threshold=None) == second_config_of(size)
+def test_redimnet2_sizes(size: str, tmp_path: Path, compare: Compare) -> None:
+    model = speech_zoo.load(save_wespeaker_2(tmp_path / "source", of_redimnet2(size), f"ReDimNet2{size}"))
+    assert replace(model.config, source=None, threshold=None) == redimnet2_config_of(size)
     signals = BRIEF if size in ("B1", "B2", "B6") else BRIEF[-1:]
-    compare(model, second(size), f"ReDimNet2 {size}", "avg_model.pt", signals=signals)
+    compare(model, of_redimnet2(size), f"ReDimNet2 {size}", "avg_model.pt", signals=signals)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "8-bit"])
-def test_second_precisions(precision: str, tmp_path: Path, at_precision: Any, compare: Compare) -> None:
-    model = at_precision(save_wespeaker_2(tmp_path / "source", second("B0"), "ReDimNet2B0"), precision)
+def test_redimnet2_precisions(precision: str, tmp_path: Path, at_precision: Any, compare: Compare) -> None:
+    model = at_precision(save_wespeaker_2(tmp_path / "source", of_redimnet2("B0"), "ReDimNet2B0"), precision)
     signals = SOME if precision == "float32" else FEW
-    compare(model, second("B0"), "ReDimNet2 B0", "avg_model.pt", precision, signals)
+    compare(model, of_redimnet2("B0"), "ReDimNet2 B0", "avg_model.pt", precision, signals)
 
 
 @pytest.mark.parametrize("engine", ["mlx", "onnxruntime"])
-def test_second_lengths(engine: str, tmp_path: Path) -> None:
+def test_redimnet2_lengths(engine: str, tmp_path: Path) -> None:
     """Of every rest after the strides."""
     import mlx.core as mx  # after speech_zoo, which turns TF32 off
 
-    oracle, model = second("B0"), speech_zoo.load(save_state(tmp_path / "avg_model.pt", second("B0")), engine=engine)
+    oracle, model = (
+        of_redimnet2("B0"),
+        speech_zoo.load(save_state(tmp_path / "avg_model.pt", of_redimnet2("B0")), engine=engine),
+    )
     features = tf_mel_banks(voices()["voice 01"], 72)
     for frames in (4, 5, 7, 20, 21, 22, 23, 198, 199, 200, 201):
         clip = np.ascontiguousarray(features[:frames])
@@ -103,7 +106,7 @@ def test_second_lengths(engine: str, tmp_path: Path) -> None:
 )
 def test_palabra(changes: dict[str, Any], tmp_path: Path, compare: Compare) -> None:
     """What a recipe may choose; without a head the two kinds of output have the same tensors."""
-    config = second_config_of("B0")
+    config = redimnet2_config_of("B0")
     if kernel := changes.get("stages_setup"):
         changes = changes | {"stages_setup": [replace(stage, kernel_size=kernel) for stage in config.stages_setup]}
     config = replace(config, **changes)

@@ -17,13 +17,13 @@ from speech_zoo_core.audio.front_end import WESPEAKER, FrontEnd
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError, SpeechZooError
 from speech_zoo_core.loader import load
 from speech_zoo_redimnet.model import Stage
-from speech_zoo_redimnet.oracle import config_of, second_config_of, second_stages
+from speech_zoo_redimnet.oracle import config_of, redimnet2_config_of, redimnet2_stages
 from speech_zoo_redimnet.sizes import SIZES, SIZES_2
 from tiny_models import CONFIGS, REDIMNET, REDIMNET2, tiny_model, tiny_source, voice
 from torch_files import save_zip, state_dict
 
 NAMES = ["redimnet", "redimnet_resnet", "redimnet_fwse"]
-SECOND = ["redimnet2", "redimnet2_image", "redimnet2_plain"]
+NAMES_2 = ["redimnet2", "redimnet2_image", "redimnet2_plain"]
 
 
 def wespeaker_names(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -190,7 +190,7 @@ def arguments(name: str, **changes: Any) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "pooling_func": "ASTP",
         "return_2d_output": config.return_2d_output,
-        "stages_setup": second_stages(config),
+        "stages_setup": redimnet2_stages(config),
     } | changes
     return {key: value for key, value in given.items() if value is not None or key == "out_channels"}
 
@@ -214,13 +214,13 @@ def wespeaker_2(folder: Path, name: str, data: dict[str, Any] | None = None, **c
 
 
 @pytest.mark.parametrize("form", [palabra, wespeaker_2])
-@pytest.mark.parametrize("name", SECOND)
-def test_second(tmp_path: Path, name: str, form: Any) -> None:
+@pytest.mark.parametrize("name", NAMES_2)
+def test_redimnet2(tmp_path: Path, name: str, form: Any) -> None:
     model = load(form(tmp_path / "b0-vox2-lm.pt" if form is palabra else tmp_path, name))
     assert replace(model.config, source=None) == replace(CONFIGS[name], front_end=replace(FEATURES_2, n_mels=16))
 
 
-def test_second_without_settings(tmp_path: Path) -> None:
+def test_redimnet2_without_settings(tmp_path: Path) -> None:
     path = save_zip(tmp_path / "avg_model.pt", state_dict(tiny_source("redimnet2")))
     assert load(path).config.front_end == replace(FEATURES_2, n_mels=16)
     constants = {"spec.torchfbank.2.melbanks_pt": np.ones((16, 256, 1), np.float32)}
@@ -244,7 +244,7 @@ def test_second_without_settings(tmp_path: Path) -> None:
         ({"se_ratio": 8}, "se_ratio is not supported"),
     ],
 )
-def test_second_model_configs_that_contradict(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_redimnet2_model_configs_that_contradict(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     assert named in refusal(palabra(tmp_path / "b0.pt", "redimnet2", **changes), ConfigError)
 
 
@@ -259,7 +259,7 @@ def test_second_model_configs_that_contradict(tmp_path: Path, changes: dict[str,
         ({"data": {"tfmel_args": {"norm_signal": True}}}, "n_mels = None is not supported (only 16)"),
     ],
 )
-def test_second_settings_that_contradict(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+def test_redimnet2_settings_that_contradict(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
     if "model" in changes:
         changes = changes | {"stages_setup": None}
     assert named in refusal(wespeaker_2(tmp_path, "redimnet2", **changes), ConfigError)
@@ -275,19 +275,19 @@ def test_second_settings_that_contradict(tmp_path: Path, changes: dict[str, Any]
     ],
     ids=str,
 )
-def test_second_configs_that_give_no_model(changes: dict[str, Any]) -> None:
+def test_redimnet2_configs_that_give_no_model(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         replace(REDIMNET2, **changes)
 
 
-def test_what_is_of_the_second_alone() -> None:
+def test_what_is_of_redimnet2_alone() -> None:
     for changes in ({"agg_gnorm": True}, {"return_2d_output": True}, {"dual_agg": True}):
         with pytest.raises(ConfigError, match="of ReDimNet2 alone"):
             replace(REDIMNET, **changes)
 
 
-def test_second_sizes() -> None:
-    sizes = {size: second_config_of(size) for size in SIZES_2}
+def test_redimnet2_sizes() -> None:
+    sizes = {size: redimnet2_config_of(size) for size in SIZES_2}
     assert {config.time_stride(6) for config in sizes.values()} == {4}
     assert [config.pooled for config in sizes.values()] == [64, 64, 64, 64, 2304, 256, 2016]
 
@@ -320,7 +320,7 @@ def test_the_features_against_a_plain_computation() -> None:
         assert ours[:, k] == pytest.approx(np.log(power @ triangle + 1e-6), abs=1e-3)
 
 
-def test_the_features_of_the_second_against_a_plain_computation() -> None:
+def test_the_features_of_redimnet2_against_a_plain_computation() -> None:
     clip = voice(4000).astype(np.float64)
     x = (clip - clip.mean()) / clip.std()
     x = np.pad(x - 0.97 * np.concatenate([x[1:2], x[:-1]]), 80)

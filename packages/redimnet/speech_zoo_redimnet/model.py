@@ -98,7 +98,7 @@ class ModelConfig(SpeakerConfig):
             channels, rest = channels * stage.stride, rows % stage.stride
             rows //= stage.stride
             wide = round(channels * stage.conv_exp)
-            grouped = (wide,) if self.is_second else (channels, wide)
+            grouped = (wide,) if self.is_redimnet2 else (channels, wide)
             if rest or wide < 1 or any(x % (groups_of(x, self) or x + 1) for x in grouped):
                 raise ConfigError("the strides of stages_setup must divide feat_dim, and the groups every width")
             if len(stage.kernel_size) != 2 or any(size < 1 or size % 2 == 0 for size in stage.kernel_size):
@@ -107,15 +107,15 @@ class ModelConfig(SpeakerConfig):
             if stage.att_block_red and (width < HEADS or width % HEADS):
                 raise ConfigError(f"att_block_red {stage.att_block_red} leaves {width} channels, no multiple of 4")
             plain = stage.time_stride == 1 and stage.kernel_size == [3, 3] and wide == channels * stage.conv_exp
-            if not (self.is_second or plain):
+            if not (self.is_redimnet2 or plain):
                 raise ConfigError("time_stride, kernel_size and fractions of conv_exp are of ReDimNet2 alone")
-        if not self.is_second and (self.return_2d_output or self.agg_gnorm or self.dual_agg):
+        if not self.is_redimnet2 and (self.return_2d_output or self.agg_gnorm or self.dual_agg):
             raise ConfigError("return_2d_output, agg_gnorm and dual_agg are of ReDimNet2 alone")
         if not fits(self.pooling_func, self.pooled):
             raise ConfigError(f"the heads of {self.pooling_func} cannot share the channels evenly")
 
     @property
-    def is_second(self) -> bool:
+    def is_redimnet2(self) -> bool:
         return self.variant == "ReDimNet2"
 
     @property
@@ -171,7 +171,7 @@ class Model(nn.Module, AudioModel):
         self.backbone["fin_wght1d"] = Aggregate(outputs, config.width)
         if config.out_channels is not None:
             head = nn.Linear(channels if config.return_2d_output else config.width, config.out_channels)
-            self.backbone |= {"head": head} if config.is_second else {"mfa": [head]}
+            self.backbone |= {"head": head} if config.is_redimnet2 else {"mfa": [head]}
         self.pool = pooling(config.pooling_func, config.pooled, config.global_context_att)
         self.linear = nn.Linear(VALUES[config.pooling_func] * config.pooled, config.embed_dim)
         if config.two_emb_layer:
@@ -214,7 +214,7 @@ class Model(nn.Module, AudioModel):
         if config.return_2d_output:
             x = x.reshape(*x.shape[:2], config.rows(len(config.stages_setup)), -1)
         if config.out_channels is not None:
-            x = self.backbone["head"](x) if config.is_second else self.backbone["mfa"][0](x)
+            x = self.backbone["head"](x) if config.is_redimnet2 else self.backbone["mfa"][0](x)
         if config.return_2d_output:  # here the channel is outermost
             x = frames_of(x.swapaxes(1, 2))
         embedding = self.linear(self.pool(x, mask).astype(x.dtype))
@@ -236,7 +236,7 @@ class Model(nn.Module, AudioModel):
         for name, x in arrays.items():
             if name.endswith(".w") and x.ndim == 4:
                 arrays[name] = x.reshape(x.shape[1], -1)
-            elif not self.config.is_second and re.fullmatch(r"backbone\.stage\d+\.2\.weight", name) and x.ndim == 4:
+            elif not self.config.is_redimnet2 and re.fullmatch(r"backbone\.stage\d+\.2\.weight", name) and x.ndim == 4:
                 # neighbours in frequency
                 arrays[name] = np.ascontiguousarray(x[..., 0].swapaxes(1, 2)).reshape(len(x), -1)
             elif x.ndim == 4:  # of (…, F, T), where ours is (…, T, F)
@@ -250,7 +250,7 @@ def _stage(config: ModelConfig, i: int, channels: int, outputs: int) -> dict[str
     inner = channels * stage.stride
     wide, rows = round(inner * stage.conv_exp), config.rows(i)
     parts: list[Any] = [Aggregate(outputs, config.width) if i else nn.Identity(), nn.Identity()]
-    if config.is_second:
+    if config.is_redimnet2:
         step = (config.time_stride(i), stage.stride)
         parts.append(nn.Conv2d(channels, wide, step, step, groups=math.gcd(channels, wide)))
     else:
@@ -262,7 +262,7 @@ def _stage(config: ModelConfig, i: int, channels: int, outputs: int) -> dict[str
         else:
             block = ResBasic(wide, groups_of(wide, config), rows if config.block_2d_type.endswith("fwse") else None)
         parts.append({"conv_block": block})
-    if stage.conv_exp != 1 and config.is_second:
+    if stage.conv_exp != 1 and config.is_redimnet2:
         parts.append([nn.Linear(wide, inner)])
     elif stage.conv_exp != 1:
         squeeze = nn.Conv2d(wide, inner, 3, padding=1, groups=groups_of(inner, config))
@@ -292,14 +292,14 @@ def _run(
     coarse = None if mask is None else mask[:, ::step]
     image_mask = None if coarse is None else coarse[..., None]
     # ReDimNet has neighbours in frequency side by side, where ReDimNet2 has a convolution with a stride.
-    rows = config.rows(i) * (stage.stride if config.is_second else 1)
+    rows = config.rows(i) * (stage.stride if config.is_redimnet2 else 1)
     y = parts[2](x.reshape(*x.shape[:2], rows, -1))
     for part in parts[3 : 3 + stage.num_blocks]:
         y = part["conv_block"](y, image_mask)
     rest = parts[3 + stage.num_blocks :]
     if stage.conv_exp != 1:
         squeeze, *rest = rest
-        y = squeeze[0](y) if config.is_second else squeeze[3](gelu(squeeze[0](masked(y, image_mask))))
+        y = squeeze[0](y) if config.is_redimnet2 else squeeze[3](gelu(squeeze[0](masked(y, image_mask))))
     y = y.reshape(*y.shape[:2], -1)
     if config.splits(i):
         context = backbone[f"stage{i}_1d"](y, coarse)

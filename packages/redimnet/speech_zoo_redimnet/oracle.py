@@ -47,8 +47,8 @@ dataset_args: {fbank_args: {num_mel_bins: 72, frame_length: 25, frame_shift: 10,
 
 def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     """See `ModelSpec.oracle`."""
-    if config.is_second:
-        return _second(config, original)
+    if config.is_redimnet2:
+        return _redimnet2(config, original)
     if not config.source["form"].startswith("WeSpeaker"):
         return _idrnd(config, original)
     require(TORCH, KALDI, WESPEAKER)
@@ -61,14 +61,14 @@ def oracle(config: Any, original: Callable[[], Source]) -> Oracle:
     return fbank_oracle(WESPEAKER, module, wespeaker_fbank(source, config.feat_dim))
 
 
-def _second(config: Any, original: Callable[[], Source]) -> Oracle:
+def _redimnet2(config: Any, original: Callable[[], Source]) -> Oracle:
     """WeSpeaker's ReDimNet2, whose names PalabraAI's checkpoints have, too, on WeSpeaker's own features."""
     require(TORCH, WESPEAKER)
     source = original()
 
     def module() -> Any:
         tensors = without_prefix(read_tensors(source.main_file)[0], "backbone.stem.0.weight", FINAL)
-        whole = second_module(config, any(name.startswith("bn2.") for name in tensors))
+        whole = redimnet2_module(config, any(name.startswith("bn2.") for name in tensors))
         return fill(whole, tensors, source.main_file.name, ("projection.", "spec.", "frontend.", "cls_head."))
 
     def features(waveform: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -80,7 +80,7 @@ def _second(config: Any, original: Callable[[], Source]) -> Oracle:
     return torch_oracle(WESPEAKER, module, inputs, features=features, features_by=str(WESPEAKER))
 
 
-def second_module(config: Any, emb_bn: bool = False) -> Any:
+def redimnet2_module(config: Any, emb_bn: bool = False) -> Any:
     """WeSpeaker's ReDimNet2, which takes features (B, T, F) here."""
     original = wespeaker("redimnet2").ReDimNet2Wrap
 
@@ -97,7 +97,7 @@ def second_module(config: Any, emb_bn: bool = False) -> Any:
             out_channels=config.out_channels,
             block_2d_type=config.block_2d_type,
             return_2d_output=config.return_2d_output,
-            stages_setup=second_stages(config),
+            stages_setup=redimnet2_stages(config),
             group_divisor=config.group_divisor,
             dual_agg=config.dual_agg,
             agg_gnorm=config.agg_gnorm,
@@ -106,7 +106,7 @@ def second_module(config: Any, emb_bn: bool = False) -> Any:
         )
 
 
-def second_stages(config: Any) -> list[list[Any]]:
+def redimnet2_stages(config: Any) -> list[list[Any]]:
     """`stages_setup` as ReDimNet2 writes it."""
     return [
         [[s.stride, s.time_stride], s.num_blocks, s.conv_exp, [s.kernel_size], s.att_block_red]
@@ -235,7 +235,7 @@ def config_of(size: str, **more: Any) -> ModelConfig:
     )
 
 
-def second_config_of(size: str, **more: Any) -> ModelConfig:
+def redimnet2_config_of(size: str, **more: Any) -> ModelConfig:
     """The config of one of WeSpeaker's sizes of ReDimNet2, "B0" to "B6"."""
     channels, out_channels, image, stages = SIZES_2[size]
     sizes: dict[str, Any] = {"C": channels, "out_channels": out_channels, "return_2d_output": image} | more

@@ -51,8 +51,8 @@ def recognise(source: Source) -> Recognised | None:
         raise CheckpointError(
             f"{source.main_file} looks like a ReDimNet, but has {len(others)} tensors that none has: {listed}"
         )
-    if _is_second(weights):
-        return _second(source, weights)
+    if _is_redimnet2(weights):
+        return _redimnet2(source, weights)
     settings = wespeaker_settings(source) if of_wespeaker else None
     sizes = _sizes(weights, settings)
     if of_wespeaker:
@@ -67,14 +67,14 @@ def recognise(source: Source) -> Recognised | None:
     return Recognised(config, weights, form)
 
 
-def _is_second(weights: dict[str, mx.array]) -> bool:
+def _is_redimnet2(weights: dict[str, mx.array]) -> bool:
     """Whether tensors are those of ReDimNet2, whose convolutions with strides have groups."""
     if "backbone.stage0_pre.2.weight" in weights:
         return True
     return shape_of(weights, "backbone.stage0.2.weight", 4)[1] != shape_of(weights, "backbone.stem.0.weight", 4)[0]
 
 
-def _second(source: Source, weights: dict[str, mx.array]) -> Recognised:
+def _redimnet2(source: Source, weights: dict[str, mx.array]) -> Recognised:
     """A ReDimNet2, whose tensors have the same names from everyone."""
     extra = mapping(source.checkpoint.extra, "model_config", "the checkpoint")
     settings = None if extra else wespeaker_settings(source)
@@ -138,7 +138,8 @@ def _sizes(weights: dict[str, mx.array], settings: dict[str, Any] | None) -> dic
     _, count, width, _ = shape_of(weights, FINAL, 4)
     if width % channels:
         raise CheckpointError(f"{FINAL} has {width} channels, no multiple of the stem's {channels}")
-    second, stages, kinds, groups = _is_second(weights), [], set(), {}
+    stages: list[dict[str, Any]] = []
+    kinds, groups, redimnet2 = set(), {}, _is_redimnet2(weights)
     c, step, outputs = channels, 1, 1
     while outputs < count:
         stage, wide, kind, group = _stage_sizes(weights, len(stages), c, step, width)
@@ -151,13 +152,13 @@ def _sizes(weights: dict[str, mx.array], settings: dict[str, Any] | None) -> dic
     if len(kinds) != 1 or not fits:
         raise CheckpointError(f"its blocks ({', '.join(sorted(kinds))}), or their groups of channels, give no ReDimNet")
     embed_dim, taken = shape_of(weights, "linear.weight", 2)
-    pooling, head = pooling_of(weights, settings), "backbone.head.weight" if second else "backbone.mfa.0.weight"
+    pooling, head = pooling_of(weights, settings), "backbone.head.weight" if redimnet2 else "backbone.mfa.0.weight"
     pooled, out_channels, image = width, None, False
     if head in weights:
-        image = second and weights[head].ndim == 4
+        image = redimnet2 and weights[head].ndim == 4
         out_channels = shape_of(weights, head, 4 if image else 3)[0]
         pooled = out_channels * (width // c if image else 1)
-    elif second:  # the tensors are the same
+    elif redimnet2:  # without a head a map and a sequence have the same tensors
         image = mapping(settings or {}, "model_args", "config.yaml").get("return_2d_output") is True
     if taken != VALUES[pooling] * pooled:
         raise CheckpointError(f"linear takes {taken} values, which {pooling} of {pooled} channels does not give")
@@ -174,7 +175,7 @@ def _sizes(weights: dict[str, mx.array], settings: dict[str, Any] | None) -> dic
         "global_context_att": attentive and shape_of(weights, "pool.linear1.weight", 3)[1] == 3 * pooled,
         "two_emb_layer": "seg_2.weight" in weights,
     }
-    if second:
+    if redimnet2:
         sizes |= {"variant": "ReDimNet2", "return_2d_output": image, "dual_agg": outputs > len(stages) + 1}
         sizes["agg_gnorm"] = "backbone.stem_gnorm.weight" in weights
     return sizes
@@ -192,7 +193,12 @@ def _stage_sizes(
     reduced = [x.shape[0] for key, x in weights.items() if re.fullmatch(context, key)]
     part = next((part for part in BLOCK_TYPES if f"3.conv_block.{part}" in inside), None)
     whole = wide % c == 0
-    if not (whole or _is_second(weights)) or part is None or not 0 < min(reduced, default=1) <= width or steps % step:
+    if (
+        not (whole or _is_redimnet2(weights))
+        or part is None
+        or not 0 < min(reduced, default=1) <= width
+        or steps % step
+    ):
         raise CheckpointError(f"{name} has no blocks that are known, or widths that give no ReDimNet")
     conv = shape_of(weights, f"{name}.3.conv_block.{part}", 4)
     stage = {
