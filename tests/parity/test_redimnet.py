@@ -15,7 +15,7 @@ import soxr
 import speech_zoo
 from parity_oracles import Oracle, redimnet, redimnet2, save_state
 from redimnet_files import IdrndOracle, idrnd, save_idrnd, save_palabra, save_wespeaker_2
-from signals import ALL, BRIEF, FEW, RATE, cosine, voices, waveforms
+from signals import ALL, BRIEF, FEW, RATE, VOICES, cosine, voices, waveforms
 from speech_zoo_redimnet.oracle import mel_banks, redimnet2_config_of, tf_mel_banks
 from torchaudio_resampling import torchaudio_resample
 
@@ -116,7 +116,7 @@ def test_palabra(changes: dict[str, Any], tmp_path: Path, compare: Compare) -> N
     compare(model, oracle, "ReDimNet2 B0, PalabraAI", ", ".join(changes), signals=BRIEF)
 
 
-@pytest.mark.parametrize("signal", ["voice 01", "0.3 s", "silence", "noise"])
+@pytest.mark.parametrize("signal", [*VOICES, "0.3 s", "silence", "noise"])
 def test_features(signal: str) -> None:
     from speech_zoo_core.audio.front_end import REDIMNET, REDIMNET2
 
