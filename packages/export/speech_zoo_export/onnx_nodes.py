@@ -38,6 +38,18 @@ def _elementwise(writer: "Writer", node: Node) -> None:
     writer.node(node.op, names, writer.name(node.output))
 
 
+def _limited(writer: "Writer", node: Node) -> None:
+    """To a number, as Clip: ONNX Runtime makes that a part of the convolution before it, and Min is slow."""
+    numbers = [value for value in node.inputs if value.data is not None and value.data.size == 1]
+    rest = [value for value in node.inputs if value not in numbers]
+    if len(numbers) != 1 or len(rest) != 1 or rest[0].shape != node.output.shape or node.output.dtype != np.float32:
+        _elementwise(writer, node)
+        return
+    limit = writer.small(numbers[0].data.astype(np.float32).reshape(()))  # type: ignore[union-attr]
+    limits = [limit] if node.op == "Max" else ["", limit]
+    writer.node("Clip", [writer.name(rest[0]), *limits], writer.name(node.output))
+
+
 def _matmul(writer: "Writer", node: Node) -> None:
     x, y = node.inputs
     name = None if y.data is None or y.rank != 2 or y.dtype != np.float32 else writer.weight(y.data.T)
@@ -201,7 +213,8 @@ EMIT: dict[str, Callable[["Writer", Node], None]] = {
     **dict.fromkeys(("ArgSort", "Sort"), _sort),
     **dict.fromkeys(("Concat", "Gather", "GatherElements", "Softmax"), _with("axis")),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
-    **dict.fromkeys("Add Sub Mul Div Pow Max Min".split(), _elementwise),
+    **dict.fromkeys("Add Sub Mul Div Pow".split(), _elementwise),
+    **dict.fromkeys(("Max", "Min"), _limited),
     "Cast": _cast,
     "CumSum": _cumsum,
     "Expand": _expand,

@@ -53,6 +53,14 @@ def test_means_and_activations() -> None:
     assert not {"ReduceSum", "Max", "Sizes"} & set(ops(graph))
 
 
+def test_limits_are_clips() -> None:
+    graph = check(lambda x: mx.minimum(nn.relu(x), 0.5) + mx.maximum(x, -0.25), normal(2, 5, 3))
+    written = [node.op_type for node in writer.to_onnx(graph).graph.node]
+    assert written.count("Clip") == 2 and not {"Min", "Max"} & set(written)
+    both = check(lambda x, y: mx.minimum(mx.maximum(x[:1], 0.5), y), normal(2, 5, 3), normal(2, 5, 3, seed=1))
+    assert "Min" in [node.op_type for node in writer.to_onnx(both).graph.node]  # of two arrays
+
+
 def test_rows_are_not_flattened() -> None:
     layers = evaluated(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
     graph = check(layers, normal(2, 50, 4), axes=[{0: BATCH, 1: TIME}], others=[[normal(1, 21, 4)]])
