@@ -77,6 +77,19 @@ def padded(context: Context, node: Node) -> Value | None:
     return context("Conv", maker.inputs[0], *node.inputs[1:], **{**node.attrs, "pads": pads})
 
 
+def strided(context: Context, node: Node) -> Value | None:
+    """Every n-th place of the input of a convolution of one tap as its stride."""
+    maker, taps = context.maker(node.inputs[0], "Slice"), node.inputs[1].shape[2:]
+    if maker is None or any(tap != 1 for tap in taps) or any(node.attrs["pads"]):
+        return None
+    source, steps = maker.inputs[0], maker.attrs["steps"]
+    whole = not any(maker.attrs["starts"]) and tuple(maker.attrs["stops"]) == tuple(source.shape)
+    if not whole or min(steps) < 1 or any(step != 1 for step in steps[:2]):
+        return None
+    strides = tuple(a * b for a, b in zip(node.attrs["strides"], steps[2:], strict=True))
+    return context("Conv", source, *node.inputs[1:], **{**node.attrs, "strides": strides})
+
+
 def scale_shift(context: Context, node: Node) -> Value | None:
     """x * w + b along the channels, which lie second."""
     for i in (0, 1):
@@ -96,6 +109,6 @@ def scale_shift(context: Context, node: Node) -> Value | None:
 
 AFTER: dict[str, list[Rule]] = {
     "Add": [bias, scale_shift],
-    "Conv": [padded],
+    "Conv": [padded, strided],
     "Mul": [scaled],
 }

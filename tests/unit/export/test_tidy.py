@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -78,6 +79,15 @@ def test_convolutions_follow_one_another() -> None:
     assert ops(check(fn, normal(2, 50, 8), axes=[{0: BATCH, 1: TIME}], others=[[normal(1, 21, 8)]]))["Transpose"] <= 1
     counts = ops(trace(fn, mx.zeros((2, 50, 8))))
     assert (counts["Conv"], counts["Pad"], counts["Mul"], counts["Add"]) == (2, 0, 0, 1)
+
+
+def test_strides_of_a_convolution() -> None:
+    before, after = evaluated(nn.Conv2d(3, 4, 3, padding=1)), evaluated(nn.Linear(4, 2))
+    inputs: Any = {"axes": [{0: BATCH, 1: TIME}], "others": [[normal(1, 33, 6, 3)], [normal(3, 34, 6, 3)]]}
+    graph = check(lambda x: after(before(x)[:, ::2, ::3]), normal(2, 50, 6, 3), **inputs)
+    assert ops(graph)["Conv"] == 2 and "Slice" not in ops(graph)
+    graph = check(lambda x: after(before(x)[:, 1::2]), normal(2, 50, 6, 3), **inputs)
+    assert ops(graph)["Slice"] == 1  # a convolution begins at the first place
 
 
 def test_a_single_number_beside_a_view_of_an_array() -> None:
