@@ -153,6 +153,7 @@ class Loudness:
 
     sample_rate = RATE
     min_frames = 5
+    batch_seconds = 0.0
 
     def __init__(self) -> None:
         self.config = tiny_model("ecapa_lid").config
