@@ -11,8 +11,9 @@ import numpy as np
 import torch
 import yaml
 from parity_oracles import Oracle, seeded
+from redimnet2_settings import palabra_arguments
 from signals import waveforms
-from speech_zoo_redimnet.oracle import config_of, idrnd_module, mel_banks, redimnet2_stages
+from speech_zoo_redimnet.oracle import config_of, idrnd_module, mel_banks
 from speech_zoo_redimnet.source import FINAL
 
 
@@ -97,28 +98,5 @@ def save_wespeaker_2(folder: Path, oracle: Oracle, model: str) -> Path:
 def save_palabra(path: Path, oracle: Oracle, config: Any) -> Path:
     """PalabraAI's form: the state dict, with constants of the features, and `model_config`."""
     constants = {"spec.torchfbank.1.flipped_filter": torch.tensor([[[-0.97, 1.0]]])}
-    settings = {
-        "F": config.feat_dim,
-        "C": config.C,
-        "agg_gnorm": config.agg_gnorm,
-        "dual_agg": config.dual_agg,
-        "block_1d_type": "conv+att",
-        "block_2d_type": config.block_2d_type,
-        "causal": "none",
-        "compress_tconvs": True,
-        "emb_bn": False,
-        "embed_dim": config.embed_dim,
-        "feat_type": "tf",
-        "fm_weigthing_type": "NC",
-        "global_context_att": True,
-        "group_divisor": config.group_divisor,
-        "hop_length": 160,
-        "out_channels": config.out_channels,
-        "pooling_func": "ASTP",
-        "return_2d_output": config.return_2d_output,
-        "spec_in_channels": 1,
-        "spec_params": {"do_preemph": True, "do_spec_aug": False, "norm_signal": True},
-        "stages_setup": redimnet2_stages(config),
-    }
-    torch.save({"state_dict": oracle.module.state_dict() | constants, "model_config": settings}, path)
+    torch.save({"state_dict": oracle.module.state_dict() | constants, "model_config": palabra_arguments(config)}, path)
     return path

@@ -11,13 +11,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import yaml
+from redimnet2_settings import arguments, palabra_arguments
 from speech_zoo_core.audio.front_end import REDIMNET as FEATURES
 from speech_zoo_core.audio.front_end import REDIMNET2 as FEATURES_2
 from speech_zoo_core.audio.front_end import WESPEAKER, FrontEnd
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError, SpeechZooError
 from speech_zoo_core.loader import load
 from speech_zoo_redimnet.model import Stage
-from speech_zoo_redimnet.oracle import config_of, redimnet2_config_of, redimnet2_stages
+from speech_zoo_redimnet.oracle import config_of, redimnet2_config_of
 from speech_zoo_redimnet.sizes import SIZES, SIZES_2
 from tiny_models import CONFIGS, REDIMNET, REDIMNET2, tiny_model, tiny_source, voice
 from torch_files import save_zip, state_dict
@@ -171,41 +172,15 @@ def test_sizes() -> None:
 # ReDimNet2
 
 
-def arguments(name: str, **changes: Any) -> dict[str, Any]:
-    """Those of the original's class, as WeSpeaker and PalabraAI give them; None leaves one out."""
-    config = CONFIGS[name]
-    given = {
-        "F": config.feat_dim,
-        "C": config.C,
-        "agg_gnorm": config.agg_gnorm,
-        "dual_agg": config.dual_agg,
-        "block_1d_type": "conv+att",
-        "block_2d_type": config.block_2d_type,
-        "causal": "none",
-        "compress_tconvs": True,
-        "embed_dim": config.embed_dim,
-        "fm_weigthing_type": "NC",
-        "global_context_att": True,
-        "group_divisor": config.group_divisor,
-        "out_channels": config.out_channels,
-        "pooling_func": "ASTP",
-        "return_2d_output": config.return_2d_output,
-        "stages_setup": redimnet2_stages(config),
-    } | changes
-    return {key: value for key, value in given.items() if value is not None or key == "out_channels"}
-
-
 def palabra(path: Path, name: str, **changes: Any) -> Path:
-    spec = {"norm_signal": True, "do_preemph": True, "do_spec_aug": False}
-    given = {"feat_type": "tf", "hop_length": 160, "emb_bn": False, "spec_params": spec} | changes
     constants = {"spec.torchfbank.2.melbanks_pt": np.ones((16, 256, 1), np.float32)}
-    content = {"state_dict": state_dict(dict(tiny_source(name)) | constants), "model_config": arguments(name, **given)}
-    return save_zip(path, content)
+    tensors, settings = dict(tiny_source(name)) | constants, palabra_arguments(CONFIGS[name], **changes)
+    return save_zip(path, {"state_dict": state_dict(tensors), "model_config": settings})
 
 
 def wespeaker_2(folder: Path, name: str, data: dict[str, Any] | None = None, **changes: Any) -> Path:
     features = {"n_mels": 16, "hop_length": 160, "f_max": 7600, "norm_signal": True, "eps": 1e-8}
-    settings = {"model": changes.pop("model", "ReDimNet2Custom"), "model_args": arguments(name, **changes)}
+    settings = {"model": changes.pop("model", "ReDimNet2Custom"), "model_args": arguments(CONFIGS[name], **changes)}
     data = {"frontend": "tfmel", "tfmel_args": features, "resample_rate": 16000, "cmvn": False} | (data or {})
     constants = {"frontend.spec.torchfbank.2.melbanks_pt": np.ones((16, 256, 1), np.float32)}
     save_zip(folder / "avg_model.pt", state_dict(dict(tiny_source(name)) | constants))
