@@ -244,8 +244,10 @@ def test_enrolling_leaves_out_what_is_no_speech_and_identifying_does_not(tmp_pat
 
 
 def held(path: Path) -> tuple[list[Clip], list[Recording]]:
+    """All that a store holds, with the checks of a search."""
     file = StoreFile(path)
     with file.reading() as db:
+        file.check_current(db)
         return list(clips(file, db)), list(recordings(file, db))
 
 
@@ -361,6 +363,17 @@ def test_damage_is_told_and_never_taken_for_data(
         assert "\n" not in str(error)
     else:
         assert rows == whole  # it hit what no row needs
+
+
+def test_a_damaged_version_is_no_silent_one(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "x.sqlite"
+    for version in (0, 1, 3, 255):
+        damaged = bytearray(sound)
+        damaged[63] = version  # the last byte of user_version
+        path.write_bytes(damaged)
+        with pytest.raises(SpeechZooError) as caught:
+            held(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_store_says_how_to_go_on(tmp_path: Path, sound: bytes) -> None:
