@@ -1,13 +1,55 @@
 """A bidirectional LSTM whose two directions and all clips of a batch share one product a step.
 
-On a CPU, where a step is too little work for MLX's operations, NumPy takes the steps.
+A step is too little work for MLX's operations: on a CPU NumPy takes the steps, on CUDA one kernel takes all of them.
 """
+
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from .device import are_values, on_cpu, whole_layer
+
+# A block of threads for each clip and direction, a thread for each row of gates; its weights are in registers, as many
+# as there are, and in shared memory.
+CUDA_STEPS = """
+constexpr int rows = 4 * H, kept = 5 * H / 8;
+extern __shared__ float shared[];
+float *rest = shared, *h = rest + (H - kept) * rows, *z = h + H;
+const int row = threadIdx.x, clip = blockIdx.x, way = blockIdx.y;
+const int frames = gates_shape[1], clips = gates_shape[2];
+const float *column = weight + way * H * rows + row;
+float w[kept];
+#pragma unroll
+for (int k = 0; k < kept; ++k) w[k] = column[k * rows];
+for (int k = kept; k < H; ++k) rest[(k - kept) * rows + row] = column[k * rows];
+if (row < H) h[row] = 0;
+float c = 0;
+__syncthreads();
+for (int t = 0; t < frames; ++t) {
+  const long at = (long(way) * frames + t) * clips + clip;
+  float a = gates[at * rows + row], b = 0;
+  #pragma unroll
+  for (int k = 0; k < kept; k += 2) {
+    a += w[k] * h[k];
+    b += w[k + 1] * h[k + 1];
+  }
+  #pragma unroll
+  for (int k = kept; k < H; k += 2) {
+    a += rest[(k - kept) * rows + row] * h[k];
+    b += rest[(k - kept + 1) * rows + row] * h[k + 1];
+  }
+  z[row] = 1 / (1 + expf(-a - b));
+  __syncthreads();
+  if (row < H) {
+    c = z[H + row] * c + z[row] * (2 * z[2 * H + row] - 1);
+    states[at * H + row] = h[row] = z[3 * H + row] * tanhf(c);
+  }
+  __syncthreads();
+}
+"""
+CUDA_HIDDEN = 128  # the most for which a multiprocessor has registers
 
 
 class BiLSTM(nn.Module):
@@ -36,9 +78,18 @@ class BiLSTM(nn.Module):
         gates = both @ (self.weight_ih * scale[:, None]).transpose(0, 2, 1) + (self.bias * scale)[:, None]
         gates = gates.reshape(2, frames, batch, 4 * hidden)
         weight = (self.weight_hh * scale[:, None]).transpose(0, 2, 1)
-        in_numpy = on_cpu() and x.dtype == mx.float32 and are_values(gates, weight)
-        states = (_numpy_steps if in_numpy else _steps)(gates, weight)
+        steps = _steps_at_once(hidden) if x.dtype == mx.float32 else None
+        states = steps(gates, weight) if steps is not None and are_values(gates, weight) else _steps(gates, weight)
         return mx.concatenate([states[0], states[1, ::-1]], axis=-1).transpose(1, 0, 2)
+
+
+def _steps_at_once(hidden: int) -> Any:
+    """What takes the steps of values faster than MLX's operations on this device; None: nothing does."""
+    if on_cpu():
+        return _numpy_steps
+    fits = hidden <= CUDA_HIDDEN and hidden % 16 == 0
+    # of shared memory, those before Ampere have too little
+    return _cuda_steps if fits and int(mx.device_info().get("compute_capability_major", 0)) >= 8 else None
 
 
 def _steps(gates: mx.array, weight: mx.array) -> mx.array:
@@ -72,3 +123,20 @@ def _numpy_steps(gates: mx.array, weight: mx.array) -> mx.array:
         c += i * (2 * g - 1)
         h = np.multiply(o, np.tanh(c), out=states[:, t])
     return mx.array(states)
+
+
+def _cuda_steps(gates: mx.array, weight: mx.array) -> mx.array:
+    """`_steps`, in one CUDA kernel."""
+    _, frames, batch, rows = gates.shape
+    hidden = weight.shape[1]
+    shared = 4 * ((hidden - 5 * hidden // 8) * rows + hidden + rows)  # bytes, as the kernel lays them out
+    kernel = mx.fast.cuda_kernel("lstm_steps", ["gates", "weight"], ["states"], CUDA_STEPS, shared_memory=shared)
+    states: list[mx.array] = kernel(  # type: ignore[operator]
+        inputs=[gates, weight],
+        template=[("H", hidden)],
+        grid=(batch * rows, 2, 1),
+        threadgroup=(rows, 1, 1),
+        output_shapes=[(2, frames, batch, hidden)],
+        output_dtypes=[mx.float32],
+    )
+    return states[0]
