@@ -120,7 +120,8 @@ def to_mlx_layout(
     for name, value in weights.items():
         x = value if isinstance(value, mx.array) else mx.array(value)
         shape: Any = shapes.get(name, x.shape)
-        moved = mx.moveaxis(x, 1, -1) if x.ndim > 2 else x
+        # In that order in memory, too, or each pass over the model would copy it.
+        moved = mx.contiguous(mx.moveaxis(x, 1, -1)) if x.ndim > 2 else x
         if len(shape) == 2 and x.ndim > 2 and x.size and set(moved.shape[1:-1]) == {1}:  # 1x1, a Linear here
             moved = moved.reshape(x.shape[0], -1)
         order = (moved, x) if source_layout else (x, moved)

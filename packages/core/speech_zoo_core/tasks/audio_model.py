@@ -231,9 +231,7 @@ class AudioModel:
         if on_cpu() or self.engine is not None or not self.masks_padding:
             return self._padded(clips)
         sizes = [len(clip) for clip in clips]
-        size = bucket(max(sizes))
-        padded = mx.stack([mx.pad(clip, [(0, size - len(clip)), (0, 0)]) for clip in clips])
-        return self._compiled(padded, mx.array(sizes))
+        return self._compiled(_stacked(clips, bucket(max(sizes))), mx.array(sizes))
 
     @cached_property
     def _compiled(self) -> Callable[[mx.array, mx.array], mx.array]:
@@ -250,8 +248,15 @@ class AudioModel:
         sizes = [len(clip) for clip in clips]
         if len(set(sizes)) == 1:
             return self(mx.stack(clips))
-        padded = mx.stack([mx.pad(clip, [(0, max(sizes) - len(clip)), (0, 0)]) for clip in clips])
-        return self(padded, mx.array(sizes))
+        return self(_stacked(clips, max(sizes)), mx.array(sizes))
+
+
+def _stacked(clips: list[mx.array], size: int) -> mx.array:
+    """Clips (T_i, F), padded with zeros: (B, size, F)."""
+    nothing = mx.zeros((size, clips[0].shape[1]), clips[0].dtype)
+    return mx.concatenate([part for clip in clips for part in (clip, nothing[len(clip) :])]).reshape(
+        len(clips), size, -1
+    )
 
 
 def bucket(size: int) -> int:
