@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from . import tf32
+from . import environment, tf32
 from .errors import (
     AudioError,
     CheckpointError,
@@ -14,6 +14,7 @@ from .errors import (
     TaskError,
 )
 
+environment.set_defaults()
 tf32.disable()
 
 if TYPE_CHECKING:
