@@ -109,9 +109,9 @@ class CAMLayer(nn.Module):
         self.linear1 = nn.Linear(bn_channels, bn_channels // 2)
         self.linear2 = nn.Linear(bn_channels // 2, out_channels)
 
-    def __call__(self, x: mx.array, lengths: mx.array | None) -> mx.array:
-        """(B, T, C) to (B, T, growth_rate); padded frames of x are zero."""
-        context = relu(self.linear1(_segment_context(x, lengths)))
+    def __call__(self, x: mx.array, sizes: tuple[mx.array, mx.array]) -> mx.array:
+        """(B, T, C) to (B, T, growth_rate); padded frames of x are zero, `sizes` are those of `_sizes`."""
+        context = relu(self.linear1(_segment_context(x, *sizes)))
         gate = mx.repeat(mx.sigmoid(self.linear2(context)), SEGMENT, axis=1)[:, : x.shape[1]]
         return self.linear_local(x) * gate
 
@@ -126,9 +126,9 @@ class CAMDenseTDNNLayer(nn.Module):
         self.linear1 = nn.Linear(in_channels, width)
         self.cam_layer = CAMLayer(width, config.growth_rate, dilation)
 
-    def __call__(self, x: mx.array, mask: mx.array | None, lengths: mx.array | None) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None, sizes: tuple[mx.array, mx.array]) -> mx.array:
         hidden = masked(relu(self.linear1(relu(self.nonlinear1["batchnorm"](x)))), mask)
-        return mx.concatenate([x, self.cam_layer(hidden, lengths)], axis=-1)
+        return mx.concatenate([x, self.cam_layer(hidden, sizes)], axis=-1)
 
 
 class Model(nn.Module, AudioModel):
@@ -176,10 +176,10 @@ class Model(nn.Module, AudioModel):
         x = self.head(masked(x, mask), mask)
         lengths = None if lengths is None else (lengths - 1) // 2 + 1
         x = relu(self.xvector["tdnn"]["linear"](x))
-        mask = _mask(x, lengths)
+        mask, sizes = _mask(x, lengths), _sizes(x.shape[1], lengths)
         for i, layers in enumerate(LAYERS, 1):
             for j in range(1, layers + 1):
-                x = self.xvector[f"block{i}"][f"tdnnd{j}"](x, mask, lengths)
+                x = self.xvector[f"block{i}"][f"tdnnd{j}"](x, mask, sizes)
             transit = self.xvector[f"transit{i}"]
             x = transit["linear"](relu(transit["nonlinear"]["batchnorm"](x)))  # type: ignore[index]
         pooled = self.pool(masked(relu(x), mask), mask)
@@ -218,16 +218,19 @@ def _mask(x: mx.array, lengths: mx.array | None) -> mx.array | None:
     return None if lengths is None else time_mask(lengths, x.shape[1], x.dtype)[..., None]
 
 
-def _segment_context(x: mx.array, lengths: mx.array | None) -> mx.array:
+def _sizes(frames: int, lengths: mx.array | None) -> tuple[mx.array, mx.array]:
+    """Frames of each clip (B or 1, 1, 1), and of each of its segments (B or 1, S, 1); 1 where all is padding."""
+    sizes = mx.array([[frames]]) if lengths is None else lengths[:, None]
+    counts = mx.clip(sizes - SEGMENT * mx.arange(-(-frames // SEGMENT))[None], 1, SEGMENT)
+    return sizes[..., None], counts[..., None]
+
+
+def _segment_context(x: mx.array, sizes: mx.array, counts: mx.array) -> mx.array:
     """Mean over the clip plus mean over each segment of 100 frames: (B, T, C) to (B, S, C).
 
     The last segment is divided by the frames that it has.
     """
     batch, frames, channels = x.shape
-    segments = -(-frames // SEGMENT)
-    padded = mx.pad(x, [(0, 0), (0, segments * SEGMENT - frames), (0, 0)])
-    sums = mx.sum(padded.reshape(batch, segments, SEGMENT, channels).astype(mx.float32), axis=2)
-    sizes = mx.array([[frames]]) if lengths is None else lengths[:, None]
-    counts = mx.clip(sizes - SEGMENT * mx.arange(segments)[None], 1, SEGMENT)  # (B, S); 1 where all is padding
-    context = mx.sum(sums, axis=1, keepdims=True) / sizes[..., None] + sums / counts[..., None]
-    return context.astype(x.dtype)
+    padded = mx.pad(x, [(0, 0), (0, -frames % SEGMENT), (0, 0)])
+    sums = mx.sum(padded.reshape(batch, -1, SEGMENT, channels).astype(mx.float32), axis=2)
+    return (mx.sum(sums, axis=1, keepdims=True) / sizes + sums / counts).astype(x.dtype)

@@ -132,7 +132,11 @@ def reflected(x: mx.array, size: int, lengths: mx.array | None = None) -> mx.arr
     if lengths is None:
         ends = x[:, 1 : size + 1][:, ::-1], x[:, -size - 1 : -1][:, ::-1]
         return mx.concatenate([ends[0], x, ends[1]], axis=1)
+    return mx.take_along_axis(x, mirror(x.shape[1], size, lengths), axis=1)
+
+
+def mirror(frames: int, size: int, lengths: mx.array) -> mx.array:
+    """Which of its `frames` each clip has where, after `reflected`: (B, T + 2*size, 1)."""
     last = lengths[:, None] - 1
-    at = mx.abs(mx.arange(-size, x.shape[1] + size)[None])
-    at = mx.clip(mx.where(at > last, 2 * last - at, at), 0, x.shape[1] - 1)
-    return mx.take_along_axis(x, at[..., None], axis=1)
+    at = mx.abs(mx.arange(-size, frames + size)[None])
+    return mx.clip(mx.where(at > last, 2 * last - at, at), 0, frames - 1)[..., None]

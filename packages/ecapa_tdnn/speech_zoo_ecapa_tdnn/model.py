@@ -14,7 +14,7 @@ import mlx.nn as nn
 from speech_zoo_core.audio.front_end import FrontEnd
 from speech_zoo_core.checkpoint.weights import fold_batch_norm, fold_into_next, scale_shift_of, to_mlx_layout, to_numpy
 from speech_zoo_core.errors import CheckpointError, ConfigError, InputError
-from speech_zoo_core.layers import ScaleShift, leaky_relu, reflected, relu
+from speech_zoo_core.layers import ScaleShift, leaky_relu, mirror, reflected, relu
 from speech_zoo_core.pooling import (
     VALUES,
     PoolingName,
@@ -121,17 +121,23 @@ class Frames:
         padding: "reflect" or "zeros".
         mask: (B, T, 1), 1 where a frame belongs to its clip; None if all do.
         lengths: (B,) where each clip ends for a convolution; None if at T.
+        mirrors: where frames come from that are mirrored, by the size of the padding.
     """
 
     padding: str
     mask: mx.array | None = None
     lengths: mx.array | None = None
+    mirrors: dict[int, mx.array] = field(default_factory=dict)
 
     def pad(self, x: mx.array, size: int) -> mx.array:
         """`size` more frames at both ends of each clip: (B, T, C) to (B, T + 2*size, C)."""
         if self.padding == "zeros":
             return mx.pad(x if self.mask is None else x * self.mask.astype(x.dtype), [(0, 0), (size, size), (0, 0)])
-        return reflected(x, size, self.lengths)
+        if self.lengths is None:
+            return reflected(x, size)
+        if size not in self.mirrors:
+            self.mirrors[size] = mirror(x.shape[1], size, self.lengths)
+        return mx.take_along_axis(x, self.mirrors[size], axis=1)
 
     def mean(self, x: mx.array) -> mx.array:
         """Mean over time in float32: (B, T, C) to (B, 1, C)."""

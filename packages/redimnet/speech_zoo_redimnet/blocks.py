@@ -91,15 +91,11 @@ class Encoder(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
         """(B, T, C) to (B, T, C); frames attend to those that the mask (B, T, 1) leaves."""
-        size, depth = x.shape[1], x.shape[2] // HEADS
-        parts = {}
-        for name in "qkv":
-            heads = self.attention[f"{name}_proj"](x).reshape(len(x), size, HEADS, depth)
-            parts[name] = heads.transpose(0, 2, 1, 3)
-        logits = ((parts["q"] * depth**-0.5) @ parts["k"].swapaxes(2, 3)).astype(mx.float32)
-        if mask is not None:
-            logits = mx.where(mask[:, None, None, :, 0] > 0, logits, -mx.inf)
-        heads = mx.softmax(logits, axis=-1).astype(x.dtype) @ parts["v"]
+        q, k, v = (
+            self.attention[f"{name}_proj"](x).reshape(*x.shape[:2], HEADS, -1).transpose(0, 2, 1, 3) for name in "qkv"
+        )
+        attended = None if mask is None else mask[:, None, None, :, 0] > 0
+        heads = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=attended)
         joined = heads.transpose(0, 2, 1, 3).reshape(*x.shape)
         x = self.layer_norm(x + self.attention["out_proj"](joined))
         hidden = gelu_tanh(self.feed_forward["intermediate_dense"](x))
