@@ -234,6 +234,14 @@ def cards(session: nox.Session) -> None:
 
 
 @nox.session
+def graphs(session: nox.Session) -> None:
+    """Write the traced graph of the default model anew, after a change of its code or of the exporter."""
+    install(session, "onnx")
+    load, write = "from speech_zoo import load", "from speech_zoo.engines.shipped import write"
+    session.run("python", "-c", f"{load}; {write}; write(load('campplus-zh-en', dtype='float32'))")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed and memory on this machine, next to the originals; arguments go to `speech-zoo bench`."""
     install_originals(session, "plot")

@@ -1,6 +1,6 @@
 """Traced graphs as ONNX, kept in the user's cache: to trace one takes seconds, to read it a tenth of one.
 
-They are kept as ONNX Runtime has optimised them, which depends on the processor: so does their key.
+They are kept as ONNX Runtime has optimised them, which depends on its version and on the processor: so do their names.
 """
 
 import hashlib
@@ -92,8 +92,12 @@ def kept(model: Any, frames: int | None) -> tuple[Path | None, str | None]:
     """Where the graph of a model is kept, and its key there; None for what is not kept."""
     if frames is not None and model.one_graph:
         return None, None
-    key = _key(model, frames)
-    return (None, None) if key is None else (_folder() / f"{model.config.model_type}-{key[:16]}.onnx", key)
+    key = key_of(model, frames)
+    if key is None:
+        return None, None
+    versions = [version(name) for name in ("mlx", "onnxruntime")]
+    name = hashlib.sha256(f"{key} {versions} {_processor()}".encode()).hexdigest()[:16]
+    return _folder() / f"{model.config.model_type}-{name}.onnx", key
 
 
 def tidy(newest: Path) -> None:
@@ -108,13 +112,14 @@ def _folder() -> Path:
     return user_cache() / "graphs"
 
 
-def _key(model: Any, frames: int | None) -> str | None:
+def key_of(model: Any, frames: int | None) -> str | None:
     """A hash of what a graph is made from: code, config and weights; None for a model that is too large."""
     weights = parameters(model)
     if sum(array.nbytes for array in weights.values()) > LARGEST:
         return None
     config = {name: value for name, value in to_dict(model.config).items() if name != "source"} | {"frames": frames}
-    digest = hashlib.sha256(_code(tuple(sorted({type(module).__module__ for module in model.modules()}))))
+    modules = {type(module).__module__ for module in model.modules()}
+    digest = hashlib.sha256(_code(tuple(sorted(name for name in modules if not name.startswith("mlx.")))))
     digest.update(json.dumps(config, sort_keys=True).encode())
     for name, array in weights.items():
         view = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
@@ -125,9 +130,8 @@ def _key(model: Any, frames: int | None) -> str | None:
 
 @cache
 def _code(modules: tuple[str, ...]) -> bytes:
-    """A hash of what a graph is made by: code, versions, the processor."""
-    versions = [version(name) for name in ("mlx", "onnxruntime")]
-    digest = hashlib.sha256(f"{versions} {_processor()} {Path(__file__).read_text()}".encode())
+    """A hash of the code that a graph is made by."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     files = [inspect.getsourcefile(sys.modules[name]) for name in modules]
     spec = find_spec("speech_zoo_export")  # importing it takes longer than reading it
     for folder in spec.submodule_search_locations or () if spec else ():

@@ -16,7 +16,7 @@ import numpy as np
 from speech_zoo_core.atomic import written_beside
 from speech_zoo_core.errors import ConfigError, SpeechZooError
 
-from . import graphs
+from . import graphs, shipped
 from .weights import Weights
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -85,7 +85,7 @@ class OnnxRuntime:
         return None
 
     def _graph(self, model: Any, frames: int | None) -> "Graph":
-        """From the user's cache, or traced anew."""
+        """From the user's cache, from the package, or traced anew."""
         file, key = graphs.kept(model, frames)
         if file is None or key is None:
             graph, arrays, weights = graphs.in_place(model, frames)
@@ -97,7 +97,7 @@ class OnnxRuntime:
                     return Graph(session)
             except Exception as error:  # whatever the file is, it is made anew
                 LOG.debug("%s: %s", file, error)
-        graph, arrays = graphs.to_keep(model, frames, key)
+        graph, arrays = shipped.read(model, key) or graphs.to_keep(model, frames, key)
         failures: tuple[type[Exception], ...] = (OSError, SpeechZooError, *refusals())
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
