@@ -23,6 +23,7 @@ SLOW = (
         f"tests/e2e/test_{name}.py"
         for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "upstream", "voices_faults")
     ),
+    "tests/unit/test_outcomes.py",
     "tests/unit/test_settings_fuzz.py",
 )
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")

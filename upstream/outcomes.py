@@ -34,7 +34,7 @@ def run_tests(targets: list[str], root: Path, workers: int = 1) -> Outcomes:
     # Without the network, so that it is the same on every machine.
     environment = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     flags = f"-q -p no:cacheprovider --continue-on-collection-errors -n {workers} --dist worksteal"
-    flags += " --max-worker-restart 1000"  # or pytest-xdist leaves out what follows a few crashes
+    flags += " --max-worker-restart 40"  # or pytest-xdist leaves out what follows a few crashes
     options = ("junit_family=xunit1", f"faulthandler_timeout={PATIENCE}", "faulthandler_exit_on_timeout=true")
     settings = " ".join(f"-o {option}" for option in options)
     paths = [f"{root}/{target}" for target in targets]

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from speech_zoo_core.audio.quality import clipped, snr, warn_of_quality
 from speech_zoo_core.errors import AudioError, ConfigError, InputError, SpeechZooError
 from speech_zoo_core.tasks.cohort import Cohort
-from tiny_models import RATE, tiny_model, voice
+from tiny_models import CONFIGS, RATE, model_of, tiny_model, tiny_source, voice
 from wavs import write_wav
 
 
@@ -128,8 +128,7 @@ def test_a_clip_of_another_speaker_among_several(caplog: pytest.LogCaptureFixtur
     cosine = model.verify(one, two, threshold=0).score
     for threshold, told in ((cosine - 0.01, []), (min(1, cosine + 0.01), [one, two])):
         caplog.clear()
-        loaded = tiny_model("basic")
-        object.__setattr__(loaded, "config", replace(loaded.config, threshold=threshold))
+        loaded = model_of(replace(CONFIGS["basic"], threshold=threshold), tiny_source("basic"))
         loaded.verify([one, two], one, threshold=0)
         expected = [f"warning: {path} sounds like another speaker than the rest of its side" for path in told]
         assert caplog.messages == expected

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import huggingface_hub
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_other_configs_do_not(config: Any) -> None:
 
 def test_a_path_wins_over_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert plugin_load.ours("campplus-zh-en") == "campplus-zh-en"
     assert plugin_load.ours("mms-lid-256") == "mms-lid-256"
     for other in (
@@ -175,7 +176,7 @@ def test_loaders_get_what_they_were_called_with(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(plugin_load, "load_ours", lambda kind, ref, **options: (ref, kind, options))
     loader = plugin_load.taking_ours(load_model, "lid")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert loader("org/whisper", True, revision="x") == "theirs"
     assert calls == [("org/whisper", True, {"revision": "x"})]
     ours = loader(model_path="mms-lid-256", revision="x")
