@@ -21,7 +21,17 @@ RUNNER = ("pytest>=9", "pytest-xdist>=3.6", "httpx2<3")  # of its tests: upstrea
 SLOW = (
     *(
         f"tests/e2e/test_{name}.py"
-        for name in ("bench", "conversations", "demo", "family", "mlx_audio", "threads", "upstream", "voices_faults")
+        for name in (
+            "bench",
+            "conversations",
+            "corpus_killed",
+            "demo",
+            "family",
+            "mlx_audio",
+            "threads",
+            "upstream",
+            "voices_faults",
+        )
     ),
     "tests/unit/test_outcomes.py",
     "tests/unit/test_settings_fuzz.py",

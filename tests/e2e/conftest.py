@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import speech_zoo
+from corpora import CLIPS, Rows, write_corpus
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
 from source_weights import source_weights
@@ -238,3 +240,16 @@ def hub() -> Iterator[LoopbackHub]:
 def hub_env(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment that leads the client to `hub`, with an empty cache."""
     return {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path_factory.mktemp("hub-cache"))}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, voices: list[Path]) -> Path:
+    """The manifest of `write_corpus`."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"), voices)
+
+
+@pytest.fixture(scope="module")
+def expected(corpus: Path, converted: Path) -> Rows:
+    """What `embed` of the tiny model gives for each clip."""
+    model = speech_zoo.load(converted)
+    return {f"clip {i:02}": np.array(model.embed(corpus.parent / f"{i:02}.wav")) for i in range(CLIPS)}

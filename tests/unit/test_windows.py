@@ -13,7 +13,6 @@ from speech_zoo_core.audio import load_audio
 from speech_zoo_core.audio.stream import Stream
 from speech_zoo_core.audio.vad import speech
 from speech_zoo_core.errors import AudioError, ConfigError, InputError
-from speech_zoo_core.tasks import audio_model
 from tiny_models import RATE, tiny_model, voice
 from wavs import write_wav
 
@@ -29,10 +28,10 @@ def embedded(path: Path, *args: float) -> tuple[list[Window], np.ndarray]:
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_the_embedding_of_a_window_is_that_of_its_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, gpu: bool
+    tmp_path: Path, request: pytest.FixtureRequest, rate: int, gpu: bool
 ) -> None:
     if gpu:
-        monkeypatch.setattr(audio_model, "on_cpu", lambda: False)
+        request.getfixturevalue("on_a_gpu")
     samples = voice(round(11.7 * RATE))
     path = write_wav(tmp_path / "a.wav", soxr.resample(samples, RATE, rate), rate)
     spans, vectors = embedded(path, 1.0, 0.5)
