@@ -18,18 +18,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LIMITS = {  # seconds; what comes first is what matters most
-    "device": 40,
+LIMITS = {  # seconds; what comes first is what matters most. On CUDA, MLX compiles kernels first, seconds for each.
+    "device": 90,
     "parity": 110,
-    "speed": 220,
-    "exception": 25,
-    "threads": 25,
-    "lengths": 40,
-    "corpus": 40,
-    "diarize": 40,
-    "check": 80,
+    "speed": 300,
+    "exception": 30,
+    "threads": 30,
+    "lengths": 100,
+    "corpus": 60,
+    "diarize": 60,
+    "check": 160,
 }
-MOST = 410  # seconds, all sections together
+MOST = 800  # seconds, all sections together
 
 
 def arguments() -> argparse.Namespace:
