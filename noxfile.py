@@ -73,7 +73,6 @@ def tests(session: nox.Session) -> None:
             "tests/parity",
             "tests/browser",
             "tests/e2e/test_docs.py",
-            "tests/e2e/test_publish.py",
             "tests/e2e/test_ray.py",
             *SLOW,
         )

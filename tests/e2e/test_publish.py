@@ -1,10 +1,11 @@
 """The whole way of a published checkpoint: its repo on the Hub, convert, check, card, upload, and a stranger loads it.
 
-`nox -s parity` runs it: there the original is installed, and `check` compares with it.
+`nox -s parity` runs it too: there the original is installed, and `check` compares with it.
 """
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from source_weights import source_weights
 from speech_zoo_resnet34.oracle import EXAMPLE
 
 Run = Callable[..., Any]
+HAS_ORACLE = all(find_spec(name) for name in ("torch", "wespeaker", "kaldi_native_fbank"))
 NAME, REPO = "wespeaker-resnet34-lm", "Wespeaker/wespeaker-voxceleb-resnet34-LM"
 CONFIG_YAML = """\
 model: ResNet34
@@ -39,12 +41,16 @@ def test_from_the_source_to_a_strangers_machine(
 
     checked = cli("check", "out", "--json", env=env)
     report = checked.json
-    assert checked.status == 0
+    assert checked.status == (0 if HAS_ORACLE else 3)
     assert report == json.loads((folder / "parity.json").read_text(encoding="utf-8"))
-    assert report["passed"] is True
-    assert report["oracle"]["name"] == "wespeaker-unofficial"
-    assert len({row["clip"] for row in report["clips"]}) == 13
-    assert all(row["cosine"] >= 0.999999 and row["features"] <= 1e-3 for row in report["clips"])
+    if HAS_ORACLE:
+        assert report["passed"] is True
+        assert report["oracle"]["name"] == "wespeaker-unofficial"
+        assert len({row["clip"] for row in report["clips"]}) == 13
+        assert all(row["cosine"] >= 0.999999 and row["features"] <= 1e-3 for row in report["clips"])
+    else:
+        assert report["passed"] is None
+        assert any("pip install" in sentence for sentence in report["not_compared"])
 
     cli("card", "out", env=env).succeeded()
     metadata = metadata_load(folder / "README.md")
@@ -52,7 +58,7 @@ def test_from_the_source_to_a_strangers_machine(
 
     uploaded = cli("upload", "out", target, "--private", env=env)
     assert uploaded.status == 0
-    assert "nothing proves" not in uploaded.err
+    assert ("nothing proves" in uploaded.err) is not HAS_ORACLE
     assert hub.repos[target].private
     assert [name for name in hub.repos[target].refs["main"].files if not name.startswith(".")] == [
         "README.md",

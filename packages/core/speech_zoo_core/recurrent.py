@@ -3,6 +3,7 @@
 A step is too little work for MLX's operations: on a CPU NumPy takes the steps, on CUDA one kernel takes all of them.
 """
 
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -49,6 +50,7 @@ for (int t = 0; t < frames; ++t) {
   __syncthreads();
 }
 """
+AMPERE = 8  # GPUs before it have too little shared memory
 CUDA_HIDDEN = 128  # the most for which a multiprocessor has registers
 
 
@@ -88,8 +90,13 @@ def _steps_at_once(hidden: int) -> Any:
     if on_cpu():
         return _numpy_steps
     fits = hidden <= CUDA_HIDDEN and hidden % 16 == 0
-    # of shared memory, those before Ampere have too little
-    return _cuda_steps if fits and int(mx.device_info().get("compute_capability_major", 0)) >= 8 else None
+    return _cuda_steps if fits and _cuda_generation() >= AMPERE else None
+
+
+@cache
+def _cuda_generation() -> int:
+    """The major compute capability of the GPU; 0 where it is no CUDA device."""
+    return int(mx.device_info().get("compute_capability_major", 0))
 
 
 def _steps(gates: mx.array, weight: mx.array) -> mx.array:

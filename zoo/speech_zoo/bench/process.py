@@ -15,7 +15,7 @@ from speech_zoo_core.errors import SpeechZooError
 from speech_zoo_core.oracle import NoOracle
 
 KALDI = "kaldi-native-fbank"
-PAUSE = 0.2  # seconds; on a CPU, idle threads of some contenders spin for up to 0.1 after a run
+PAUSE = 0.2  # seconds; idle threads of some contenders spin for up to 0.1 after a run
 WORKER = "from speech_zoo.bench.worker import main; main()"
 
 
@@ -57,8 +57,7 @@ class Worker:
 
         With `network`, the features are there when the clock starts, where the contender can be had in parts.
         """
-        if on_cpu():
-            time.sleep(PAUSE)
+        time.sleep(PAUSE)
         assert self._process.stdin is not None
         request = {"clips": str(clips), "output": None if output is None else str(output), "network": network}
         with suppress(BrokenPipeError):  # then there is no reply, either
