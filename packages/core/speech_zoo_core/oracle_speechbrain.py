@@ -109,6 +109,29 @@ def new(name: str, arguments: dict[str, Any]) -> Any:
     return getattr(speechbrain_module(module), kind)(**arguments)
 
 
+def _whole(name: str, head: str | None, source: Source, settings: dict[str, Any]) -> Any:
+    """SpeechBrain's modules with their weights, one behind the other."""
+    import torch
+
+    class Whole(torch.nn.Module):
+        """Features and relative lengths to embeddings (B, D) or log-probabilities (B, L)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = new(name, _arguments(settings["embedding_model"]))
+            fill(self.embedding, read_tensors(source.main_file)[0], source.main_file.name)
+            if head is not None:
+                self.classifier = new(head, _arguments(settings["classifier"]))
+                fill(self.classifier, read_tensors(source.folder / "classifier.ckpt")[0], "classifier.ckpt")
+
+        def forward(self, x: Any, lengths: Any) -> Any:
+            vectors = self.embedding(x, lengths)
+            out = vectors if head is None else self.classifier(vectors)
+            return out.reshape(len(x), -1)
+
+    return Whole()
+
+
 def speechbrain_oracle(
     name: str, original: Callable[[], Source], head: str | None = None, log_probs: bool = False
 ) -> Oracle:
@@ -129,25 +152,7 @@ def speechbrain_oracle(
     fbank, norm = _arguments(settings["compute_features"]), _arguments(settings["mean_var_norm"])
 
     def module() -> Any:
-        import torch
-
-        class Whole(torch.nn.Module):
-            """Features and relative lengths to embeddings (B, D) or log-probabilities (B, L)."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.embedding = new(name, _arguments(settings["embedding_model"]))
-                fill(self.embedding, read_tensors(source.main_file)[0], source.main_file.name)
-                if head is not None:
-                    self.classifier = new(head, _arguments(settings["classifier"]))
-                    fill(self.classifier, read_tensors(source.folder / "classifier.ckpt")[0], "classifier.ckpt")
-
-            def forward(self, x: Any, lengths: Any) -> Any:
-                vectors = self.embedding(x, lengths)
-                out = vectors if head is None else self.classifier(vectors)
-                return out.reshape(len(x), -1)
-
-        return Whole().eval()
+        return _whole(name, head, source, settings).eval()
 
     @cache
     def front_end(device: Any) -> tuple[Any, Any]:

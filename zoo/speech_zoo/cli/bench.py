@@ -49,21 +49,8 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure models on this machine, next to their originals and stock MLX; large ones: memory to convert, too."""
-    if audio:
-        from ..bench import audio as audio_bench
-
-        audio_bench.run(repeats, as_json)
-        return
-    if diarize:
-        from ..bench import diarization as diarization_bench
-
-        lengths = diarization_bench.LENGTHS + ((diarization_bench.LONG,) if long else ())
-        diarization_bench.run(lengths, as_json)
-        return
-    if start:
-        from ..bench import startup as start_bench
-
-        start_bench.run(repeats, as_json)
+    if start or audio or diarize:
+        _run_instead(start, audio, diarize, long, repeats, as_json)
         return
     if plot is not None and (long or plot.suffix != ".png"):
         raise typer.BadParameter("--plot must end in .png, and does not go with --long")
@@ -79,17 +66,27 @@ def bench(
 
         run_shared(tuple(models or (DEFAULT_MODEL,)), repeats, as_json)
         return
-    if contenders is None:
-        contenders = ",".join(("ours,stock,torch,onnxruntime", *(["openvino"] if find_spec("openvino") else [])))
-    plan = Plan(
-        _models(models, names()),
-        _chosen(contenders.split(","), CONTENDERS, "--contenders"),
-        tuple(_numbers(seconds, 0.1, "--seconds")),
-        tuple(int(number) for number in _numbers(batch, 1, "--batch", whole=True)),
-        repeats,
-        layers,
-    )
-    run(plan, as_json, plot, long)
+    usual = ["ours", "stock", "torch", "onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
+    chosen = _chosen(usual if contenders is None else contenders.split(","), CONTENDERS, "--contenders")
+    clips = tuple(_numbers(seconds, 0.1, "--seconds")), tuple(map(int, _numbers(batch, 1, "--batch", whole=True)))
+    run(Plan(_models(models, names()), chosen, *clips, repeats, layers), as_json, plot, long)
+
+
+def _run_instead(start: bool, audio: bool, diarize: bool, long: bool, repeats: int, as_json: bool) -> None:
+    """The first of the measurements that are asked for instead of models."""
+    if audio:
+        from ..bench import audio as audio_bench
+
+        audio_bench.run(repeats, as_json)
+    elif diarize:
+        from ..bench import diarization as diarization_bench
+
+        lengths = diarization_bench.LENGTHS + ((diarization_bench.LONG,) if long else ())
+        diarization_bench.run(lengths, as_json)
+    else:
+        from ..bench import startup as start_bench
+
+        start_bench.run(repeats, as_json)
 
 
 def _models(given: list[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,11 +24,16 @@ from .options import (
     only_for,
     print_json,
 )
-from .verify import CohortOption, TopOption
+from .verify import CohortOption, TopOption, cohort_of
 
 if TYPE_CHECKING:
     from ..calibration.det import Det
     from ..calibration.thresholds import Calibration
+
+
+TrialsArgument = Annotated[
+    Path | None, typer.Argument(help="Pairs with labels, as in: 1 a.wav b.wav (also .csv, .tsv, .jsonl).")
+]
 
 
 class Point(str, Enum):
@@ -39,9 +44,7 @@ class Point(str, Enum):
 
 
 def calibrate(
-    trials: Annotated[
-        Path | None, typer.Argument(help="Pairs with labels, as in: 1 a.wav b.wav (also .csv, .tsv, .jsonl).")
-    ] = None,
+    trials: TrialsArgument = None,
     model: ModelOption = DEFAULT_MODEL,
     p_target: Annotated[float, typer.Option(help="Share of same-speaker pairs to expect, for minDCF.")] = 0.01,
     c_miss: Annotated[float, typer.Option(help="Cost of refusing the same speaker.")] = 1.0,
@@ -61,16 +64,9 @@ def calibrate(
 ) -> None:
     """Measure EER and minDCF on your own pairs, and keep the threshold for verify."""
     how = hearing(channel, vad)
-    if not 0 < p_target < 1:
-        raise typer.BadParameter("--p-target lies between 0 and 1")
-    if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
-        raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
-    if cohort is None:
-        only_for("--cohort", top=top)
-    elif keep or forget:
-        raise typer.BadParameter("a threshold for normalised scores is not kept: give it to verify --threshold")
+    _check_costs(p_target, c_miss, c_fa)
+    _check_cohort(cohort, top, keep or forget)
     from speech_zoo_core.identity import identity
-    from speech_zoo_core.tasks.cohort import Cohort
 
     from ..calibration import thresholds as calibration
     from ..calibration.det import Det
@@ -84,15 +80,14 @@ def calibrate(
     check_plot(plot)
     if not dry_run:
         calibration.calibrations()  # an unreadable file is an error before the work
-    listed, others = read_trials(trials), None if cohort is None else Cohort.load(cohort)
+    listed, others = read_trials(trials), cohort_of(cohort)
     loaded = load(model, task="speaker-embedding", **computing(engine, threads))
     if others is not None:
         others.check(loaded)
     scores, seconds = score(loaded, trials, listed, others, top, **how)
     det = Det.of(scores, listed.same)
-    result = calibration.calibrate(
-        det, model, at.value, p_target, c_miss, c_fa, seconds, str(cohort) if cohort else None
-    )
+    by = str(cohort) if cohort else None
+    result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa, seconds, by)
     if plot is not None:
         from ..plots.scores import draw_det
 
@@ -102,27 +97,48 @@ def calibrate(
     keeps = (keep or calibration.enough(result)) and not dry_run and cohort is None
     kept = calibration.store(key, result) if keeps else None
     if as_json:
-        facts = {name: value for name, value in asdict(result).items() if not name.endswith("histogram")}
-        outcome = {"files": len(listed.files), "enough_errors": calibration.enough(result), "identity": key}
-        print_json(facts | outcome | {"written": kept and str(kept), "plot": plot and str(plot)})
+        outcome = {"identity": key, "written": kept and str(kept), "plot": plot and str(plot)}
+        print_json(_facts(result, len(listed.files)) | outcome)
         return
     lines = [f"{trials}: {len(listed.files)} files, {model}", *_lines(det, result)]
     lines += [f"DET curve: {plot}"] if plot is not None else []
-    if cohort is not None:
-        lines.append(f"For: speech-zoo verify A B --cohort {cohort} --threshold {result.threshold:.4f}")
-    else:
-        lines += ["dry run: the threshold is not kept"] if dry_run else _outcome(result.threshold, model, before, kept)
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join([*lines, *_outcome(result, before, kept, dry_run)]))
 
 
-def _outcome(threshold: float, model: str, before: float | None, kept: Path | None) -> list[str]:
-    """What becomes of a threshold, and how to undo it."""
+def _check_costs(p_target: float, c_miss: float, c_fa: float) -> None:
+    if not 0 < p_target < 1:
+        raise typer.BadParameter("--p-target lies between 0 and 1")
+    if not all(0 < cost < math.inf for cost in (c_miss, c_fa)):
+        raise typer.BadParameter("--c-miss and --c-fa are positive numbers")
+
+
+def _check_cohort(cohort: Path | None, top: int | None, keeps_or_forgets: bool) -> None:
+    if cohort is None:
+        only_for("--cohort", top=top)
+    elif keeps_or_forgets:
+        raise typer.BadParameter("a threshold for normalised scores is not kept: give it to verify --threshold")
+
+
+def _facts(result: "Calibration", files: int) -> dict[str, Any]:
+    from ..calibration.thresholds import enough
+
+    facts = {name: value for name, value in asdict(result).items() if not name.endswith("histogram")}
+    return facts | {"files": files, "enough_errors": enough(result)}
+
+
+def _outcome(result: "Calibration", before: float | None, kept: Path | None, dry_run: bool) -> list[str]:
+    """What becomes of the threshold, and how to undo it."""
+    if result.cohort is not None:
+        return [f"For: speech-zoo verify A B --cohort {result.cohort} --threshold {result.threshold:.4f}"]
+    if dry_run:
+        return ["dry run: the threshold is not kept"]
     if kept is None:
         return ["The threshold is not kept; --keep keeps it all the same."]
     was = "" if before is None else f", instead of {before:.4f}"
+    named = "" if result.model == DEFAULT_MODEL else f" --model {result.model}"
     return [
-        f"verify, identify and search use {threshold:.4f} for {model} from now on{was}: {kept}",
-        "To undo: speech-zoo calibrate --forget" + ("" if model == DEFAULT_MODEL else f" --model {model}"),
+        f"verify, identify and search use {result.threshold:.4f} for {result.model} from now on{was}: {kept}",
+        f"To undo: speech-zoo calibrate --forget{named}",
     ]
 
 

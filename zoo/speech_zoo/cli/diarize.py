@@ -54,11 +54,7 @@ def diarize(
 
     files = audio_files(given)
     check_format(files, style, as_json, [*WRITERS])
-    for option, picture in (("--plot draws", plot), ("--html shows", html)):
-        if picture is not None and len(files) > 1:
-            raise typer.BadParameter(f"{option} one file")
-    check_plot(plot)
-    check_html(html)
+    _check_pictures(files, plot, html)
     from speech_zoo_core.audio.samples import describe
 
     from ..models import load
@@ -93,14 +89,18 @@ def diarize(
     print_segments(files, results(files, "listening", heard), style, facts, output)
 
 
-def check_html(path: Path | None) -> None:
-    """Raises, before any work, if a page is wanted that cannot be written."""
-    if path is None:
+def _check_pictures(files: list[Path], plot: Path | None, html: Path | None) -> None:
+    """Raises, before any work, if a picture or a page is wanted that cannot be made."""
+    for option, picture in (("--plot draws", plot), ("--html shows", html)):
+        if picture is not None and len(files) > 1:
+            raise typer.BadParameter(f"{option} one file")
+    check_plot(plot)
+    if html is None:
         return
     from ..recordings.report import check_report
 
     try:
-        check_report(path)
+        check_report(html)
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -54,9 +54,7 @@ def verify(
     ] = None,
     cohort: CohortOption = None,
     top: TopOption = None,
-    trials: Annotated[
-        Path | None, typer.Option("--list", help="Score the pairs of this list, in place of A B.")
-    ] = None,
+    trials: Annotated[Path | None, typer.Option("--list", help="Score the pairs of this list, not A B.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the scores of --list to this .txt, .csv, .tsv or .jsonl."),
@@ -76,7 +74,7 @@ def verify(
         only_for("A B, not with --list", threshold=threshold, enrol=enrol or None, plot=plot)
         if a is not None:
             raise typer.BadParameter("--list takes the place of A B")
-        score_list(trials, output, model, _cohort(cohort), top, as_json, how, by)
+        score_list(trials, output, model, cohort_of(cohort), top, as_json, how, by)
         return
     only_for("--list", output=output)
     if a is None or b is None:
@@ -85,11 +83,10 @@ def verify(
     from ..calibration import thresholds as calibration
     from ..models import load
 
-    others = _cohort(cohort)
+    others = cohort_of(cohort)
     loaded = load(model, task="speaker-embedding", **by)
-    known = None
-    if others is None and (threshold is None or plot is not None):
-        known = calibration.calibration_of(loaded)
+    asked = others is None and (threshold is None or plot is not None)
+    known = calibration.calibration_of(loaded) if asked else None
     chosen = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
     side: Any = [source(file) for file in (a, *enrol)] if enrol else source(a)
     more = {} if others is None else {"cohort": others} | ({} if top is None else {"top": top})
@@ -115,7 +112,7 @@ def _verdict(result: "Verification", chosen: str) -> str:
     return f"{score} {sign} threshold {result.threshold:.4f}{calibrated}: {verdict}"
 
 
-def _cohort(path: Path | None) -> "Cohort | None":
+def cohort_of(path: Path | None) -> "Cohort | None":
     from speech_zoo_core.tasks.cohort import Cohort
 
     return None if path is None else Cohort.load(path)
