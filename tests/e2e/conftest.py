@@ -1,6 +1,7 @@
 """What the end-to-end tests share: the command in a fresh process, voices, and a tiny ResNet in its source form."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import speech_zoo
 from corpora import CLIPS, Rows, write_corpus
+from huggingface_hub import close_session, constants, hf_api
 from loopback_hub import LoopbackHub
 from safetensors.numpy import save
 from source_weights import source_weights
@@ -28,6 +30,32 @@ COMMAND = Path(sys.executable).with_name("speech-zoo")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub
 # What would change the output, or lead the client to another Hub than the test's.
 UNWANTED = re.compile(r"HF_|HUGGING|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|LINES|PYTHON|TQDM_|.*_PROXY")
+
+
+HUB = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE")  # where the client looks
+
+
+@contextlib.contextmanager
+def hub_client(env: dict[str, str]) -> Iterator[None]:
+    """Has the client of this process read these variables of `HUB`, which it does once, when it is imported."""
+    if not env:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        _read_variables()
+        try:
+            yield
+        finally:
+            patch.undo()
+            _read_variables()
+
+
+def _read_variables() -> None:
+    importlib.reload(constants)
+    hf_api.api.endpoint = constants.ENDPOINT
+    close_session()
 
 
 @dataclass(frozen=True)
@@ -103,12 +131,17 @@ def cli(
     """As `fresh_cli`, but in this process, unless it is given variables that are read when a process starts."""
 
     def run(*arguments: Any, env: dict[str, str] | None = None) -> Result:
-        if env and env.keys() - {"SPEECH_ZOO_HOME"}:
+        if env and env.keys() - {"SPEECH_ZOO_HOME", *HUB}:
             return fresh_cli(*arguments, env=env)
         out, err = io.StringIO(), io.StringIO()
-        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            monkeypatch.context() as patch,
+            hub_client({name: value for name, value in (env or {}).items() if name in HUB}),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             patch.chdir(tmp_path)
-            patch.setenv("SPEECH_ZOO_HOME", (env or environment)["SPEECH_ZOO_HOME"])
+            patch.setenv("SPEECH_ZOO_HOME", (environment | (env or {}))["SPEECH_ZOO_HOME"])
             patch.setattr(sys, "argv", ["speech-zoo", *map(str, arguments)])
             with pytest.raises(SystemExit) as end:
                 main()

@@ -44,10 +44,10 @@ def test_a_repo_is_loaded_by_name(
 
 
 def test_a_repo_is_converted_with_its_provenance(
-    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, original: Path, converted: Path, tmp_path: Path
+    hub: LoopbackHub, hub_env: dict[str, str], fresh_cli: Run, original: Path, converted: Path, tmp_path: Path
 ) -> None:
     commit = hub.add("org/tiny", content(original))
-    result = cli("convert", "org/tiny", "out", env=hub_env)
+    result = fresh_cli("convert", "org/tiny", "out", env=hub_env)
     assert result.status == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (converted / "model.safetensors").read_bytes()
     source = json.loads((tmp_path / "out" / "config.json").read_text())["source"]
@@ -58,7 +58,7 @@ def test_a_repo_is_converted_with_its_provenance(
 def test_a_catalogue_name_leads_to_its_repo(
     hub: LoopbackHub,
     hub_env: dict[str, str],
-    cli: Run,
+    fresh_cli: Run,
     weights: dict[str, np.ndarray],
     original: Path,
     converted: Path,
@@ -69,7 +69,7 @@ def test_a_catalogue_name_leads_to_its_repo(
     files = {"avg_model.pt": checkpoint.read_bytes(), "config.yaml": (original / "config.yaml").read_bytes()}
     unused = {"README.md": b"# A model", "voxceleb_resnet34_LM.onnx": b"\0" * 100, ".gitattributes": b""}
     hub.add("Wespeaker/wespeaker-voxceleb-resnet34-LM", files | unused)
-    result = cli("convert", "wespeaker-resnet34-lm", "wespeaker-resnet34-lm-mlx", env=hub_env)
+    result = fresh_cli("convert", "wespeaker-resnet34-lm", "wespeaker-resnet34-lm-mlx", env=hub_env)
     assert result.status == 0
     assert result.out.startswith("wespeaker-resnet34-lm-mlx: resnet34 from WeSpeaker ResNet34, ")
     out = tmp_path / "wespeaker-resnet34-lm-mlx"
@@ -165,10 +165,10 @@ def test_a_local_folder_wins_over_a_repo_of_its_name(
 
 
 def test_the_download_shows_no_bar_when_piped(
-    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, converted: Path
+    hub: LoopbackHub, hub_env: dict[str, str], fresh_cli: Run, converted: Path
 ) -> None:
     hub.add("org/tiny", content(converted))
-    cli("info", "org/tiny", env=hub_env).succeeded()
+    fresh_cli("info", "org/tiny", env=hub_env).succeeded()
 
 
 ERRORS = {
@@ -187,7 +187,7 @@ ERRORS = {
 def test_what_the_hub_refuses_is_one_line(
     hub: LoopbackHub,
     hub_env: dict[str, str],
-    cli: Run,
+    fresh_cli: Run,
     converted: Path,
     unchanged: Callable[[], None],
     case: str,
@@ -206,7 +206,7 @@ def test_what_the_hub_refuses_is_one_line(
         hub.stop()
     unchanged()
     revision = ["--revision", "v9"] if case == "no such revision" else []
-    assert message in cli("convert", repo, "out", *revision, env=hub_env).failed()
+    assert message in fresh_cli("convert", repo, "out", *revision, env=hub_env).failed()
     unchanged()
 
 

@@ -20,9 +20,12 @@ STRANGER = "hf_stranger"  # one of somebody who does not belong to org
 FILES = {"README.md", "config.json", "model.safetensors", "parity.json"}
 
 # Makes the uploads that are given as JSON, one after the other; prints a result or an error for each.
+# Waits between retries, ours and the client's, are a tenth as long.
 UPLOADS = """
-import json, os, sys, speech_zoo
+import json, os, sys, time, speech_zoo
 results = []
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(seconds / 10)
 for call in json.loads(sys.argv[1]):
     os.environ["HF_TOKEN"] = call.pop("token", os.environ["HF_TOKEN"])
     try:

@@ -10,9 +10,10 @@ import pytest
 from export_sessions import BATCH, normal
 from mlprogram import MLProgram
 from signals import COSINE, cosine
+from source_weights import source_weights
 from speech_zoo_export import Axis, ExportError, trace
 from speech_zoo_export.coreml import to_coreml
-from tiny_models import CONFIGS, tiny_model
+from tiny_models import CONFIGS, model_of
 
 
 def saved(path: Path, fn: Any, *shapes: tuple[int, ...], **options: Any) -> MLProgram:
@@ -39,8 +40,9 @@ def test_operations(precision: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["basic", "campplus", "ecapa_speechbrain", "ecapa_wespeaker"])
+@pytest.mark.usefixtures("shallow_campplus")
 def test_families(name: str, tmp_path: Path) -> None:
-    model, width = tiny_model(name), CONFIGS[name].feat_dim
+    model, width = model_of(CONFIGS[name], source_weights(CONFIGS[name])), CONFIGS[name].feat_dim
     mx.eval(model.parameters())
     program = saved(tmp_path, model, (1, 231, width))
     x = normal(1, 231, width)

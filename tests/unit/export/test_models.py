@@ -1,4 +1,7 @@
-"""The zoo's models, small, with seeded weights: traced graphs in ONNX Runtime against MLX, of any length and batch."""
+"""Models of the zoo: traced graphs in ONNX Runtime against MLX, of any length and batch.
+
+The small models of all families are in unit/test_engines.py.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -30,16 +33,6 @@ def compare(model: Any, graph: Graph, width: int, sizes: list[tuple[int, int]], 
 
 def ops(graph: Graph) -> list[str]:
     return [node.op for node in graph.nodes]
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_families(name: str) -> None:
-    model, width = tiny_model(name), CONFIGS[name].feat_dim
-    graph = traced(model, width, FRAMES)
-    compare(model, graph, width, [(1, 20), (1, 199), (1, 200), (2, 201), (3, 57), (1, 400), (1, 1001)])
-    if CONFIGS[name].model_type != "redimnet":  # whose maps turn into sequences and back, and which attends
-        attentive = name in ("basic_astp", "simam")  # on the frames of an image
-        assert ops(graph).count("Transpose") == (4 if attentive else 1)  # the input's
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
