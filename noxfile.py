@@ -12,6 +12,7 @@ import nox
 nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "virtualenv"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # see `install`
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PACKAGES = [str(path.parent) for path in sorted(Path().glob("packages/*/pyproject.toml"))]
@@ -47,7 +48,8 @@ def install(session: nox.Session, extras: str, *more: str, backend: str = BACKEN
     """Install the workspace as wheels, as a user would get it."""
     session.install("hatchling>=1.27")  # once, and not anew for each wheel, which takes a minute
     session.install("--no-deps", "--no-build-isolation", *PACKAGES, "./zoo")
-    session.install(f"mlx-speech-zoo[{backend}{extras}]", *more)
+    # Python compiles what it imports; pip would compile all that there is, which takes as long as the rest.
+    session.install("--no-compile", f"mlx-speech-zoo[{backend}{extras}]", *more)
 
 
 def group(name: str) -> tuple[str, ...]:
