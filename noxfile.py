@@ -38,6 +38,7 @@ SLOW = (
     "tests/unit/test_settings_fuzz.py",
 )
 ON_ALL_CORES = ("-n", "logical", "--dist", "worksteal")
+BY_FILE = ("-n", "logical", "--dist", "loadfile")  # where a file's tests share what takes long to make
 EXPORTS = {"onnx": "onnx/model.onnx", "coreml": "coreml/model.mlpackage"}  # variants, and where each lies
 TORCHAUDIO = "torchaudio==2.9.1"  # whose source says how WeSpeaker and SpeechBrain resample
 BACKEND = "cpu," if sys.platform == "linux" else ""  # on a Mac, mlx brings Metal by itself
@@ -87,7 +88,7 @@ def slow(session: nox.Session) -> None:
     """The tests that take long: demo, bench, a family of one's own, kills, mlx-audio's series, settings at random."""
     env = install_for_tests(session)
     session.install(*MLX_AUDIO_STYLE)
-    session.run("pytest", *SLOW, *session.posargs, env=env)
+    session.run("pytest", *BY_FILE, *SLOW, *session.posargs, env=env)
 
 
 def install_for_tests(session: nox.Session) -> dict[str, str]:
@@ -145,8 +146,7 @@ def parity(session: nox.Session) -> None:
     if not aside.exists():
         session.run("pip", "install", "-q", "--no-deps", f"--target={aside}", TORCHAUDIO)
     env = {"SPEECH_ZOO_TORCHAUDIO": str(aside / "torchaudio"), "OMP_NUM_THREADS": "1", **openblas(session)}
-    by_file = ("-n", "logical", "--dist", "loadfile")  # whose oracles are made once
-    session.run("pytest", *by_file, "tests/parity", "tests/e2e/test_publish.py", *session.posargs, env=env)
+    session.run("pytest", *BY_FILE, "tests/parity", "tests/e2e/test_publish.py", *session.posargs, env=env)
 
 
 @nox.session
