@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -42,8 +43,13 @@ def hub_client(env: dict[str, str]) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
+        for name in filter(lambda name: UNWANTED.match(name.upper()), [*os.environ]):
+            patch.delenv(name)
+        # It asks the Hub once in a process for the agents that may have started it.
+        for name, value in {"HF_ENDPOINT": NOWHERE, "HF_HUB_DISABLE_TELEMETRY": "1", **env}.items():
             patch.setenv(name, value)
+        for handler in logging.getLogger("huggingface_hub").handlers:
+            patch.setattr(handler, "stream", sys.stderr)
         _read_variables()
         try:
             yield
@@ -128,7 +134,7 @@ def cli(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Result]:
-    """As `fresh_cli`, but in this process, unless it is given variables that are read when a process starts."""
+    """As `fresh_cli`, but in this process, unless it is given variables other than SPEECH_ZOO_HOME and `HUB`."""
 
     def run(*arguments: Any, env: dict[str, str] | None = None) -> Result:
         if env and env.keys() - {"SPEECH_ZOO_HOME", *HUB}:
@@ -136,9 +142,9 @@ def cli(
         out, err = io.StringIO(), io.StringIO()
         with (
             monkeypatch.context() as patch,
-            hub_client({name: value for name, value in (env or {}).items() if name in HUB}),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
+            hub_client({name: value for name, value in (env or {}).items() if name in HUB}),
         ):
             patch.chdir(tmp_path)
             patch.setenv("SPEECH_ZOO_HOME", (environment | (env or {}))["SPEECH_ZOO_HOME"])

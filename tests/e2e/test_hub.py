@@ -318,11 +318,11 @@ def test_a_config_that_leads_check_elsewhere(
     ],
 )
 def test_an_answer_of_what_is_no_hub(
-    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, converted: Path, status: int, kind: str, body: bytes
+    hub: LoopbackHub, hub_env: dict[str, str], fresh_cli: Run, converted: Path, status: int, kind: str, body: bytes
 ) -> None:
     hub.add("org/tiny", content(converted))
     hub.faults += [Fault("", status, (("Content-Type", kind),), body) for _ in range(30)]
-    message = cli("convert", "org/tiny", "out", env=hub_env).failed()
+    message = fresh_cli("convert", "org/tiny", "out", env=hub_env).failed()
     assert "org/tiny" in message
 
 

@@ -265,7 +265,7 @@ def test_a_bad_folder_is_refused(
 
 
 def test_the_default_model_comes_from_the_hub_with_all_that_it_needs(
-    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, clip: Path, lid_folder: Path, tmp_path: Path
+    hub: LoopbackHub, hub_env: dict[str, str], cli: Run, fresh_cli: Run, clip: Path, lid_folder: Path, tmp_path: Path
 ) -> None:
     files = {path.name: path.read_bytes() for path in lid_folder.iterdir()}
     unused = {
@@ -281,7 +281,7 @@ def test_the_default_model_comes_from_the_hub_with_all_that_it_needs(
     assert result.json == [local | {"model": "voxlingua107-ecapa"}]
     assert hub.downloads() == files.keys() == PUBLISHED
     hub.stop()  # from here on the cached copy serves
-    assert cli("convert", "voxlingua107-ecapa", "out", env=hub_env).status == 0
+    assert fresh_cli("convert", "voxlingua107-ecapa", "out", env=hub_env).status == 0
     source = json.loads((tmp_path / "out" / "config.json").read_text())["source"]
     assert source["repo"] == "speechbrain/lang-id-voxlingua107-ecapa"
     assert source["sha256"].keys() == files.keys()

@@ -66,10 +66,10 @@ def bench(
 
         run_shared(tuple(models or (DEFAULT_MODEL,)), repeats, as_json)
         return
-    usual = ["ours", "stock", "torch", "onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
-    chosen = _chosen(usual if contenders is None else contenders.split(","), CONTENDERS, "--contenders")
-    clips = tuple(_numbers(seconds, 0.1, "--seconds")), tuple(map(int, _numbers(batch, 1, "--batch", whole=True)))
-    run(Plan(_models(models, names()), chosen, *clips, repeats, layers), as_json, plot, long)
+    measured = _models(models, names())
+    chosen = _contenders(contenders, CONTENDERS)
+    lengths, batches = _numbers(seconds, 0.1, "--seconds"), map(int, _numbers(batch, 1, "--batch", whole=True))
+    run(Plan(measured, chosen, tuple(lengths), tuple(batches), repeats, layers), as_json, plot, long)
 
 
 def _run_instead(start: bool, audio: bool, diarize: bool, long: bool, repeats: int, as_json: bool) -> None:
@@ -101,10 +101,12 @@ def _models(given: list[str] | None, usual: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given or usual))
 
 
-def _chosen(names: list[str], known: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The names, each once; BadParameter for one that is not known."""
+def _contenders(given: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The contenders of `ours,torch`, each once; BadParameter for one that is not known."""
+    usual = ["ours", "stock", "torch", "onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
+    names = usual if given is None else given.split(",")
     if unknown := [name for name in names if name not in known]:
-        raise typer.BadParameter(f"{where} are {', '.join(known)}, not {unknown[0]!r}")
+        raise typer.BadParameter(f"--contenders are {', '.join(known)}, not {unknown[0]!r}")
     return tuple(dict.fromkeys(names))
 
 

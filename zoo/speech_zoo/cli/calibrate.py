@@ -86,8 +86,8 @@ def calibrate(
         others.check(loaded)
     scores, seconds = score(loaded, trials, listed, others, top, **how)
     det = Det.of(scores, listed.same)
-    by = str(cohort) if cohort else None
-    result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa, seconds, by)
+    named = str(cohort) if cohort else None
+    result = calibration.calibrate(det, model, at.value, p_target, c_miss, c_fa, seconds, named)
     if plot is not None:
         from ..plots.scores import draw_det
 

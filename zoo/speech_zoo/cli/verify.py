@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 CohortOption = Annotated[
     Path | None, typer.Option(help="Normalise scores (adaptive s-norm) with the voices that speech-zoo cohort kept.")
 ]
+ListOption = Annotated[Path | None, typer.Option("--list", help="Score the pairs of this list, in place of A B.")]
 TopOption = Annotated[
     int | None, typer.Option(min=2, help="Voices of --cohort that count, the most similar; default: 300.")
 ]
@@ -54,7 +55,7 @@ def verify(
     ] = None,
     cohort: CohortOption = None,
     top: TopOption = None,
-    trials: Annotated[Path | None, typer.Option("--list", help="Score the pairs of this list, not A B.")] = None,
+    trials: ListOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the scores of --list to this .txt, .csv, .tsv or .jsonl."),
@@ -85,8 +86,8 @@ def verify(
 
     others = cohort_of(cohort)
     loaded = load(model, task="speaker-embedding", **by)
-    asked = others is None and (threshold is None or plot is not None)
-    known = calibration.calibration_of(loaded) if asked else None
+    calibrated = others is None and (threshold is None or plot is not None)
+    known = calibration.calibration_of(loaded) if calibrated else None
     chosen = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
     side: Any = [source(file) for file in (a, *enrol)] if enrol else source(a)
     more = {} if others is None else {"cohort": others} | ({} if top is None else {"top": top})
@@ -113,6 +114,7 @@ def _verdict(result: "Verification", chosen: str) -> str:
 
 
 def cohort_of(path: Path | None) -> "Cohort | None":
+    """The cohort of `--cohort`, if that is given."""
     from speech_zoo_core.tasks.cohort import Cohort
 
     return None if path is None else Cohort.load(path)
