@@ -49,7 +49,7 @@ def install(session: nox.Session, extras: str, *more: str, backend: str = BACKEN
     """Install the workspace as wheels, as a user would get it."""
     session.install("hatchling>=1.27")  # once, and not anew for each wheel, which takes a minute
     session.install("--no-deps", "--no-build-isolation", *PACKAGES, "./zoo")
-    # Python compiles what it imports; pip would compile all that there is, which takes as long as the rest.
+    # Python compiles what it imports; pip would compile all that there is.
     session.install("--no-compile", f"mlx-speech-zoo[{backend}{extras}]", *more)
 
 

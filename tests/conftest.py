@@ -22,5 +22,5 @@ small_models.install()
 
 
 def pytest_collection_finish() -> None:
-    """What lives to the end of the run is not looked through again and again, which is a twentieth of its time."""
+    """What lives to the end of the run is not looked through for garbage again and again."""
     gc.freeze()

@@ -31,22 +31,17 @@ COMMAND = Path(sys.executable).with_name("speech-zoo")
 NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: no test can reach the real Hub
 # What would change the output, or lead the client to another Hub than the test's.
 UNWANTED = re.compile(r"HF_|HUGGING|FORCE_COLOR|NO_COLOR|PY_COLORS|GITHUB_ACTIONS|COLUMNS|LINES|PYTHON|TQDM_|.*_PROXY")
-
-
 HUB = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE")  # where the client looks
 
 
 @contextlib.contextmanager
 def hub_client(env: dict[str, str]) -> Iterator[None]:
     """Has the client of this process read these variables of `HUB`, which it does once, when it is imported."""
-    if not env:
-        yield
-        return
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(lambda name: UNWANTED.match(name.upper()), [*os.environ]):
             patch.delenv(name)
-        # It asks the Hub once in a process for the agents that may have started it.
-        for name, value in {"HF_ENDPOINT": NOWHERE, "HF_HUB_DISABLE_TELEMETRY": "1", **env}.items():
+        # Else it asks the Hub for names of agents, once in a process, and keeps whatever is the answer.
+        for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", **env}.items():
             patch.setenv(name, value)
         for handler in logging.getLogger("huggingface_hub").handlers:
             patch.setattr(handler, "stream", sys.stderr)
@@ -140,14 +135,15 @@ def cli(
         if env and env.keys() - {"SPEECH_ZOO_HOME", *HUB}:
             return fresh_cli(*arguments, env=env)
         out, err = io.StringIO(), io.StringIO()
+        variables = environment | (env or {})
         with (
             monkeypatch.context() as patch,
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            hub_client({name: value for name, value in (env or {}).items() if name in HUB}),
+            hub_client({name: value for name, value in variables.items() if name in HUB}),
         ):
             patch.chdir(tmp_path)
-            patch.setenv("SPEECH_ZOO_HOME", (environment | (env or {}))["SPEECH_ZOO_HOME"])
+            patch.setenv("SPEECH_ZOO_HOME", variables["SPEECH_ZOO_HOME"])
             patch.setattr(sys, "argv", ["speech-zoo", *map(str, arguments)])
             with pytest.raises(SystemExit) as end:
                 main()

@@ -86,8 +86,8 @@ def verify(
 
     others = cohort_of(cohort)
     loaded = load(model, task="speaker-embedding", **by)
-    calibrated = others is None and (threshold is None or plot is not None)
-    known = calibration.calibration_of(loaded) if calibrated else None
+    matters = others is None and (threshold is None or plot is not None)
+    known = calibration.calibration_of(loaded) if matters else None
     chosen = "option" if threshold is not None else "checkpoint" if known is None else "calibrated"
     side: Any = [source(file) for file in (a, *enrol)] if enrol else source(a)
     more = {} if others is None else {"cohort": others} | ({} if top is None else {"top": top})
